@@ -1,0 +1,3 @@
+//! CD: the only sockets to other members.
+
+fn main() {}

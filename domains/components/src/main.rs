@@ -1,0 +1,3 @@
+//! OSCD: component store, compositions, what a box's root is made of.
+
+fn main() {}

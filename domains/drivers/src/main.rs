@@ -1,0 +1,3 @@
+//! DDD: QEMU, disks, taps, consoles, the boxes' switch.
+
+fn main() {}

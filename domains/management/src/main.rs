@@ -1,0 +1,3 @@
+//! MD: box lifecycle, inventory, events, the admin interface's other end.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! SSD: keys, signatures, appraisal, policy verdicts.
+
+fn main() {}

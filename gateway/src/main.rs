@@ -1,0 +1,3 @@
+//! People's HTTP API; outside the TCB: relays, decides nothing.
+
+fn main() {}

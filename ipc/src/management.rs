@@ -1,0 +1,242 @@
+//! What `management` answers to the gateway, which relays people's requests. The first descriptor of every request is the person's
+//! own connection: `management` asks the kernel who is at its other end, and takes nobody's word for it.
+
+use gtvp_model::boxspec::BoxSpec;
+use gtvp_model::boxspec::Need;
+use gtvp_model::boxview::{BoxDetail, BoxView};
+use gtvp_model::component::ComponentView;
+use gtvp_model::event::Event;
+use gtvp_model::guest::{Program, TerminalSize};
+use gtvp_model::member::{HostCheck, MemberView};
+use gtvp_model::operation::Operation;
+use gtvp_model::units::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::components::ShowReply;
+use crate::drivers::LogSource;
+use crate::Nothing;
+
+/// Make a box and start it, as an operation. A box whose first start fails or is cancelled is removed again.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CreateBox {
+    /// What is asked for.
+    pub spec: BoxSpec,
+}
+
+/// Start a stopped box, as an operation.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StartBox {
+    /// Its name.
+    pub name: String,
+}
+
+/// Stop a box, as an operation.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct StopBox {
+    /// Its name.
+    pub name: String,
+    /// Milliseconds that the application gets.
+    pub grace_ms: u64,
+}
+
+/// Halt a box's processors.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PauseBox {
+    /// Its name.
+    pub name: String,
+}
+
+/// Let a box's processors go on.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ResumeBox {
+    /// Its name.
+    pub name: String,
+}
+
+/// Remove a box with its writable layer, as an operation. A running one needs `force`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RemoveBox {
+    /// Its name.
+    pub name: String,
+    /// Also when it runs.
+    pub force: bool,
+}
+
+/// Change a box.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SetBox {
+    /// Its name.
+    pub name: String,
+    /// Memory.
+    pub memory: Option<Bytes>,
+    /// Processors.
+    pub cpus: Option<u16>,
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct SetReply {
+    /// Applied to the running box, one sentence each.
+    pub applied: Vec<String>,
+    /// To be applied at the next start, with the reason.
+    pub pending: Vec<String>,
+}
+
+/// Every box.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ListBoxes {}
+
+/// One box in full.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ShowBox {
+    /// Its name.
+    pub name: String,
+}
+
+/// A box's log; the answer's descriptor carries [`gtvp_model::stream`] frames.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct BoxLogs {
+    /// Its name.
+    pub name: String,
+    /// Which log.
+    pub source: LogSource,
+    /// Go on as it grows.
+    pub follow: bool,
+    /// Only this many lines from the end.
+    pub tail: Option<u64>,
+}
+
+/// Run a command in a box; the answer's descriptor carries [`gtvp_model::stream`] frames both ways.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ExecBox {
+    /// Its name.
+    pub name: String,
+    /// The command.
+    pub program: Program,
+    /// A terminal of this size, or pipes.
+    pub terminal: Option<TerminalSize>,
+}
+
+/// Send a signal to a box's application.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SignalBox {
+    /// Its name.
+    pub name: String,
+    /// Linux signal number.
+    pub signal: i32,
+}
+
+/// Every operation that is remembered.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ListOperations {}
+
+/// One operation.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ShowOperation {
+    /// Its id.
+    pub id: String,
+}
+
+/// An operation as it goes on: its present state, then each change; answers with its last state.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WatchOperation {
+    /// Its id.
+    pub id: String,
+}
+
+/// Cancel an operation. Answers at once; its end shows whether it could still be cancelled.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CancelOperation {
+    /// Its id.
+    pub id: String,
+}
+
+/// What happened, as progress messages; with `follow` it does not end.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Events {
+    /// Only events after this number.
+    pub after: u64,
+    /// Only this many from the end.
+    pub tail: Option<u64>,
+    /// Go on.
+    pub follow: bool,
+}
+
+/// Every component.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ListComponents {}
+
+/// One component.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ShowComponent {
+    /// Reference or a unique beginning of a digest.
+    pub reference: String,
+}
+
+/// Import a component, as an operation.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ImportComponent {
+    /// Which.
+    pub need: Need,
+}
+
+/// This member.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ShowMember {}
+
+/// Every check of this member.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Doctor {}
+
+/// Counters and gauges in the Prometheus text format.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Metrics {}
+
+crate::interface!("management" {
+    /// See [`CreateBox`].
+    CreateBox = "create_box" -> Operation;
+    /// See [`StartBox`].
+    StartBox = "start_box" -> Operation;
+    /// See [`StopBox`].
+    StopBox = "stop_box" -> Operation;
+    /// See [`PauseBox`].
+    PauseBox = "pause_box" -> BoxView;
+    /// See [`ResumeBox`].
+    ResumeBox = "resume_box" -> BoxView;
+    /// See [`RemoveBox`].
+    RemoveBox = "remove_box" -> Operation;
+    /// See [`SetBox`].
+    SetBox = "set_box" -> SetReply;
+    /// See [`ListBoxes`].
+    ListBoxes = "list_boxes" -> Vec<BoxView>;
+    /// See [`ShowBox`].
+    ShowBox = "show_box" -> BoxDetail;
+    /// See [`BoxLogs`].
+    BoxLogs = "box_logs" -> Nothing;
+    /// See [`ExecBox`].
+    ExecBox = "exec_box" -> Nothing;
+    /// See [`SignalBox`].
+    SignalBox = "signal_box" -> Nothing;
+    /// See [`ListOperations`].
+    ListOperations = "list_operations" -> Vec<Operation>;
+    /// See [`ShowOperation`].
+    ShowOperation = "show_operation" -> Operation;
+    /// See [`WatchOperation`].
+    WatchOperation = "watch_operation" -> Operation, progress Operation;
+    /// See [`CancelOperation`].
+    CancelOperation = "cancel_operation" -> Operation;
+    /// See [`Events`].
+    Events = "events" -> Nothing, progress Event;
+    /// See [`ListComponents`].
+    ListComponents = "list_components" -> Vec<ComponentView>;
+    /// See [`ShowComponent`].
+    ShowComponent = "show_component" -> ShowReply;
+    /// See [`ImportComponent`].
+    ImportComponent = "import_component" -> Operation;
+    /// See [`ShowMember`].
+    ShowMember = "show_member" -> MemberView;
+    /// See [`Doctor`].
+    Doctor = "doctor" -> Vec<HostCheck>;
+    /// See [`Metrics`].
+    Metrics = "metrics" -> String;
+});

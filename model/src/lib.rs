@@ -1,0 +1,19 @@
+//! Values that two or more parts of GTVP share. A value that exists is valid: every constructor, and every
+//! deserializer, checks what it takes.
+//!
+//! Nothing here opens a file, a socket or a clock.
+
+pub mod boxspec;
+pub mod boxview;
+pub mod component;
+pub mod composition;
+pub mod digest;
+pub mod event;
+pub mod fault;
+pub mod guest;
+pub mod ids;
+pub mod member;
+pub mod operation;
+pub mod stream;
+pub mod topology;
+pub mod units;

@@ -1,0 +1,159 @@
+//! A member's configuration, and a member as the API shows it.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{MemberName, Slot};
+
+/// `member.toml`: what an administrator tells `gtvpd` about this server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberConfig {
+    /// This member's name.
+    pub name: MemberName,
+    /// Kept across reboots; gtvpd makes one folder for each domain in it.
+    pub state_dir: PathBuf,
+    /// Sockets and process records; lost at reboot.
+    pub run_dir: PathBuf,
+    /// Unix socket of the API for the local CLI.
+    pub api_socket: PathBuf,
+    /// Who may use the API socket, beside root.
+    #[serde(default)]
+    pub api_group: Option<String>,
+    /// First of the 4096 uids (and gids) that this member's domains and boxes run under.
+    pub uid_base: u32,
+    /// The boxes' network, a /24: `.1` is the gateway, boxes follow.
+    pub box_network: Ipv4Addr,
+    /// The /30 between the member's network and the boxes': `.1` is the member, `.2` the boxes' switch.
+    pub transit_network: Ipv4Addr,
+}
+
+/// Uids of one member, relative to [`MemberConfig::uid_base`].
+pub const UIDS_PER_MEMBER: u32 = 4096;
+/// First uid of the boxes, relative to the base.
+const BOX_UIDS: u32 = 1024;
+/// Uids a box may have: QEMU, file-system server, swtpm, one spare.
+const UIDS_PER_BOX: u32 = 4;
+
+impl MemberConfig {
+    /// Uid (and gid) number `offset` of topology.toml.
+    pub fn uid(&self, offset: u32) -> u32 {
+        self.uid_base + offset
+    }
+
+    /// Uid of a box's process: `which` is 0 for QEMU, 1 for the file-system server, 2 for swtpm.
+    pub fn box_uid(&self, slot: Slot, which: u32) -> u32 {
+        self.uid_base + BOX_UIDS + u32::from(slot.get()) * UIDS_PER_BOX + which
+    }
+
+    /// The box whose process has `uid`, and which of its processes that is.
+    pub fn box_of_uid(&self, uid: u32) -> Option<(Slot, u32)> {
+        let n = uid.checked_sub(self.uid_base + BOX_UIDS)?;
+        let slot = Slot::new(u16::try_from(n / UIDS_PER_BOX).ok()?)?;
+        Some((slot, n % UIDS_PER_BOX))
+    }
+
+    /// Address of a box.
+    pub fn box_address(&self, slot: Slot) -> Ipv4Addr {
+        let [a, b, c, _] = self.box_network.octets();
+        // Slot::MAX keeps this below 255.
+        Ipv4Addr::new(a, b, c, u8::try_from(slot.get() + 2).unwrap_or(254))
+    }
+
+    /// The boxes' gateway.
+    pub fn box_gateway(&self) -> Ipv4Addr {
+        let [a, b, c, _] = self.box_network.octets();
+        Ipv4Addr::new(a, b, c, 1)
+    }
+}
+
+/// One process that gtvpd keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct DomainStatus {
+    /// Its name.
+    pub domain: String,
+    /// Its process id on the member, none while it restarts.
+    pub pid: Option<i32>,
+    /// Times it was restarted since gtvpd began.
+    pub restarts: u64,
+    /// When it started: milliseconds since 1970-01-01 UTC.
+    pub started_ms: u64,
+    /// How the one before ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_exit: Option<String>,
+}
+
+/// A property of the host that GTVP uses, or would use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct HostCheck {
+    /// Stable name, for example `kvm`, `tpm`, `cgroup_memory`.
+    pub name: String,
+    /// `ok`, `missing` (GTVP does without, see `detail`) or `failed` (GTVP cannot do its work).
+    pub status: String,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+/// A member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct MemberView {
+    /// Name.
+    pub name: String,
+    /// GTVP's version.
+    pub version: String,
+    /// `trusted`, `untrusted` or `unknown`.
+    pub verdict: String,
+    /// What the verdict did not check.
+    pub not_checked: Vec<String>,
+    /// `kvm`, or `tcg` with the reason; `unknown` before the first box.
+    pub accelerator: String,
+    /// Processors.
+    pub cpus: u16,
+    /// Memory, bytes.
+    pub memory_bytes: u64,
+    /// Memory promised to boxes, bytes.
+    pub memory_promised_bytes: u64,
+    /// Boxes that run.
+    pub boxes_running: u64,
+    /// Address at which published ports are reached.
+    pub addresses: Vec<String>,
+    /// The processes.
+    pub domains: Vec<DomainStatus>,
+    /// What the host offers.
+    pub host: Vec<HostCheck>,
+}
+
+/// Why member.toml was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum BadMember {
+    /// Not TOML of this shape.
+    #[error("member.toml cannot be read")]
+    Syntax(#[from] toml::de::Error),
+    /// A value outside its range.
+    #[error("{0}")]
+    Value(&'static str),
+}
+
+/// Reads and checks member.toml's text.
+pub fn parse(text: &str) -> Result<MemberConfig, BadMember> {
+    let c: MemberConfig = toml::from_str(text)?;
+    let bad = |what| Err(BadMember::Value(what));
+    if c.uid_base < 100_000 || c.uid_base.checked_add(UIDS_PER_MEMBER).is_none_or(|end| end > 4_294_000_000) {
+        return bad("uid_base must leave room for 4096 uids above 100000");
+    }
+    if c.box_network.octets()[3] != 0 || !c.box_network.is_private() {
+        return bad("box_network must be a private /24, ending in .0");
+    }
+    if c.transit_network.octets()[3] % 4 != 0 {
+        return bad("transit_network must be a /30: its last number is a multiple of 4");
+    }
+    if [&c.state_dir, &c.run_dir, &c.api_socket].iter().any(|p| !p.is_absolute()) {
+        return bad("state_dir, run_dir and api_socket must be absolute paths");
+    }
+    Ok(c)
+}

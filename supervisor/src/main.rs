@@ -1,0 +1,3 @@
+//! gtvpd: jails the domains, hands them what they may hold, restarts them, nothing else.
+
+fn main() {}
