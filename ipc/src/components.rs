@@ -127,7 +127,7 @@ pub struct Show {
 }
 
 /// The answer to [`Show`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ShowReply {
     /// The listing's fields.
     pub view: ComponentView,

@@ -138,3 +138,15 @@ impl Acl {
         Err(unknown(format!("uid {uid} has no row in topology.toml")))
     }
 }
+
+/// Ends a domain's `main`: tells why on standard error, the chain of causes once.
+pub fn ended(domain: Domain, why: &dyn std::error::Error) -> std::process::ExitCode {
+    let mut line = format!("gtvp-{domain}: {why}");
+    let mut source = why.source();
+    while let Some(cause) = source {
+        line.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    eprintln!("{line}");
+    std::process::ExitCode::FAILURE
+}

@@ -1,3 +1,49 @@
-//! SSD: keys, signatures, appraisal, policy verdicts.
+//! SSD (GTVP §2.2): keys, signatures, appraisal, policy verdicts.
 
-fn main() {}
+mod engine;
+mod key;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use gtvp_ipc::security::Request;
+use gtvp_ipc::{Answer, Caller, Place, Service, Session};
+use gtvp_model::fault::Fault;
+use gtvp_model::ids::Domain;
+
+struct Security {
+    engine: engine::Engine,
+}
+
+impl Service for Security {
+    type Request = Request;
+
+    fn handle(
+        &self,
+        _caller: &Caller,
+        request: Request,
+        _fds: Vec<std::os::fd::OwnedFd>,
+        _session: &mut Session,
+    ) -> Result<Answer, Fault> {
+        match request {
+            Request::SignManifest(m) => Ok(Answer::of(&self.engine.sign_manifest(m.digest))),
+            Request::AppraiseComponent(c) => self.engine.appraise(&c).map(|a| Answer::of(&a)),
+            Request::PermitRun(p) => self.engine.permit_run(&p).map(|p| Answer::of(&p)),
+            Request::Verdict(_) => Ok(Answer::of(&self.engine.verdict())),
+        }
+    }
+}
+
+fn run() -> Result<std::convert::Infallible, Box<dyn std::error::Error>> {
+    let place = Place::open(Domain::Security)?;
+    let listener = place.listener()?;
+    let key = key::load_or_make(gtvp_ipc::place::STATE.as_ref())?;
+    let engine = engine::Engine::new(key, place.config.api_group.clone());
+    Err(gtvp_ipc::serve(&listener, place.acl(), Arc::new(Security { engine })).into())
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Err(e) => gtvp_ipc::place::ended(Domain::Security, e.as_ref()),
+    }
+}
