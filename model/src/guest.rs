@@ -222,7 +222,7 @@ fn crc32(parts: &[&[u8]]) -> u32 {
 }
 
 /// A program to run in the box.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Program {
     /// Program (looked up in PATH when it has no `/`) and arguments.
     pub argv: Vec<String>,
@@ -253,7 +253,7 @@ pub struct GuestNetwork {
 }
 
 /// A size of a terminal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TerminalSize {
     /// Lines.
     pub rows: u16,

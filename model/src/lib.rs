@@ -3,6 +3,7 @@
 //!
 //! Nothing here opens a file, a socket or a clock.
 
+pub mod api;
 pub mod boxspec;
 pub mod boxview;
 pub mod component;

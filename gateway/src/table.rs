@@ -1,0 +1,237 @@
+//! What the API has: the router and the OpenAPI document are both made from these rows.
+
+use gtvp_ipc::components::ShowReply;
+use gtvp_ipc::management::SetReply;
+use gtvp_model::api::{BoxChange, ExecBody, ImportBody, LINES_TYPE, STREAM_TYPE, SignalBody};
+use gtvp_model::boxspec::BoxSpec;
+use gtvp_model::boxview::{BoxDetail, BoxView};
+use gtvp_model::component::ComponentView;
+use gtvp_model::event::Event;
+use gtvp_model::member::{HostCheck, MemberView};
+use gtvp_model::operation::Operation;
+use hyper::Method;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+
+use crate::handlers::{self, Working};
+use crate::request::Context;
+
+/// One thing that people may ask for.
+pub struct Route {
+    /// HTTP's method.
+    pub method: Method,
+    /// The path; a name in braces stands for one value.
+    pub path: &'static str,
+    /// OpenAPI's operationId, unique.
+    pub id: &'static str,
+    /// What it is about.
+    pub tag: &'static str,
+    /// What it does, one sentence.
+    pub summary: &'static str,
+    /// What may stand in the query. Anything else is refused.
+    pub query: &'static [Query],
+    /// The request's body, if it has one.
+    pub body: Option<Content>,
+    /// Status of success.
+    pub status: u16,
+    /// The response's body, if it has one.
+    pub reply: Option<Content>,
+    /// Faults beyond the ones that every row may answer: HTTP statuses.
+    pub faults: &'static [u16],
+    /// What it does.
+    pub handler: fn(Context) -> Working,
+}
+
+/// A parameter of a query.
+pub struct Query {
+    /// Its name.
+    pub name: &'static str,
+    /// What it does.
+    pub summary: &'static str,
+    /// `boolean`, `integer`, or the words that are possible.
+    pub kind: QueryKind,
+}
+
+/// What a parameter of a query may be.
+pub enum QueryKind {
+    /// `true` or `false`.
+    Flag,
+    /// A whole number.
+    Number,
+    /// One of these words.
+    Words(&'static [&'static str]),
+}
+
+/// A body.
+pub struct Content {
+    /// Media type.
+    pub media: &'static str,
+    /// Its schema; none for bytes.
+    pub schema: Option<fn(&mut SchemaGenerator) -> Schema>,
+    /// An example, in JSON.
+    pub example: &'static str,
+}
+
+const fn json<T: JsonSchema>(example: &'static str) -> Option<Content> {
+    Some(Content { media: "application/json", schema: Some(schema::<T>), example })
+}
+
+const fn lines<T: JsonSchema>(example: &'static str) -> Option<Content> {
+    Some(Content { media: LINES_TYPE, schema: Some(schema::<T>), example })
+}
+
+const fn bytes(media: &'static str, example: &'static str) -> Option<Content> {
+    Some(Content { media, schema: None, example })
+}
+
+fn schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}
+
+const OPERATION: &str = r#"{"id":"op-7","kind":"run","target":"web","state":"running","progress":{"phase":"fetch",
+    "message":"fetching nginx","done":1048576,"total":4194304,"unit":"bytes"},"phases":[{"phase":"resolve","ms":210}],"started_ms":1790000000000}"#;
+const BOX: &str = r#"{"name":"web","state":"running","member":"m1","kind":"lazy","address":"10.90.1.2","published":["8080:80/tcp"],
+    "memory_bytes":536870912,"cpus":1,"created_ms":1790000000000}"#;
+const BOXES: &str = r#"[{"name":"web","state":"running","member":"m1","kind":"lazy","address":"10.90.1.2","published":["8080:80/tcp"],
+    "memory_bytes":536870912,"cpus":1,"created_ms":1790000000000}]"#;
+const SPEC: &str = r#"{"name":"web","needs":["nginx"],"command":["nginx","-g","daemon off;"],"publish":["8080:80"],"memory":"512M"}"#;
+
+const FOLLOW: Query =
+    Query { name: "follow", summary: "Go on as more comes.", kind: QueryKind::Flag };
+
+/// Every row.
+pub static ROUTES: &[Route] = &[
+    Route {
+        method: Method::GET, path: "/v1/boxes", id: "listBoxes", tag: "boxes", summary: "Every box.",
+        query: &[], body: None, status: 200, reply: json::<Vec<BoxView>>(BOXES), faults: &[], handler: handlers::list_boxes,
+    },
+    Route {
+        method: Method::POST, path: "/v1/boxes", id: "createBox", tag: "boxes",
+        summary: "Make a box and start it, as an operation. A box whose first start fails or is cancelled is removed again.",
+        query: &[], body: json::<BoxSpec>(SPEC), status: 202, reply: json::<Operation>(OPERATION),
+        faults: &[404, 409, 422, 502, 507], handler: handlers::create_box,
+    },
+    Route {
+        method: Method::GET, path: "/v1/boxes/{name}", id: "showBox", tag: "boxes",
+        summary: "One box in full, with its linked components.",
+        query: &[], body: None, status: 200, reply: json::<BoxDetail>(""), faults: &[404], handler: handlers::show_box,
+    },
+    Route {
+        method: Method::PATCH, path: "/v1/boxes/{name}", id: "setBox", tag: "boxes",
+        summary: "Change a box: live where it can be, else at its next start.",
+        query: &[], body: json::<BoxChange>(r#"{"memory":"512M","cpus":1}"#), status: 200,
+        reply: json::<SetReply>(r#"{"applied":["memory is 512M now"],"pending":[]}"#), faults: &[404, 409, 507], handler: handlers::set_box,
+    },
+    Route {
+        method: Method::DELETE, path: "/v1/boxes/{name}", id: "removeBox", tag: "boxes",
+        summary: "Remove a box with its writable layer, as an operation.",
+        query: &[Query { name: "force", summary: "Also when it runs.", kind: QueryKind::Flag }],
+        body: None, status: 202, reply: json::<Operation>(OPERATION), faults: &[404, 409], handler: handlers::remove_box,
+    },
+    Route {
+        method: Method::POST, path: "/v1/boxes/{name}/start", id: "startBox", tag: "boxes", summary: "Start a stopped box, as an operation.",
+        query: &[], body: None, status: 202, reply: json::<Operation>(OPERATION), faults: &[404, 409, 422, 507], handler: handlers::start_box,
+    },
+    Route {
+        method: Method::POST, path: "/v1/boxes/{name}/stop", id: "stopBox", tag: "boxes", summary: "Stop a box, as an operation.",
+        query: &[Query { name: "grace_ms", summary: "Milliseconds that the application gets; 10000 unless said.", kind: QueryKind::Number }],
+        body: None, status: 202, reply: json::<Operation>(OPERATION), faults: &[404, 409], handler: handlers::stop_box,
+    },
+    Route {
+        method: Method::POST, path: "/v1/boxes/{name}/pause", id: "pauseBox", tag: "boxes", summary: "Halt a box's processors.",
+        query: &[], body: None, status: 200, reply: json::<BoxView>(BOX), faults: &[404, 409], handler: handlers::pause_box,
+    },
+    Route {
+        method: Method::POST, path: "/v1/boxes/{name}/resume", id: "resumeBox", tag: "boxes", summary: "Let a box's processors go on.",
+        query: &[], body: None, status: 200, reply: json::<BoxView>(BOX), faults: &[404, 409], handler: handlers::resume_box,
+    },
+    Route {
+        method: Method::POST, path: "/v1/boxes/{name}/signal", id: "signalBox", tag: "boxes", summary: "Send a signal to a box's application.",
+        query: &[], body: json::<SignalBody>(r#"{"signal":15}"#), status: 204, reply: None, faults: &[404, 409], handler: handlers::signal_box,
+    },
+    Route {
+        method: Method::GET, path: "/v1/boxes/{name}/logs", id: "boxLogs", tag: "boxes",
+        summary: "A box's log, as frames: one byte kind (1 standard output, 2 standard error, 4 exit status, 5 fault), three zero bytes, a big-endian u32 length, the payload.",
+        query: &[
+            Query { name: "source", summary: "Which log.", kind: QueryKind::Words(&["application", "console"]) },
+            FOLLOW,
+            Query { name: "tail", summary: "Only this many lines from the end.", kind: QueryKind::Number },
+        ],
+        body: None, status: 200, reply: bytes(STREAM_TYPE, ""), faults: &[404], handler: handlers::box_logs,
+    },
+    Route {
+        method: Method::POST, path: "/v1/boxes/{name}/exec", id: "execBox", tag: "boxes",
+        summary: "Run a command in a box. Send `Connection: Upgrade` and `Upgrade: gtvp-stream/1`; after 101 the connection carries frames both ways (to the command: 0 input, 3 terminal size, 6 signal).",
+        query: &[], body: json::<ExecBody>(r#"{"argv":["uname","-a"]}"#), status: 101, reply: None,
+        faults: &[404, 409, 422, 426], handler: handlers::exec_box,
+    },
+    Route {
+        method: Method::GET, path: "/v1/operations", id: "listOperations", tag: "operations", summary: "Every operation that is remembered.",
+        query: &[], body: None, status: 200, reply: json::<Vec<Operation>>(""), faults: &[], handler: handlers::list_operations,
+    },
+    Route {
+        method: Method::GET, path: "/v1/operations/{id}", id: "showOperation", tag: "operations", summary: "One operation.",
+        query: &[], body: None, status: 200, reply: json::<Operation>(OPERATION), faults: &[404], handler: handlers::show_operation,
+    },
+    Route {
+        method: Method::GET, path: "/v1/operations/{id}/watch", id: "watchOperation", tag: "operations",
+        summary: "An operation as it goes on, one JSON value a line, until it ends. A last line {\"fault\":…} means that the answer broke off.",
+        query: &[], body: None, status: 200, reply: lines::<Operation>(OPERATION), faults: &[404], handler: handlers::watch_operation,
+    },
+    Route {
+        method: Method::DELETE, path: "/v1/operations/{id}", id: "cancelOperation", tag: "operations",
+        summary: "Cancel an operation. Its end shows whether it could still be cancelled.",
+        query: &[], body: None, status: 200, reply: json::<Operation>(OPERATION), faults: &[404, 409], handler: handlers::cancel_operation,
+    },
+    Route {
+        method: Method::GET, path: "/v1/events", id: "events", tag: "member",
+        summary: "What happened, one JSON value a line. A last line {\"fault\":…} means that the answer broke off.",
+        query: &[
+            Query { name: "after", summary: "Only events after this number.", kind: QueryKind::Number },
+            Query { name: "tail", summary: "Only this many from the end.", kind: QueryKind::Number },
+            FOLLOW,
+        ],
+        body: None, status: 200,
+        reply: lines::<Event>(r#"{"seq":1,"time_ms":1790000000000,"member":"m1","severity":"info","kind":"box.started","box_name":"web","message":"web started"}"#),
+        faults: &[], handler: handlers::events,
+    },
+    Route {
+        method: Method::GET, path: "/v1/components", id: "listComponents", tag: "components", summary: "Every component in the store.",
+        query: &[], body: None, status: 200, reply: json::<Vec<ComponentView>>(""), faults: &[], handler: handlers::list_components,
+    },
+    Route {
+        method: Method::GET, path: "/v1/components/{reference}", id: "showComponent", tag: "components",
+        summary: "One component, by its reference or a unique beginning of its digest.",
+        query: &[], body: None, status: 200, reply: json::<ShowReply>(""), faults: &[404, 409], handler: handlers::show_component,
+    },
+    Route {
+        method: Method::POST, path: "/v1/components", id: "importComponent", tag: "components", summary: "Import a component, as an operation.",
+        query: &[], body: json::<ImportBody>(r#"{"need":"deb:nginx"}"#), status: 202, reply: json::<Operation>(OPERATION),
+        faults: &[404, 422, 502, 507], handler: handlers::import_component,
+    },
+    Route {
+        method: Method::GET, path: "/v1/member", id: "showMember", tag: "member", summary: "This member: its domains, its verdict, what it offers.",
+        query: &[], body: None, status: 200, reply: json::<MemberView>(""), faults: &[], handler: handlers::show_member,
+    },
+    Route {
+        method: Method::GET, path: "/v1/doctor", id: "doctor", tag: "member", summary: "Every check of this member.",
+        query: &[], body: None, status: 200,
+        reply: json::<Vec<HostCheck>>(r#"[{"name":"kvm","status":"missing","detail":"/dev/kvm runs no kernel","hint":"boxes run emulated, slower"}]"#),
+        faults: &[], handler: handlers::doctor,
+    },
+    Route {
+        method: Method::GET, path: "/metrics", id: "metrics", tag: "member", summary: "Counters and gauges in the Prometheus text format.",
+        query: &[], body: None, status: 200, reply: bytes("text/plain; version=0.0.4", ""), faults: &[], handler: handlers::metrics,
+    },
+    Route {
+        method: Method::GET, path: "/openapi.json", id: "openapi", tag: "api", summary: "This document.",
+        query: &[], body: None, status: 200, reply: bytes("application/json", ""), faults: &[], handler: handlers::openapi_document,
+    },
+    Route {
+        method: Method::GET, path: "/schema/boxspec.json", id: "boxspecSchema", tag: "api", summary: "JSON Schema of a box spec, for editors of the files of `gtvp run -f`.",
+        query: &[], body: None, status: 200, reply: bytes("application/schema+json", ""), faults: &[], handler: handlers::boxspec_schema,
+    },
+    Route {
+        method: Method::GET, path: "/healthz", id: "healthz", tag: "api", summary: "Whether the gateway itself answers.",
+        query: &[], body: None, status: 200, reply: bytes("text/plain", "ok"), faults: &[], handler: handlers::healthz,
+    },
+];
