@@ -9,6 +9,7 @@ mod client;
 pub mod communication;
 pub mod components;
 pub mod drivers;
+pub mod fetcher;
 pub mod keeper;
 pub mod management;
 pub mod place;
