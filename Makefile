@@ -1,0 +1,44 @@
+# GTVP. `make demo` and `make test` are all that a new machine needs: they install, build and run.
+SHELL := /bin/bash
+PROFILE ?= release
+TARGET := x86_64-unknown-linux-gnu
+OUT := target/$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+BINARIES := gtvpd gtvp-probe gtvp gtvp-management gtvp-security gtvp-components gtvp-communication gtvp-drivers gtvp-gateway \
+	gtvp-lazyfs gtvp-fetcher gtvp-guest-init
+PREFIX ?= /usr/local
+
+.PHONY: help demo down setup build test verify bench install clean
+
+help:            ## show this
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1\t/' | expand -t 10
+
+demo:            ## install what is needed, build, run nginx in a lazy box, fetch its page
+	@scripts/demo
+
+down:            ## end the demo: its boxes, its member, its networks
+	@scripts/demo down
+
+setup:           ## install what is needed to build and run
+	@scripts/setup
+
+build:           ## build, and stage everything in build/
+	@cargo build --locked --profile $(PROFILE) --workspace --bins
+	@mkdir -p build
+	@for b in $(BINARIES); do install -m 755 -C $(OUT)/$$b build/$$b || exit 1; done
+	@install -m 644 -C topology.toml build/topology.toml
+
+test: setup build ## install what is needed, pass every test
+	@cargo test --locked --profile $(PROFILE) --workspace
+
+verify:          ## formatting, lints, layers: changes nothing
+	@cargo xtask verify
+
+bench: setup build ## measure the published figures, write BENCHMARKS.md
+	@cargo bench --locked --package gtvp-e2e
+
+install: build   ## install under PREFIX (default /usr/local) with a systemd unit
+	@scripts/install "$(PREFIX)"
+
+clean:           ## remove what was built
+	@cargo clean
+	@rm -rf build
