@@ -1,0 +1,99 @@
+//! Applications in lazy boxes.
+
+use gtvp_e2e::{Lab, START_WITHIN, until};
+
+fn number(v: &serde_json::Value) -> u64 {
+    v.as_u64().unwrap_or_else(|| panic!("{v} is no number"))
+}
+
+/// Starts nginx in a box and gives it in full.
+pub fn nginx(lab: &Lab, name: &str, port: u16) -> serde_json::Value {
+    let publish = format!("{port}:80");
+    lab.ok(&[
+        "run", "--detach", "--name", name, "--needs", "nginx", "--publish", &publish, "--", "nginx", "-g", "daemon off;",
+    ]);
+    until("nginx answers", START_WITHIN, || lab.get(port, "/").ok());
+    lab.find(name).expect("the box is listed")
+}
+
+pub fn nginx_starts_with_a_fraction_of_its_closure(lab: &Lab) {
+    let web = nginx(lab, "web", 8080);
+    let (status, body) = lab.get(8080, "/").expect("nginx answers");
+    assert!(status.contains("200"), "{status}");
+    assert!(body.contains("Welcome to nginx"), "{body}");
+
+    let listed = &lab.boxes()[0];
+    assert_eq!(listed["name"], "web");
+    assert_eq!(listed["state"], "running");
+    assert_eq!(listed["kind"], "lazy");
+    assert_eq!(listed["member"], "m1");
+    assert_eq!(listed["published"][0], "8080:80/tcp");
+    assert!(listed["address"].as_str().unwrap().starts_with("10."), "{listed}");
+
+    let closure = &web["closure"];
+    let (linked, all) = (number(&closure["linked"]), number(&closure["components"]));
+    assert!(linked > 2 && linked * 2 < all, "{linked} of {all} components are linked");
+    assert!(number(&closure["linked_bytes"]) < number(&closure["bytes"]));
+    let because = web["linked"].as_array().unwrap().iter().filter(|l| l["because_of"].is_string());
+    assert!(because.count() > 0, "no component was linked by a fault: {}", web["linked"]);
+    for component in web["linked"].as_array().unwrap() {
+        let not_checked = component["appraisal"]["not_checked"].to_string();
+        assert!(not_checked.contains("TPM evidence"), "{component}");
+    }
+    let nginx = web["linked"].as_array().unwrap().iter().find(|l| l["component"].as_str().unwrap().contains("nginx="));
+    let checked = nginx.expect("nginx itself is linked")["appraisal"]["checked"].to_string();
+    assert!(checked.contains("apt signature chain") && checked.contains("manifest signature"), "{checked}");
+    lab.remove("web");
+}
+
+pub fn an_application_ends_with_its_own_status(lab: &Lab) {
+    let run = |name: &str, code: &str| {
+        lab.gtvp(&["run", "--rm", "--name", name, "--needs", "python3", "--memory", "384M", "--", "python3", "-c", code])
+    };
+    let calc = run("calc", "print(6*7)");
+    assert_eq!((calc.code, calc.out.as_str()), (0, "42\n"), "{}", calc.err);
+    let seven = run("seven", "import sys; print('to stderr', file=sys.stderr); sys.exit(7)");
+    assert_eq!((seven.code, seven.out.as_str()), (7, ""), "{}", seven.err);
+    assert!(seven.err.contains("to stderr"), "{}", seven.err);
+    assert!(lab.boxes().is_empty(), "a box that ended with --rm is still there");
+}
+
+pub fn redis_answers_on_its_published_port(lab: &Lab) {
+    lab.ok(&[
+        "run", "--detach", "--name", "db", "--needs", "redis-server", "--publish", "6379:6379", "--", "redis-server",
+        "--protected-mode", "no",
+    ]);
+    let address = lab.address();
+    let pong = until("redis answers", START_WITHIN, || gtvp_e2e::tcp(&address, 6379, b"PING\r\n").ok());
+    assert_eq!(pong, "+PONG\r\n");
+    lab.remove("db");
+}
+
+pub fn a_box_can_be_a_file(lab: &Lab) {
+    let file = std::env::temp_dir().join(format!("gtvp-e2e-{}.toml", std::process::id()));
+    let path = file.to_str().unwrap();
+    let good = "name = 'filed'\nneeds = ['python3']\nmemory = '384M'\ncommand = ['python3', '-c', 'print(\"from a file\")']\n";
+    std::fs::write(&file, good.replace("memory", "memroy")).unwrap();
+    let said = lab.refused(&["run", "-f", path]);
+    assert!(said.contains("memroy") && said.contains("memory"), "no hint at the right key: {said}");
+    assert!(lab.find("filed").is_none());
+    std::fs::write(&file, good).unwrap();
+    assert_eq!(lab.ok(&["run", "-f", path]), "from a file\n");
+    let ended = lab.find("filed").expect("a box that ended is kept");
+    assert_eq!(ended["state"], "stopped");
+    assert_eq!(ended["exit"]["code"], 0);
+    assert_eq!(lab.ok(&["box", "logs", "filed"]), "from a file\n");
+    lab.remove("filed");
+    std::fs::remove_file(&file).unwrap();
+}
+
+pub fn a_second_box_shares_what_the_first_has(lab: &Lab) {
+    nginx(lab, "first", 8081);
+    let second = nginx(lab, "second", 8082);
+    let fetched: u64 = second["linked"].as_array().unwrap().iter().map(|l| number(&l["fetched_bytes"])).sum();
+    assert_eq!(fetched, 0, "a box whose components are all there fetched {fetched} bytes");
+    let same = |name: &str| lab.find(name).unwrap()["composition"].clone();
+    assert_eq!(same("first"), same("second"), "the same needs gave two compositions");
+    lab.remove("first");
+    lab.remove("second");
+}
