@@ -147,6 +147,11 @@ impl Decoder {
         self.skipped
     }
 
+    /// Bytes that may be the beginning of a frame whose rest has not come.
+    pub fn unfinished(&self) -> &[u8] {
+        &self.buffer
+    }
+
     /// Adds bytes that were received.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
