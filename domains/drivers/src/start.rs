@@ -1,0 +1,263 @@
+//! Everything that a machine needs before it runs: its ports, disk, accelerator, sockets, tap and logs; then the machine.
+//!
+//! What was taken is given back when any of it fails.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use gtvp_ipc::Session;
+use gtvp_ipc::drivers::{BoxHappening, Start};
+use gtvp_ipc::supervisor::Param;
+use gtvp_model::boxspec::Protocol;
+use gtvp_model::fault::{Fault, FaultKind};
+use gtvp_model::guest::{GuestConfig, GuestNetwork};
+use gtvp_model::ids::Slot;
+use gtvp_model::operation::Progress;
+
+use crate::accelerator::Accelerator;
+use crate::agent::Agent;
+use crate::applog::AppLog;
+use crate::engine::{Life, Phase};
+use crate::inbox::Inbox;
+use crate::link::{Params, QEMU};
+use crate::monitor::Monitor;
+use crate::record::{self, FORMAT, Record};
+use crate::runtime::{Machine, News, Notes};
+use crate::service::{Handle, Shared};
+use crate::sessions::Sessions;
+use crate::{console, disk, tap};
+
+/// Prefix length of the boxes' network.
+const PREFIX: u8 = 24;
+/// The kernel's arguments, as topology.toml has them: under TCG without what would only be slow there.
+const ARGUMENTS_TCG: &str = "console=ttyS0 panic=-1 quiet cryptomgr.notests=1 8250.nr_uarts=1 no_timer_check tsc=reliable random.trust_cpu=on audit=0";
+const ARGUMENTS_KVM: &str = "console=ttyS0 panic=-1 quiet 8250.nr_uarts=1 random.trust_cpu=on audit=0";
+
+/// The descriptors that come with a start.
+pub struct Given {
+    root: OwnedFd,
+    kernel: OwnedFd,
+    initrd: OwnedFd,
+}
+
+impl Given {
+    /// Three, in this order.
+    pub fn new(fds: Vec<OwnedFd>) -> Result<Self, Fault> {
+        let Ok([root, kernel, initrd]) = <[OwnedFd; 3]>::try_from(fds) else {
+            return Err(Fault::new(FaultKind::Invalid, "a start comes with three descriptors: root, kernel, initramfs"));
+        };
+        Ok(Self { root, kernel, initrd })
+    }
+}
+
+/// Gives back what was taken, unless the machine has it.
+struct Taken<'a> {
+    shared: &'a Shared,
+    slot: Slot,
+    ports: bool,
+    new_disk: bool,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if self.ports {
+            if let Err(e) = self.shared.link.publish(self.slot, &[]) {
+                eprintln!("drivers: the ports of box {} cannot be given back: {e}", self.slot.get());
+            }
+        }
+        let folder = self.shared.folders.of_box(self.slot);
+        self.shared.keeper.leave(&folder);
+        let mut leftovers = vec![self.shared.folders.sockets(self.slot), folder.join("run.json")];
+        leftovers.extend(self.new_disk.then(|| folder.join("upper.img")));
+        for path in leftovers {
+            if let Err(e) = record::remove(&path) {
+                eprintln!("drivers: {} cannot be removed: {e}", path.display());
+            }
+        }
+    }
+}
+
+/// Starts a box's machine; gives its thread's work and the accelerator in words.
+pub fn machine(
+    shared: &Arc<Shared>,
+    start: &Start,
+    given: &Given,
+    handle: &Handle,
+    session: &mut Session,
+) -> Result<(Machine, Arc<Inbox<News>>), Fault> {
+    let slot = start.slot;
+    let folder = shared.folders.of_box(slot);
+    let sockets = shared.folders.sockets(slot);
+    let failed = |what: &'static str| {
+        move |e: std::io::Error| {
+            let kind = if e.raw_os_error() == Some(libc::ENOSPC) { FaultKind::NoRoom } else { FaultKind::Internal };
+            Fault::new(kind, what).caused_by(&e)
+        }
+    };
+    record::private_dir(&folder).map_err(failed("the box's folder cannot be made"))?;
+    shared.hub.forget(slot);
+    let mut taken = Taken { shared, slot, ports: false, new_disk: false };
+    if !start.publish.is_empty() {
+        taken.ports = true;
+        shared.link.publish(slot, &start.publish)?;
+    }
+
+    say(session, "disk", "preparing the writable layer")?;
+    let (disk, new_disk) = disk::open(&shared.link, slot, &folder, start.disk, || !session.cancelled())?;
+    taken.new_disk = new_disk;
+
+    let accelerator = choose(shared, slot, given, session)?;
+    say(session, "boot", "starting the virtual machine")?;
+    let kvm = match accelerator {
+        Accelerator::Kvm => Some(shared.chooser.device().map_err(failed("/dev/kvm cannot be opened"))?),
+        Accelerator::Tcg(_) => None,
+    };
+    record::remove(&sockets).and_then(|()| record::private_dir(&sockets)).map_err(failed("the box's sockets cannot be made"))?;
+    let listen = |name: &str| UnixListener::bind(sockets.join(name)).map_err(failed("the box's sockets cannot be made"));
+    let (qmp, agent) = (listen("qmp")?, listen("agent")?);
+    let tap = start.network.then(|| tap::open(slot)).transpose().map_err(failed("the box's network interface cannot be made"))?;
+    let keep = |path: &Path| {
+        let file = console::create(path)?;
+        shared.keeper.keep(path, &handle.bell)?;
+        std::io::Result::Ok(file)
+    };
+    let logs = |e| failed("the box's logs cannot be made")(e);
+    let (said, stderr): (File, File) =
+        (keep(&console::path(&folder)).map_err(logs)?, keep(&console::stderr_path(&folder)).map_err(logs)?);
+    let mut log = AppLog::open(&folder).map_err(logs)?;
+    log.mark_start().map_err(logs)?;
+    let config = configuration(shared, start, &folder).map_err(failed("the box's identity cannot be made"))?;
+
+    let record = Record {
+        format: FORMAT,
+        name: start.name.to_string(),
+        accelerator: accelerator.to_string(),
+        memory: start.memory.0,
+        hold: start.hold,
+        publish: start.publish.clone(),
+        state: Phase::Booting,
+        paused: false,
+    };
+    record.save(&folder).map_err(failed("the box's record cannot be written"))?;
+    let starter = Arc::new(Inbox::new().map_err(failed("out of descriptors"))?);
+    let mut fds: Vec<(&str, BorrowedFd<'_>)> = vec![
+        ("root", given.root.as_fd()),
+        ("disk", disk.as_fd()),
+        ("qmp", qmp.as_fd()),
+        ("agent", agent.as_fd()),
+        ("console", said.as_fd()),
+        ("kernel", given.kernel.as_fd()),
+        ("initrd", given.initrd.as_fd()),
+        ("stderr", stderr.as_fd()),
+    ];
+    fds.extend(tap.as_ref().map(|t| ("tap", t.as_fd())));
+    fds.extend(kvm.as_ref().map(|k| ("kvm", k.as_fd())));
+    let spawned = shared.link.spawn(QEMU, slot, parameters(shared, start, &accelerator), &fds)?;
+
+    // From here on the machine is there, and its thread gives everything back.
+    let connected = Agent::connect(&sockets.join("agent"))
+        .and_then(|a| Monitor::connect(&sockets.join("qmp")).map(|m| (a, m)));
+    let (agent, monitor) = match connected {
+        Ok(both) => both,
+        Err(e) => {
+            let killed = shared.link.kill(slot);
+            return Err(killed.err().unwrap_or_else(|| failed("QEMU cannot be reached")(e)));
+        }
+    };
+    std::mem::forget(taken);
+    let machine = Machine {
+        shared: shared.clone(),
+        slot,
+        process: spawned.process,
+        record,
+        life: Life::new(start.hold, Instant::now()),
+        config: Some(config),
+        inbox: handle.inbox.clone(),
+        bell: handle.bell.clone(),
+        starter: Some(starter.clone()),
+        agent: Some(agent),
+        monitor: Some(monitor),
+        log,
+        new_disk,
+        sessions: Sessions::default(),
+        notes: Notes::default(),
+    };
+    Ok((machine, starter))
+}
+
+/// Tells the caller how far the start is; a caller that has gone has cancelled it.
+fn say(session: &mut Session, phase: &str, message: &str) -> Result<(), Fault> {
+    let progress = Progress { phase: phase.into(), message: message.into(), ..Progress::default() };
+    let gone = session.progress(&progress).is_err() || session.cancelled();
+    if gone { Err(Fault::new(FaultKind::Cancelled, "the start was cancelled")) } else { Ok(()) }
+}
+
+fn choose(shared: &Shared, slot: Slot, given: &Given, session: &mut Session) -> Result<Accelerator, Fault> {
+    let progress = Progress {
+        phase: "probe".into(),
+        message: "trying whether KVM runs a guest here".into(),
+        ..Progress::default()
+    };
+    let (kernel, initrd) = (given.kernel.as_fd(), given.initrd.as_fd());
+    let chosen = {
+        let session = std::cell::RefCell::new(&mut *session);
+        // A caller that has gone is noticed by `wanted`.
+        let probing = || drop(session.borrow_mut().progress(&progress));
+        let wanted = || !session.borrow().cancelled();
+        shared.chooser.choose(&shared.link, kernel, initrd, probing, wanted)
+    };
+    let (accelerator, news) = chosen?;
+    if news {
+        let message = match &accelerator {
+            Accelerator::Kvm => "boxes run on KVM: a guest was tried".to_owned(),
+            Accelerator::Tcg(why) => format!("boxes run on QEMU's translation (TCG), which is slow: {why}"),
+        };
+        shared.hub.emit(slot, BoxHappening::Notice { message });
+    }
+    Ok(accelerator)
+}
+
+fn parameters(shared: &Shared, start: &Start, accelerator: &Accelerator) -> Params {
+    let (accel, cpu, append) = match accelerator {
+        Accelerator::Kvm => ("kvm", "host", ARGUMENTS_KVM),
+        Accelerator::Tcg(_) => ("tcg", "max,la57=off", ARGUMENTS_TCG),
+    };
+    let words = [
+        ("name", format!("gtvp-{}-{}", shared.config.name, start.name)),
+        ("accel", accel.into()),
+        ("cpu", cpu.into()),
+        ("append", append.into()),
+        ("mac", tap::mac(&shared.config.name, start.slot)),
+    ];
+    let numbers = [("cpus", u64::from(start.cpus)), ("memory_mib", start.memory.as_mib())];
+    let words = words.into_iter().map(|(name, word)| (name.to_owned(), Param::Word(word.chars().take(80).collect())));
+    words.chain(numbers.map(|(name, n)| (name.to_owned(), Param::Int(n)))).collect()
+}
+
+fn configuration(shared: &Shared, start: &Start, folder: &Path) -> std::io::Result<GuestConfig> {
+    let network = start.network.then(|| GuestNetwork {
+        mac: tap::mac(&shared.config.name, start.slot),
+        address: shared.config.box_address(start.slot),
+        prefix: PREFIX,
+        gateway: shared.config.box_gateway(),
+        nameservers: start.nameservers.clone(),
+    });
+    let tcp = start.publish.iter().filter(|p| p.protocol == Protocol::Tcp);
+    let mut ready_ports: Vec<u16> = tcp.map(|p| p.guest).collect();
+    ready_ports.sort_unstable();
+    ready_ports.dedup();
+    Ok(GuestConfig {
+        hostname: start.name.to_string(),
+        machine_id: record::machine_id(folder)?,
+        // Told when it is sent.
+        time_ms: 0,
+        entropy: record::random_hex(32)?,
+        network,
+        program: start.program.clone(),
+        ready_ports,
+    })
+}
