@@ -1,0 +1,50 @@
+//! `gtvp member show`.
+
+use gtvp_model::fault::Fault;
+use gtvp_model::member::{DomainStatus, MemberView};
+
+use crate::args::{Format, MemberCommand};
+use crate::client::Api;
+use crate::commands::doctor;
+use crate::output::{Column, ago, column, facts, print, size, table, value, wide};
+
+/// Does it.
+pub async fn run(api: &Api, command: &MemberCommand) -> Result<(), Fault> {
+    let MemberCommand::Show(output) = command;
+    let member: MemberView = api.get("/v1/member").await?;
+    match output.output {
+        Format::Json | Format::Yaml => value(output.output, &member)?,
+        format => print(&show(&member, format == Format::Wide)),
+    }
+    Ok(())
+}
+
+fn show(m: &MemberView, everything: bool) -> String {
+    let promised = format!("{} of {} promised to boxes", size(m.memory_promised_bytes), size(m.memory_bytes));
+    let mut text = facts(&[
+        ("name", m.name.clone()),
+        ("version", m.version.clone()),
+        ("verdict", m.verdict.clone()),
+        ("not checked", m.not_checked.join("\n")),
+        ("accelerator", m.accelerator.clone()),
+        ("cpus", m.cpus.to_string()),
+        ("memory", promised),
+        ("running", m.boxes_running.to_string()),
+        ("addresses", m.addresses.join(", ")),
+    ]);
+    text += "\nDomains\n";
+    text += &table(&m.domains, DOMAINS, everything);
+    if everything && !m.host.is_empty() {
+        text += "\nHost\n";
+        text += &table(&m.host, doctor::COLUMNS, true);
+    }
+    text
+}
+
+const DOMAINS: &[Column<DomainStatus>] = &[
+    column("DOMAIN", |d| d.domain.clone()),
+    column("PID", |d| d.pid.map_or_else(|| "restarting".into(), |p| p.to_string())),
+    column("RESTARTS", |d| d.restarts.to_string()),
+    column("UP", |d| if d.pid.is_some() { ago(d.started_ms) } else { String::new() }),
+    wide("LAST EXIT", |d| d.last_exit.clone().unwrap_or_default()),
+];

@@ -1,0 +1,167 @@
+//! Listings and shows in the four formats. JSON and YAML are the API's own values; tables are for people and may change.
+
+use std::io::{self, Write};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use gtvp_model::fault::Fault;
+use serde::Serialize;
+
+use crate::args::Format;
+use crate::failure::clean;
+
+/// Prints on standard output. Ends the program quietly when nobody reads any more (`gtvp … | head`).
+pub fn print(text: &str) {
+    print_bytes(text.as_bytes());
+}
+
+/// The same for bytes.
+pub fn print_bytes(bytes: &[u8]) {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(e) => {
+            eprintln!("error: standard output cannot be written\n  because {e}");
+            std::process::exit(1);
+        }
+    }
+}
+
+/// A column of a listing.
+pub struct Column<T> {
+    title: &'static str,
+    wide: bool,
+    cell: fn(&T) -> String,
+}
+
+/// A column.
+pub const fn column<T>(title: &'static str, cell: fn(&T) -> String) -> Column<T> {
+    Column { title, wide: false, cell }
+}
+
+/// A column of the wide table only.
+pub const fn wide<T>(title: &'static str, cell: fn(&T) -> String) -> Column<T> {
+    Column { title, wide: true, cell }
+}
+
+/// Prints a listing.
+pub fn listing<T: Serialize>(format: Format, items: &[T], columns: &[Column<T>]) -> Result<(), Fault> {
+    match format {
+        Format::Json | Format::Yaml => value(format, &items),
+        Format::Table | Format::Wide => {
+            print(&table(items, columns, format == Format::Wide));
+            Ok(())
+        }
+    }
+}
+
+/// A listing as a table.
+pub fn table<T>(items: &[T], columns: &[Column<T>], with_wide: bool) -> String {
+    let shown: Vec<&Column<T>> = columns.iter().filter(|c| with_wide || !c.wide).collect();
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(shown.iter().map(|c| c.title));
+    for item in items {
+        table.add_row(shown.iter().map(|c| clean(&(c.cell)(item)).replace(['\n', '\t'], " ")));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+}
+
+/// Prints one thing for programs; what a table of it looks like is its command's business.
+pub fn value<T: Serialize>(format: Format, value: &T) -> Result<(), Fault> {
+    print(&text(format, value)?);
+    Ok(())
+}
+
+fn text<T: Serialize>(format: Format, value: &T) -> Result<String, Fault> {
+    match format {
+        Format::Yaml => {
+            serde_yaml_ng::to_string(value).map_err(|e| Fault::internal("the answer cannot be written", &e))
+        }
+        _ => serde_json::to_string_pretty(value)
+            .map(|t| t + "\n")
+            .map_err(|e| Fault::internal("the answer cannot be written", &e)),
+    }
+}
+
+/// `name  value` lines.
+pub fn facts(pairs: &[(&str, String)]) -> String {
+    let width = pairs.iter().map(|(k, _)| k.len()).max().unwrap_or(0);
+    let indent = format!("\n{:width$}  ", "");
+    pairs
+        .iter()
+        .filter(|(_, v)| !v.is_empty())
+        .map(|(k, v)| format!("{k:width$}  {}\n", clean(v).replace('\n', &indent)))
+        .collect()
+}
+
+/// Bytes for people.
+pub fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
+/// Milliseconds since 1970-01-01 UTC as `2026-11-24T06:30:00.123Z`.
+pub fn time(ms: u64) -> String {
+    let (days, rest) = (ms / 86_400_000, ms % 86_400_000);
+    // Days to a date of the proleptic Gregorian calendar, by eras of 400 years that begin on 1 March.
+    let z = days + 719_468;
+    let (era, day_of_era) = (z / 146_097, z % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (h, m, s, milli) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60, rest % 1000);
+    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{milli:03}Z")
+}
+
+/// How long ago, for people.
+pub fn ago(ms: u64) -> String {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+    let seconds = now.saturating_sub(ms) / 1000;
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_dates() {
+        assert_eq!(time(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(time(951_782_400_000), "2000-02-29T00:00:00.000Z");
+        assert_eq!(time(1_795_501_801_007), "2026-11-24T06:30:01.007Z");
+    }
+
+    #[test]
+    fn a_table_has_a_head_even_when_it_is_empty_and_json_is_an_array() {
+        let columns = [column("NAME", |n: &String| n.clone()), wide("LENGTH", |n| n.len().to_string())];
+        assert_eq!(table(&[], &columns, false), "NAME\n");
+        assert_eq!(table(&["web".to_owned()], &columns, true), "NAME  LENGTH\nweb   3\n");
+        let none: [String; 0] = [];
+        assert_eq!(text(Format::Json, &none.as_slice()).unwrap(), "[]\n");
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        assert_eq!((size(12), size(1536), size(5 << 30)), ("12 B".into(), "1.5 KiB".into(), "5.0 GiB".into()));
+    }
+}
