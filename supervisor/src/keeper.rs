@@ -1,0 +1,58 @@
+//! Keeping what a process that is restarted has stored (`gtvp_ipc::keeper`). One thread for each such process waits for
+//! its words, so that one that says half a word stops nobody.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use gtvp_ipc::keeper::Held;
+
+
+/// Stack of a keeper's thread.
+const STACK: usize = 128 * 1024;
+
+/// Makes the socket that the process inherits.
+pub fn listener(path: &Path) -> io::Result<OwnedFd> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    Ok(UnixListener::bind(path)?.into())
+}
+
+/// A copy, with descriptors of its own.
+pub fn copy(held: &Held) -> io::Result<Held> {
+    let fds = held.fds.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
+    Ok(Held { state: held.state.clone(), fds })
+}
+
+/// Connects to the process, tells it `held`, and gives everything that it stores to `store` until it goes.
+pub fn start(name: String, path: &Path, held: Held, store: impl Fn(Held) -> bool + Send + 'static) -> io::Result<()> {
+    let stream = UnixStream::connect(path)?;
+    let talk = move || {
+        if let Err(e) = held.send(&stream) {
+            say!("{name} did not take what was kept for it: {e}");
+            return;
+        }
+        drop(held);
+        loop {
+            match Held::recv(&stream) {
+                Ok(Some(held)) => {
+                    if !store(held) {
+                        return;
+                    }
+                }
+                Ok(None) => return,
+                Err(e) => {
+                    // A process that is killed in the middle of a word is told as its end.
+                    if e.kind() != io::ErrorKind::UnexpectedEof && e.kind() != io::ErrorKind::ConnectionReset {
+                        say!("{name} stored something unreadable, which is not kept: {e}");
+                    }
+                    return;
+                }
+            }
+        }
+    };
+    std::thread::Builder::new().stack_size(STACK).spawn(talk).map(drop)
+}

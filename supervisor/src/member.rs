@@ -1,0 +1,120 @@
+//! One member as gtvpd sees it: its configuration, the topology, its folders. Reads files; changes nothing.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use gtvp_model::ids::Slot;
+use gtvp_model::member::MemberConfig;
+use gtvp_model::topology::Topology;
+
+/// A member's configuration and where its things are.
+#[derive(Debug, Clone)]
+pub struct Member {
+    /// member.toml.
+    pub config: MemberConfig,
+    /// Its text.
+    pub config_text: String,
+    /// topology.toml.
+    pub topology: Topology,
+    /// Its text.
+    pub topology_text: String,
+    /// The folder with GTVP's programs.
+    pub lib: PathBuf,
+}
+
+/// Why gtvpd cannot serve this member.
+#[derive(Debug, thiserror::Error)]
+pub enum BadMemberFiles {
+    /// A file cannot be read.
+    #[error("{0} cannot be read: {1}")]
+    Read(PathBuf, #[source] io::Error),
+    /// member.toml is wrong.
+    #[error("{0}: {1}")]
+    Config(PathBuf, #[source] gtvp_model::member::BadMember),
+    /// topology.toml is wrong.
+    #[error("{0}: {1}")]
+    Topology(PathBuf, #[source] gtvp_model::topology::BadTopology),
+}
+
+impl Member {
+    /// Reads `config` and the topology.toml beside gtvpd.
+    pub fn open(config: &Path) -> Result<Self, BadMemberFiles> {
+        let read = |path: &Path| {
+            std::fs::read_to_string(path).map_err(|e| BadMemberFiles::Read(path.to_owned(), e))
+        };
+        let own = PathBuf::from("/proc/self/exe");
+        let own = std::fs::canonicalize(&own).map_err(|e| BadMemberFiles::Read(own, e))?;
+        let lib = own.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
+        let config_text = read(config)?;
+        let topology_path = lib.join("topology.toml");
+        let topology_text = read(&topology_path)?;
+        Ok(Self {
+            config: gtvp_model::member::parse(&config_text)
+                .map_err(|e| BadMemberFiles::Config(config.to_owned(), e))?,
+            topology: Topology::parse(&topology_text).map_err(|e| BadMemberFiles::Topology(topology_path, e))?,
+            config_text,
+            topology_text,
+            lib,
+        })
+    }
+
+    /// The run directory's `name`.
+    pub fn run(&self, name: &str) -> PathBuf {
+        self.config.run_dir.join(name)
+    }
+
+    /// A domain's folder in the state directory.
+    pub fn state_of(&self, domain: &str) -> PathBuf {
+        self.config.state_dir.join(domain)
+    }
+
+    /// A domain's folder in the run directory.
+    pub fn run_of(&self, domain: &str) -> PathBuf {
+        self.config.run_dir.join(domain)
+    }
+
+    /// The socket of a domain, or of `supervisor`.
+    pub fn socket_of(&self, domain: &str) -> PathBuf {
+        self.run("ipc").join(format!("{domain}.sock"))
+    }
+
+    /// The folder with the sockets that `caller` may connect to. Seen in its jail as /gtvp/ipc.
+    pub fn ways_of(&self, caller: &str) -> PathBuf {
+        self.run("ways").join(caller)
+    }
+
+    /// The domains (and `supervisor`) that `caller` may call.
+    pub fn callees_of(&self, caller: &str) -> Vec<String> {
+        let domains = self.topology.domain.iter().filter(|(_, row)| row.callers.contains_key(caller));
+        let mut callees: Vec<String> = domains.map(|(name, _)| name.clone()).collect();
+        if self.topology.supervisor_callers.contains_key(caller) {
+            callees.push("supervisor".into());
+        }
+        callees
+    }
+
+    /// Every row that can call: domains and templates.
+    pub fn callers(&self) -> impl Iterator<Item = &String> {
+        self.topology.domain.keys().chain(self.topology.template.keys())
+    }
+
+    /// The keeper socket of a process that is restarted.
+    pub fn keeper_of(&self, template: &str, slot: Option<Slot>) -> PathBuf {
+        self.run("keeper").join(format!("{}.sock", instance(template, slot)))
+    }
+
+    /// The name of the boxes' network namespace.
+    pub fn box_netns(&self) -> String {
+        format!("gtvp-{}-box", self.config.name)
+    }
+
+    /// The name of the sources' network namespace.
+    pub fn source_netns(&self) -> String {
+        format!("gtvp-{}-src", self.config.name)
+    }
+}
+
+/// A process of a template, in file names and messages.
+pub fn instance(template: &str, slot: Option<Slot>) -> String {
+    slot.map_or_else(|| template.to_owned(), |s| format!("{template}-{}", s.get()))
+}

@@ -1,0 +1,108 @@
+//! `gtvpd probe`: runs gtvp-probe in exactly a domain's jail in place of the domain's program, once for each attempt,
+//! because an attempt outside the row may end the process.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::cgroup::Cgroups;
+use crate::domains::{self, StartError};
+use crate::launch::Launcher;
+use crate::member::Member;
+use crate::network::Networks;
+use crate::places;
+use crate::spec::Descriptor;
+use std::io::Read;
+
+/// The program that tries.
+const PROBE: &str = "gtvp-probe";
+/// Longest time of one attempt.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One attempt and what came of it.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    attempt: String,
+    allowed: bool,
+    how: String,
+}
+
+/// Prints a JSON list of attempts.
+pub fn run(member: &Member, domain: &str) -> i32 {
+    match attempts(member, domain) {
+        Ok(outcomes) => {
+            println!("{}", serde_json::to_string_pretty(&outcomes).unwrap_or_default());
+            0
+        }
+        Err(e) => {
+            say!("probe: {e}");
+            1
+        }
+    }
+}
+
+fn attempts(member: &Member, domain: &str) -> Result<Vec<Outcome>, Box<dyn std::error::Error>> {
+    // Folders and networks may be gtvpd's own, in use: both are only made where they are missing.
+    if places::lock_holder(member).is_none() {
+        places::folders(member)?;
+        Networks::ensure(member)?;
+    }
+    let networks = Networks::open(member)?;
+    let list = std::process::Command::new(member.lib.join(PROBE)).arg("list").output()?;
+    let launcher = Launcher {
+        ids: (member.config.uid_base, gtvp_model::member::UIDS_PER_MEMBER),
+        cgroups: Cgroups::none(),
+        tell: false,
+    };
+    let mut outcomes = Vec::new();
+    for attempt in String::from_utf8_lossy(&list.stdout).lines() {
+        outcomes.push(one(member, &networks, &launcher, domain, attempt)?);
+    }
+    // Paths of this host that the list cannot know.
+    let others = member.topology.domain.keys().filter(|name| *name != domain);
+    for other in others {
+        for attempt in [
+            format!("open {}", member.state_of(other).display()),
+            format!("open {}", member.run_of(other).display()),
+            format!("connect {}", member.socket_of(other).display()),
+            format!("connect /gtvp/ipc/{other}.sock"),
+        ] {
+            outcomes.push(one(member, &networks, &launcher, domain, &attempt)?);
+        }
+    }
+    for attempt in [format!("connect {}", member.config.api_socket.display()), "connect /gtvp/ipc/supervisor.sock".into()] {
+        outcomes.push(one(member, &networks, &launcher, domain, &attempt)?);
+    }
+    Ok(outcomes)
+}
+
+fn one(
+    member: &Member,
+    networks: &Networks,
+    launcher: &Launcher,
+    domain: &str,
+    attempt: &str,
+) -> Result<Outcome, Box<dyn std::error::Error>> {
+    let (mut theirs_out, ours) = std::io::pipe()?;
+    let null = std::fs::File::open("/dev/null")?;
+    let descriptors = vec![Descriptor { from: 3, number: 0 }, Descriptor { from: 4, number: 1 }];
+    let argv = attempt.split(' ').map(str::to_owned).collect();
+    let spec = domains::spec(member, domain, Some((PROBE, argv)), descriptors)?;
+    let fds =
+        [networks.boxes.as_fd(), networks.boxes_user.as_fd(), networks.sources.as_fd(), null.as_fd(), ours.as_fd()];
+    let process =
+        launcher.start(spec, &fds, domains::stdio()?, "probe", None).map_err(StartError::from)?;
+    drop(ours);
+    if !process.wait(PATIENCE) {
+        process.kill();
+        process.wait(PATIENCE);
+    }
+    let mut how = String::new();
+    theirs_out.read_to_string(&mut how)?;
+    let end = process.end();
+    if how.is_empty() {
+        how = end.how;
+    }
+    Ok(Outcome { attempt: attempt.to_owned(), allowed: end.code == Some(0), how: how.trim().to_owned() })
+}
