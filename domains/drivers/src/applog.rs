@@ -216,7 +216,7 @@ fn last_lines(records: Vec<Record>, lines: u64) -> Vec<Record> {
         }
         if let Some(cut) = cut {
             record.bytes.drain(..cut);
-            wanted.push(record);
+            wanted.extend((!record.bytes.is_empty()).then_some(record));
             break;
         }
         wanted.push(record);
