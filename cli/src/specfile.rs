@@ -166,7 +166,7 @@ mod tests {
         have.sort_unstable();
         assert_eq!(have, want);
         for key in KEYS {
-            let fault = parse("f", &format!("{key} = 1979-05-27\n")).unwrap_err();
+            let fault = parse("f", &format!("{key} = 1.5\n")).unwrap_err();
             assert!(!fault.message.contains("unknown"), "{fault}");
         }
     }
