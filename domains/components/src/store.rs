@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,7 +67,7 @@ pub struct Store {
     index: Mutex<BTreeMap<Digest, Arc<Record>>>,
 }
 
-const DIRS: [&str; 7] = ["objects", "manifests", "index", "tmp", "damaged", "derived", "boot"];
+const DIRS: [&str; 7] = ["objects", "manifests", "index", "tmp", "damaged", "hints", "boot"];
 
 impl Store {
     /// Opens the store in `root`, making it where there is none and tidying what an interrupted import left.
@@ -243,7 +243,7 @@ impl Store {
         Self::io(path, done)
     }
 
-    /// Remembers under `name` in `folder` (`derived`, `boot`).
+    /// Remembers under `name` in `folder` (`hints`, `boot`).
     pub fn note<T: Serialize>(&self, folder: &str, name: &Digest, value: &T) -> Result<(), StoreError> {
         let path = self.root.join(folder).join(name.to_string());
         let bytes = serde_json::to_vec(value).map_err(|e| StoreError::Io(path.clone(), e.into()))?;
@@ -365,10 +365,4 @@ pub fn content_bytes(manifest: &Manifest) -> u64 {
             _ => 0,
         })
         .sum()
-}
-
-/// Makes a folder that only this domain enters.
-pub fn private_dir(path: &Path) -> io::Result<()> {
-    fs::create_dir_all(path)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }

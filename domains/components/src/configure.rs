@@ -1,0 +1,216 @@
+//! Maintainer scripts: what runs them in a builder box, and what of the box's writable layer is kept.
+//!
+//! They run once for the same inputs; the result is a component like any other. A box starts with it or not at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
+
+use gtvp_model::component::{Entry, EntryKind};
+use gtvp_model::digest::Digest;
+use gtvp_model::fault::{Fault, FaultKind};
+
+use crate::archive::{self, Bounded, Kind};
+use crate::closure::{Closure, Package};
+use crate::import::{Importer, MADE_MTIME};
+use crate::layers::info_name;
+use crate::store::Record;
+
+/// The command of the builder box.
+pub const SCRIPT: &str = "usr/lib/gtvp/configure";
+/// Version of how scripts are run and what is kept: another one runs them again.
+const FORMAT: u32 = 1;
+/// Most bytes of a writable layer that is taken over.
+const MAX_UPPER: u64 = 4 * 1024 * 1024 * 1024;
+
+/// What the scripts' result depends on.
+pub fn inputs(closure: &Closure) -> Digest {
+    let mut text = format!("gtvp-configured {FORMAT}\n");
+    for package in closure.with_scripts() {
+        text.push_str(&format!("{} {}\n", package.reference(), package.source));
+    }
+    Digest::of(text.as_bytes())
+}
+
+/// The script that configures every package of the closure, or names the one that failed.
+pub fn script(closure: &Closure) -> String {
+    let mut text = String::from(
+        r#"#!/bin/sh
+# Runs the maintainer scripts of packages that are unpacked already, as an installer would on an empty system.
+umask 022
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 TERM=dumb
+export DEBIAN_FRONTEND=noninteractive DEBCONF_NONINTERACTIVE_SEEN=true DEBCONF_NOWARNINGS=yes
+fail() { echo "gtvp: $1" >&2; exit 1; }
+preinst() {
+    DPKG_MAINTSCRIPT_NAME=preinst DPKG_MAINTSCRIPT_PACKAGE=$1 DPKG_MAINTSCRIPT_ARCH=$3 DPKG_MAINTSCRIPT_PACKAGE_REFCOUNT=1 \
+    DPKG_ADMINDIR=/var/lib/dpkg DPKG_ROOT= DPKG_FORCE= DPKG_RUNNING_VERSION=1.21.0 \
+        "/var/lib/dpkg/info/$2.preinst" install || fail "the preinst script of package $1 failed"
+}
+configure() { dpkg --force-confold --configure "$@" || fail "a package could not be configured (dpkg names it above)"; }
+[ -e /usr/bin/awk ] || { [ -e /usr/bin/mawk ] && ln -s mawk /usr/bin/awk; }
+"#,
+    );
+    let base = base_names(closure);
+    let line = |package: &Package| format!("preinst {} {} {}\n", package.name, info_name(package), package.arch);
+    let scripted: BTreeSet<&str> = closure.with_scripts().map(|p| p.name.as_str()).collect();
+    // The accounts come first: every other script may own files to them.
+    let mut first: Vec<&Package> = closure.packages.iter().filter(|p| base.contains(p.name.as_str())).collect();
+    first.sort_by_key(|p| (p.name != "base-passwd", p.name != "base-files", p.name.clone()));
+    for package in first.iter().filter(|p| scripted.contains(p.name.as_str())) {
+        text.push_str(&format!("[ -e /var/lib/dpkg/info/{}.preinst ] && {}", info_name(package), line(package)));
+    }
+    let names: Vec<&str> = first.iter().map(|p| p.name.as_str()).collect();
+    if !names.is_empty() {
+        text.push_str(&format!("configure {}\n", names.join(" ")));
+    }
+    let by_name: BTreeMap<&str, &Package> = closure.packages.iter().map(|p| (p.name.as_str(), p)).collect();
+    for package in closure.packages.iter().filter(|p| !base.contains(p.name.as_str()) && scripted.contains(p.name.as_str())) {
+        let before: Vec<&str> = package
+            .paragraph()
+            .relations("Pre-Depends")
+            .iter()
+            .flatten()
+            .filter_map(|r| by_name.get(r.name.as_str()).map(|p| p.name.as_str()))
+            .filter(|n| !base.contains(n))
+            .collect();
+        let configure = if before.is_empty() { String::new() } else { format!("configure {}; ", before.join(" ")) };
+        text.push_str(&format!("[ -e /var/lib/dpkg/info/{}.preinst ] && {{ {configure}{}}}\n", info_name(package), line(package).replace('\n', "; ")));
+    }
+    text.push_str(
+        r#"configure --pending
+left=$(dpkg-query -W -f '${db:Status-Abbrev}${Package}\n' | grep -v '^ii ' | cut -c4- | tr '\n' ' ')
+[ -z "$left" ] || fail "not configured: $left"
+sync
+exit 0
+"#,
+    );
+    text
+}
+
+/// The essential packages and everything that they depend on.
+fn base_names(closure: &Closure) -> BTreeSet<&str> {
+    let mut provides: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for package in &closure.packages {
+        provides.entry(package.name.clone()).or_default().push(&package.name);
+        for relation in package.paragraph().relations("Provides").into_iter().flatten() {
+            provides.entry(relation.name).or_default().push(&package.name);
+        }
+    }
+    let by_name: BTreeMap<&str, &Package> = closure.packages.iter().map(|p| (p.name.as_str(), p)).collect();
+    let mut found = BTreeSet::new();
+    let mut open: Vec<&str> =
+        closure.packages.iter().filter(|p| p.paragraph().get("Essential") == Some("yes")).map(|p| p.name.as_str()).collect();
+    while let Some(name) = open.pop() {
+        if !found.insert(name) {
+            continue;
+        }
+        let Some(package) = by_name.get(name) else { continue };
+        let paragraph = package.paragraph();
+        for relation in ["Pre-Depends", "Depends"].iter().flat_map(|f| paragraph.relations(f)).flatten() {
+            open.extend(provides.get(&relation.name).into_iter().flatten());
+        }
+    }
+    found
+}
+
+/// Makes the derived component from a builder box's writable layer.
+pub fn derive(importer: &Importer, inputs: &Digest, upper: impl Read) -> Result<std::sync::Arc<Record>, Fault> {
+    let mut staged = importer.store.stage()?;
+    let entries = archive::read(Bounded::new(upper, MAX_UPPER), Kind::Upper, &mut staged).map_err(|e| {
+        Fault::new(FaultKind::Internal, "the builder box's writable layer cannot be taken over").caused_by(&e)
+    })?;
+    if entries.is_empty() {
+        return Err(Fault::new(FaultKind::Internal, "the builder box wrote nothing"));
+    }
+    importer.made_from("configured", inputs, 0, staged, kept(entries))
+}
+
+/// Where everything below is left out.
+const DROPPED: &[&str] = &[
+    "tmp", "run", "var/tmp", "var/run", "dev", "proc", "sys", "var/cache", "var/lib/apt", "usr/lib/gtvp", "root", "lost+found",
+    "var/lib/dpkg/info", "var/lib/dpkg/triggers", "var/lib/dpkg/updates", "var/lib/dpkg/parts",
+];
+/// What is kept below one of them.
+const KEPT: &[&str] = &["var/cache/debconf"];
+/// Files that say something about the builder box, or that another layer has.
+const DROPPED_FILES: &[&str] = &[
+    "etc/machine-id", "etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/mtab", "etc/ld.so.cache", "usr/sbin/policy-rc.d", "usr/sbin/ldconfig",
+    "var/lib/dpkg/status", "var/lib/dpkg/status-old", "var/lib/dpkg/available", "var/lib/dpkg/available-old", "var/lib/dpkg/lock",
+    "var/lib/dpkg/lock-frontend", "var/lib/systemd/random-seed", "etc/.pwd.lock",
+];
+
+/// What of a writable layer belongs to the component.
+fn kept(entries: Vec<Entry>) -> Vec<Entry> {
+    let below = |path: &str, dir: &str| path.strip_prefix(dir).is_some_and(|r| r.starts_with('/'));
+    entries
+        .into_iter()
+        .filter(|e| {
+            let path = e.path.to_string();
+            let dropped = DROPPED.iter().any(|d| path == *d || below(&path, d));
+            let saved = KEPT.iter().any(|k| path == *k || below(&path, k));
+            // Logs of the configuring itself; empty ones are there for their owner and mode.
+            let noise = below(&path, "var/log") && matches!(e.kind, EntryKind::File { size, .. } if size > 0);
+            let backup = path.ends_with("-old") && path.starts_with("var/cache/debconf");
+            (!dropped || saved) && !noise && !backup && !DROPPED_FILES.contains(&path.as_str())
+        })
+        .map(|mut e| {
+            e.mtime = MADE_MTIME;
+            e
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::closure::tests::package;
+    use crate::import::{own_entry, own_path};
+
+    fn closure() -> Closure {
+        let mut c = Closure::new(
+            package("linux", ""),
+            vec![
+                package("base-passwd", "Essential: yes\nDepends: libc6\n"),
+                package("bash", "Essential: yes\nPre-Depends: libc6\n"),
+                package("libc6", "Multi-Arch: same\n"),
+                package("nginx", "Depends: libc6\nPre-Depends: init\n"),
+                package("init", ""),
+            ],
+        );
+        c.scripts = c.packages.iter().map(|p| p.name != "bash").collect();
+        c
+    }
+
+    #[test]
+    fn accounts_come_first_and_what_a_preinst_needs_is_configured_before_it() {
+        let text = script(&closure());
+        let at = |needle: &str| text.find(needle).unwrap_or_else(|| panic!("{needle} is missing in {text}"));
+        assert!(at("preinst base-passwd base-passwd amd64") < at("preinst libc6 libc6:amd64 amd64"));
+        assert!(at("configure base-passwd bash libc6") < at("configure init; preinst nginx"));
+        assert!(at("preinst nginx") < at("configure --pending"));
+        let shell = std::process::Command::new("sh").args(["-n", "-c", &text]).status().unwrap();
+        assert!(shell.success());
+    }
+
+    #[test]
+    fn the_result_depends_on_scripts_alone() {
+        let first = closure();
+        let mut more = closure();
+        more.packages.push(package("zzz-data", ""));
+        more.scripts.push(false);
+        assert_eq!(inputs(&first), inputs(&more));
+        more.scripts[5] = true;
+        assert_ne!(inputs(&first), inputs(&more));
+    }
+
+    #[test]
+    fn noise_is_left_out() {
+        let file = |p: &str, size| own_entry(own_path(p).unwrap(), EntryKind::File { size, digest: Digest::of(b""), hardlink_of: None }, 0o644);
+        let all = vec![
+            file("etc/passwd", 9), file("etc/machine-id", 9), file("tmp/x", 1), file("var/log/dpkg.log", 9), file("var/log/btmp", 0),
+            file("var/cache/debconf/config.dat", 5), file("var/cache/ldconfig/aux-cache", 5), file("var/lib/dpkg/status", 3),
+            file("var/lib/dpkg/alternatives/awk", 3),
+        ];
+        let left: Vec<String> = kept(all).iter().map(|e| e.path.to_string()).collect();
+        assert_eq!(left, ["etc/passwd", "var/log/btmp", "var/cache/debconf/config.dat", "var/lib/dpkg/alternatives/awk"]);
+    }
+}

@@ -1,0 +1,182 @@
+//! The whole path against the machine's real apt sources, without gtvpd: the two source processes are plain children here.
+//! They run the same program with the same sockets as in their jails.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::ops::ControlFlow;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use gtvp_ipc::security::{AppraiseComponent, Signature};
+use gtvp_model::boxview::Appraisal;
+use gtvp_model::component::{EntryKind, RootPath};
+use gtvp_model::digest::Digest;
+use gtvp_model::fault::{Fault, FaultKind};
+
+use crate::compose::{Composer, SourcesState};
+use crate::import::Importer;
+use crate::security::Security;
+use crate::sources::{Launcher, Sources};
+use crate::store::Store;
+
+/// A folder of this test, gone when it ends.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("gtvp-components-{}-{n}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Signs everything, and says what it was asked.
+pub struct Trusting;
+
+impl Security for Trusting {
+    fn sign(&self, digest: Digest) -> Result<Signature, Fault> {
+        Ok(Signature { algorithm: "none".into(), key: digest, value: String::new() })
+    }
+    fn appraise(&self, component: AppraiseComponent) -> Result<Appraisal, Fault> {
+        Ok(Appraisal { checked: component.checked_before, not_checked: Vec::new() })
+    }
+}
+
+/// Starts the two processes as children.
+struct Plain(PathBuf);
+
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Launcher for Plain {
+    fn start(&self, template: &str, fds: Vec<(&'static str, UnixStream)>) -> Result<Box<dyn Any + Send + Sync>, Fault> {
+        let mode = if template == "apt" { "apt" } else { "fetch" };
+        let folder = self.0.join(mode);
+        fs::create_dir_all(&folder).unwrap();
+        for (_, fd) in &fds {
+            rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).unwrap();
+        }
+        let numbers: Vec<String> = fds.iter().map(|(_, fd)| fd.as_raw_fd().to_string()).collect();
+        let child = Command::new(fetcher()).arg(mode).arg(folder).args(numbers).spawn().unwrap();
+        Ok(Box::new(Ended(child)))
+    }
+}
+
+/// The fetcher beside this test's own program; built here when it is missing.
+fn fetcher() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    let path = own.parent().and_then(Path::parent).unwrap().join("gtvp-fetcher");
+    static BUILT: std::sync::Once = std::sync::Once::new();
+    BUILT.call_once(|| {
+        let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--package", "gtvp-fetcher"]).status().unwrap();
+        assert!(built.success() && path.exists());
+    });
+    path
+}
+
+struct Member {
+    composer: Composer,
+    folder: Folder,
+}
+
+fn member(contents: &[&str]) -> Member {
+    let folder = Folder::new();
+    let store = Arc::new(Store::open(&folder.0.join("store")).unwrap());
+    let importer = Arc::new(Importer::new(store, Box::new(Trusting)));
+    let contents: Vec<String> = contents.iter().map(|c| (*c).to_owned()).collect();
+    let sources = Arc::new(Sources::new(Box::new(Plain(folder.0.clone())), contents.clone()));
+    let remembered = SourcesState { updated_ms: 0, contents };
+    Member { composer: Composer::new(folder.0.clone(), importer, sources, remembered), folder }
+}
+
+#[test]
+fn a_real_package_is_found_checked_and_imported() {
+    let m = member(&[]);
+    let quiet = &mut |_| ControlFlow::Continue(());
+    let package = m.composer.find(&"hostname".parse().unwrap(), quiet, &|w| eprintln!("{w}")).unwrap();
+    let sources = || m.composer.sources.session();
+    let imported = m.composer.importer.package(&package, &sources, quiet_bytes()).unwrap();
+    assert_eq!(imported.fetched, package.size);
+    let store = &m.composer.importer.store;
+    let manifest = store.manifest(&imported.record.manifest).unwrap();
+    let entry = manifest.entries.iter().find(|e| e.path == RootPath::new(b"usr/bin/hostname").unwrap()).unwrap();
+    let EntryKind::File { digest, size, .. } = &entry.kind else { panic!("{entry:?}") };
+    let mut bytes = Vec::new();
+    store.open_checked(digest).unwrap().read_to_end(&mut bytes).unwrap();
+    assert_eq!(bytes.len() as u64, *size);
+    assert!(bytes.starts_with(b"\x7fELF"));
+    // A second import fetches nothing.
+    assert_eq!(m.composer.importer.package(&package, &sources, quiet_bytes()).unwrap().fetched, 0);
+    // A source that lies about a package is found out, and leaves nothing.
+    let mut lied = package.clone();
+    lied.source = Digest::of(b"another package");
+    let fault = m.composer.importer.package(&lied, &sources, quiet_bytes()).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Integrity, "{fault}");
+    assert!(store.record(&lied.source).is_none());
+    // A name that does not exist has near ones.
+    let fault = m.composer.find(&"hostnme".parse().unwrap(), quiet, &|_| ()).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::NotFound);
+    assert!(fault.hint.as_deref().is_some_and(|h| h.contains("hostname")), "{fault:?}");
+}
+
+fn quiet_bytes() -> &'static mut dyn FnMut(u64) -> ControlFlow<()> {
+    Box::leak(Box::new(|_| ControlFlow::Continue(())))
+}
+
+#[test]
+#[ignore = "fetches some 60 MB: run with --ignored"]
+fn needs_become_a_composition_that_is_the_same_every_time() {
+    let m = member(&["amd64"]);
+    let begun = std::time::Instant::now();
+    let mut on = |p: gtvp_model::operation::Progress| {
+        eprintln!("{:7} ms {} {} {}/{}", begun.elapsed().as_millis(), p.phase, p.message, p.done, p.total);
+        ControlFlow::Continue(())
+    };
+    let need = std::env::var("GTVP_TEST_NEEDS").unwrap_or_else(|_| "nginx".into());
+    let needs: Vec<_> = need.split(',').map(|n| n.parse().unwrap()).collect();
+    let first = m.composer.compose(&needs, &mut on, &|w| eprintln!("{w}")).unwrap();
+    eprintln!("{} packages, {} bytes, {} fetched, {} with scripts", first.composition.items.len(), first.composition.closure_bytes(), first.fetched_bytes, first.scripts);
+    let again = m.composer.compose(&needs, &mut on, &|w| eprintln!("{w}")).unwrap();
+    assert_eq!((again.digest, again.fetched_bytes), (first.digest, 0));
+    let closure = m.composer.closure(&first.digest).unwrap();
+    let store = &m.composer.importer.store;
+    let lacking: BTreeMap<&str, u64> = closure.packages.iter().filter(|p| store.record(&p.source).is_none()).map(|p| (p.name.as_str(), p.size)).collect();
+    eprintln!("not imported: {lacking:?}");
+    let catalogue = m.composer.catalogue(&first.digest).unwrap();
+    let who = |p: &str| catalogue.providers(&RootPath::new(p.as_bytes()).unwrap()).into_iter().map(|n| closure.packages[n as usize].name.clone()).collect::<Vec<_>>();
+    assert_eq!(who("usr/bin/dash"), ["dash"]);
+    assert_eq!(who("usr/lib/x86_64-linux-gnu/libc.so.6"), ["libc6"]);
+    assert!(who("usr/bin/nothing-has-this").is_empty());
+    let kernel = store.record(&closure.kernel.source).unwrap();
+    let init = m.folder.0.join("init");
+    fs::write(&init, b"init").unwrap();
+    let t = std::time::Instant::now();
+    let (mut kernel, _initramfs) = crate::boot::open(&m.composer.importer, &kernel, &init).unwrap();
+    let mut magic = [0; 4];
+    kernel.read_exact(&mut magic).unwrap();
+    eprintln!("kernel {:?} {} bytes in {:?}", magic, kernel.metadata().unwrap().len(), t.elapsed());
+    assert_eq!(&magic, b"\x7fELF");
+    if let Ok(keep) = std::env::var("GTVP_TEST_KEEP") {
+        fs::rename(&m.folder.0, keep).unwrap();
+    }
+}
