@@ -120,6 +120,17 @@ impl Components {
         self.state.lock().unwrap().components.push(Component { layer, bytes, entries: manifest.entries, linked });
     }
 
+    /// Adds each directory of `root`/usr/lib as a component of its own that is not linked.
+    pub fn add_trees_apart(&self, precedence: u32, root: &Path) {
+        let (all, objects) = manifest(root);
+        self.state.lock().unwrap().objects.extend(objects);
+        let tops: Vec<_> = all.entries.iter().filter(|e| e.path.parent().as_bytes() == b"usr/lib").cloned().collect();
+        for (i, top) in (0..).zip(tops) {
+            let mine = |e: &&Entry| e.path.as_bytes().starts_with(top.path.as_bytes());
+            self.add(precedence + i, of(all.entries.iter().filter(mine).cloned().collect()), false);
+        }
+    }
+
     /// Has the file at `path` stand for the contents `digest`.
     pub fn set_object(&self, digest: Digest, path: PathBuf) {
         self.state.lock().unwrap().objects.insert(digest, path);
@@ -153,6 +164,14 @@ impl Components {
         assert!(!timeout.timed_out(), "nobody asked for the path that is held");
     }
 
+    /// Waits until nobody does.
+    pub fn wait_for_no_waiter(&self) {
+        let state = self.state.lock().unwrap();
+        let (_state, timeout) =
+            self.changed.wait_timeout_while(state, Duration::from_secs(60), |s| s.waiting > 0).unwrap();
+        assert!(!timeout.timed_out());
+    }
+
     /// Answers who waits.
     pub fn release(&self) {
         self.state.lock().unwrap().held = None;
@@ -175,10 +194,13 @@ impl Components {
 
     pub fn missing(&self, path: &RootPath) -> Vec<Layer> {
         let mut state = self.state.lock().unwrap();
-        state.waiting += 1;
-        self.changed.notify_all();
-        state = self.changed.wait_while(state, |s| s.held.as_ref() == Some(path)).unwrap();
-        state.waiting -= 1;
+        if state.held.as_ref() == Some(path) {
+            state.waiting += 1;
+            self.changed.notify_all();
+            state = self.changed.wait_while(state, |s| s.held.as_ref() == Some(path)).unwrap();
+            state.waiting -= 1;
+            self.changed.notify_all();
+        }
         let inside = |e: &Entry| e.path == *path || e.path.as_bytes().starts_with(&[path.as_bytes(), b"/"].concat());
         let mut layers = Vec::new();
         for c in state.components.iter_mut().filter(|c| !c.linked && c.entries.iter().any(inside)) {

@@ -1,12 +1,11 @@
 //! The supervisor, as far as a file-system server meets it: starts it, holds what it stores, starts it again when it dies.
 
-use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 
 use gtvp_ipc::keeper::Held;
 
@@ -15,7 +14,7 @@ pub struct Supervisor {
     keeper: UnixListener,
     socket: PathBuf,
     components: PathBuf,
-    held: Arc<Mutex<Held>>,
+    held: Arc<(Mutex<Held>, Condvar)>,
     holding: Option<std::thread::JoinHandle<()>>,
     server: Option<Child>,
 }
@@ -61,24 +60,34 @@ impl Supervisor {
     /// Says what is held, and holds what comes.
     fn connect(&mut self) {
         let stream = UnixStream::connect(&self.socket).unwrap();
-        self.held.lock().unwrap().send(&stream).unwrap();
+        self.held.0.lock().unwrap().send(&stream).unwrap();
         let held = self.held.clone();
         self.holding = Some(std::thread::spawn(move || {
             while let Ok(Some(new)) = Held::recv(&stream) {
-                *held.lock().unwrap() = new;
+                *held.0.lock().unwrap() = new;
+                held.1.notify_all();
             }
         }));
     }
 
     /// Forgets everything and connects again, as a supervisor that was itself restarted.
     pub fn restart_itself(&mut self) {
-        *self.held.lock().unwrap() = Held::default();
+        *self.held.0.lock().unwrap() = Held::default();
         self.connect();
     }
 
-    /// Whether anything is held.
-    pub fn holds(&self) -> bool {
-        !self.held.lock().unwrap().state.is_empty()
+    /// Waits until the server has said what it wants held.
+    pub fn wait_until_it_holds(&self) {
+        let (held, changed) = &*self.held;
+        let held = held.lock().unwrap();
+        let patience = std::time::Duration::from_secs(30);
+        let (_held, timeout) = changed.wait_timeout_while(held, patience, |h| h.state.is_empty()).unwrap();
+        assert!(!timeout.timed_out(), "the server did not say what to hold");
+    }
+
+    /// Waits until the server has ended by itself, successfully.
+    pub fn wait_for_end(&mut self) {
+        assert!(self.server.take().unwrap().wait().unwrap().success());
     }
 
     pub fn pid(&self) -> u32 {
@@ -112,11 +121,6 @@ impl Supervisor {
         };
         tasks.map(|t| count(status(t))).sum()
     }
-
-    /// The server's exit status, if it has ended.
-    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
-        self.server.as_mut()?.try_wait().unwrap()
-    }
 }
 
 impl Drop for Supervisor {
@@ -126,9 +130,4 @@ impl Drop for Supervisor {
             let _ = s.wait();
         }
     }
-}
-
-/// Keeps a file around for a look after a failure.
-pub fn keep(path: &Path) -> File {
-    File::create(path).unwrap()
 }
