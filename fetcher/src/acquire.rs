@@ -16,7 +16,8 @@ use gtvp_model::fault::{Fault, FaultKind};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::message::Message;
-use crate::{channel, range, relay};
+use crate::range::Ranges;
+use crate::{channel, relay};
 
 /// Debian's own acquire methods.
 const METHODS: &str = "/usr/lib/apt/methods";
@@ -32,11 +33,12 @@ struct Fetcher {
     folder: PathBuf,
     next: AtomicU64,
     idle: Mutex<Vec<Method>>,
+    ranges: Ranges,
 }
 
 /// Answers until `components` goes.
 pub fn serve(folder: &Path, control: UnixStream, relays: Option<UnixStream>) {
-    let fetcher = Arc::new(Fetcher { folder: folder.to_owned(), next: AtomicU64::new(0), idle: Mutex::default() });
+    let fetcher = Arc::new(Fetcher { folder: folder.to_owned(), next: AtomicU64::new(0), idle: Mutex::default(), ranges: Ranges::default() });
     if let Some(relays) = relays {
         let fetcher = fetcher.clone();
         std::thread::spawn(move || {
@@ -57,7 +59,7 @@ impl Fetcher {
         while let Some((request, _)) = channel::next::<Request>(stream) {
             let done = match request {
                 Request::Acquire(a) => channel::answer(stream, self.acquire(&a, stream)),
-                Request::Range(r) => channel::answer(stream, range::fetch(&r, &self.file_name())),
+                Request::Range(r) => channel::answer(stream, self.ranges.fetch(&r, &self.file_name())),
                 Request::Method(_) => None,
             };
             if done.is_none() {

@@ -18,6 +18,8 @@ const KERNEL: &str = "linux-image-cloud-amd64";
 const ESSENTIAL: &str = "?and(?essential,?not(?exact-name(apt)))";
 /// A system whose /bin is /usr/bin says so with this package; the alternative would pull in Perl to move files.
 const MERGED: &str = "usr-is-merged";
+/// How the Contents index of an architecture is named in apt's configuration (the fetcher writes it).
+const CONTENTS: &str = "Contents-gtvp-";
 /// Most near names that a refusal lists.
 const NEAR_NAMES: usize = 4;
 
@@ -26,7 +28,7 @@ const NEAR_NAMES: usize = 4;
 pub struct Index {
     /// Its file.
     pub path: String,
-    /// `Packages` or `Contents-gtvp-…`.
+    /// `Packages` or `Contents`.
     pub kind: String,
     /// `label/suite`.
     pub origin: String,
@@ -59,6 +61,7 @@ pub fn indices(session: &Session) -> Result<Vec<Index>, Fault> {
 
 fn parse_index(line: &str) -> Option<Index> {
     let [path, kind, label, suite, arch] = line.split('|').collect::<Vec<_>>()[..] else { return None };
+    let (kind, arch) = kind.strip_prefix(CONTENTS).map_or((kind, arch), |own| ("Contents", own));
     Some(Index { path: path.into(), kind: kind.into(), origin: format!("{label}/{suite}"), arch: arch.into() })
 }
 

@@ -30,7 +30,7 @@ const TRANSFERS: usize = 4;
 /// Hints asked for at once: they wait for round trips, not for bytes.
 const HINTS: usize = 8;
 /// A package that is smaller is fetched whole: asking for its beginning first would take as long.
-const SMALL: u64 = 96 * 1024;
+const SMALL: u64 = 32 * 1024;
 /// Bytes that are asked for first: most packages have their whole control part in them.
 const BEGINNING: u64 = 12 * 1024;
 /// A Contents index of `all` packages is this large; it is fetched when what it saves is more.
@@ -244,7 +244,7 @@ impl Composer {
         let session = self.sources.session()?;
         let indices = apt::indices(&session)?;
         let is_covered = |p: &Package| {
-            indices.iter().any(|i| i.kind.starts_with("Contents") && i.arch == p.arch && p.origins.contains(&i.origin))
+            indices.iter().any(|i| i.kind == "Contents" && i.arch == p.arch && p.origins.contains(&i.origin))
         };
         let hints = self.hints(closure, &session, &is_covered, on)?;
         let wanted: Vec<Package> = closure
@@ -269,7 +269,7 @@ impl Composer {
                 None => lacking.push((number, package)),
             }
         }
-        for index in indices.iter().filter(|i| i.kind.starts_with("Contents")) {
+        for index in indices.iter().filter(|i| i.kind == "Contents") {
             let here: HashMap<&[u8], u32> = lacking
                 .iter()
                 .filter(|(_, p)| p.arch == index.arch && p.origins.contains(&index.origin))

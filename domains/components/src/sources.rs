@@ -62,8 +62,9 @@ pub struct Sources {
 
 /// The two processes while they run.
 pub struct Session {
-    apt: UnixStream,
-    fetcher: UnixStream,
+    /// Locked while a message is written: messages of two threads must not mix.
+    apt: Mutex<UnixStream>,
+    fetcher: Mutex<UnixStream>,
     config: OnceLock<Vec<String>>,
     _processes: Vec<Box<dyn Any + Send + Sync>>,
 }
@@ -112,7 +113,7 @@ impl Sources {
         let ((apt, apt_end), (fetcher, fetcher_end), (relay_a, relay_b)) = (pair()?, pair()?, pair()?);
         let fetcher_process = self.launcher.start("fetcher", vec![("control", fetcher_end), ("relay", relay_b)])?;
         let apt_process = self.launcher.start("apt", vec![("control", apt_end), ("relay", relay_a)])?;
-        let session = Session { apt, fetcher, config: OnceLock::new(), _processes: vec![fetcher_process, apt_process] };
+        let session = Session { apt: Mutex::new(apt), fetcher: Mutex::new(fetcher), config: OnceLock::new(), _processes: vec![fetcher_process, apt_process] };
         let contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner).clone();
         session.setup(contents)?;
         Ok(session)
@@ -133,17 +134,20 @@ impl Sources {
 }
 
 /// A connection of its own to one of the two.
-fn channel(control: &UnixStream) -> Result<Client, Fault> {
+fn channel(control: &Mutex<UnixStream>) -> Result<Client, Fault> {
     let gone = |e: std::io::Error| Fault::new(FaultKind::Unavailable, "the fetcher's process has gone").caused_by(&e);
     let (ours, theirs) = UnixStream::pair().map_err(gone)?;
-    wire::send(control, b"{}", &[theirs.as_fd()]).map_err(gone)?;
+    let control = control.lock().unwrap_or_else(PoisonError::into_inner);
+    wire::send(&control, b"{}", &[theirs.as_fd()]).map_err(gone)?;
     Ok(Client::over(ours))
 }
 
 impl Session {
     fn alive(&self) -> bool {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let mut fds = [PollFd::new(&self.apt, PollFlags::RDHUP), PollFd::new(&self.fetcher, PollFlags::RDHUP)];
+        let apt = self.apt.lock().unwrap_or_else(PoisonError::into_inner);
+        let fetcher = self.fetcher.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut fds = [PollFd::new(&*apt, PollFlags::RDHUP), PollFd::new(&*fetcher, PollFlags::RDHUP)];
         matches!(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })), Ok(0))
     }
 
