@@ -240,3 +240,7 @@ impl From<Broken> for End {
         Self::Broken(e)
     }
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

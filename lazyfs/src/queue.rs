@@ -135,6 +135,12 @@ impl Queue {
         self.with(epoch, |_, _, r| r.ring.listen(&r.memory))
     }
 
+    /// As after a reset of the device.
+    #[cfg(test)]
+    pub fn inflight_reset(&self) {
+        self.inflight.reset(self.number, 0);
+    }
+
     fn with<T>(
         &self,
         epoch: u64,
