@@ -96,7 +96,8 @@ mod tests {
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nbroken\nwww-data:x:33:33:www-data:/var/www:/usr/sbin/nologin\n\
                           app:x:1000:1000:,,,:/home/app:/bin/sh\n";
-    const GROUP: &str = "root:x:0:\nwww-data:x:33:\nadm:x:4:app, www-data\nssl-cert:x:110:www-data\nbad:x:y:app\n";
+    const GROUP: &str =
+        "root:x:0:\nwww-data:x:33:\nadm:x:4:app, www-data\nssl-cert:x:110:www-data\nbad:x:y:app\n";
 
     #[test]
     fn by_name_and_by_number_with_groups() {

@@ -488,5 +488,8 @@ fn exit_status(status: WaitStatus) -> ExitStatus {
 /// From `now` to `at`, rounded up so that the moment has come when the wait is over.
 fn timespec(at: Instant, now: Instant) -> Timespec {
     let left = at.saturating_duration_since(now) + Duration::from_millis(1);
-    Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX), tv_nsec: left.subsec_nanos().into() }
+    Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: left.subsec_nanos().into(),
+    }
 }

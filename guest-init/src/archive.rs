@@ -242,7 +242,7 @@ mod tests {
 
     fn listing(archive: &[u8], arguments: &[&str]) -> String {
         let mut tar = Command::new("tar")
-            .args(["--numeric-owner", "--full-time", "--utc", "--quoting-style=literal"])
+            .args(["--numeric-owner", "--full-time", "--quoting-style=literal"])
             .args(arguments)
             .env("TZ", "UTC")
             .stdin(Stdio::piped())
@@ -292,10 +292,13 @@ mod tests {
         a.add(&short, &mut b"x".as_slice()).unwrap();
         a.finish().unwrap();
 
-        let text = listing(&bytes, &["-tvv", "--xattrs", "--xattrs-include=*"]);
+        let text = listing(&bytes, &["-tvvv", "--xattrs", "--xattrs-include=*"]);
         let lines: Vec<&str> = text.lines().collect();
         let n = "n".repeat(200);
-        assert!(lines[0].starts_with("drw-r--r--* 33/33 0 ") && lines[0].ends_with("2023-11-14 22:13:20 etc/"), "{text}");
+        assert!(
+            lines[0].starts_with("drw-r--r--* 33/33 0 ") && lines[0].ends_with("2023-11-14 22:13:20 etc/"),
+            "{text}"
+        );
         assert!(text.contains("trusted.overlay.opaque") && text.contains("user.x"), "{text}");
         assert!(text.contains(&format!("3000000/33 5 2023-11-14 22:13:20.25 etc/{n}")), "{text}");
         assert!(text.contains(&format!("etc/hard link to etc/{n}")), "{text}");

@@ -110,7 +110,8 @@ fn environment(program: &Program, account: &Account, terminal: bool) -> BTreeMap
 /// The file of a command: as it is when it has a `/` (from `workdir`), else from `path`.
 fn find(argv: &[String], path: &str, workdir: &str) -> Result<PathBuf, NoCommand> {
     let name = argv.first().filter(|n| !n.is_empty()).ok_or(NoCommand::Empty)?;
-    let not_runnable = |file: &Path, why| NoCommand::NotRunnable(name.clone(), file.display().to_string(), why);
+    let not_runnable =
+        |file: &Path, why| NoCommand::NotRunnable(name.clone(), file.display().to_string(), why);
     if name.contains('/') {
         let file = Path::new(workdir).join(name);
         return match usable(&file) {
@@ -163,12 +164,18 @@ fn why_not_run(name: &str, file: &Path, errno: Errno) -> String {
             None => format!("command {name:?} does not exist in the box: no such file"),
         },
         Errno::NOEXEC => {
-            format!("command {name:?} cannot run in the box: {at} is neither a program for this processor nor a script with #!")
+            format!(
+                "command {name:?} cannot run in the box: {at} is neither a program for this processor nor a script with #!"
+            )
         }
         Errno::ACCESS => {
-            format!("command {name:?} cannot run in the box: the user may not execute {at}, or its interpreter")
+            format!(
+                "command {name:?} cannot run in the box: the user may not execute {at}, or its interpreter"
+            )
         }
-        Errno::TOOBIG => format!("command {name:?} cannot run in the box: arguments and environment are too long"),
+        Errno::TOOBIG => {
+            format!("command {name:?} cannot run in the box: arguments and environment are too long")
+        }
         e => format!("command {name:?} cannot run in the box: {at}: {e}"),
     }
 }
@@ -280,8 +287,7 @@ mod tests {
     fn the_program_overrides_the_defaults() {
         let account =
             Account { name: "app".into(), uid: 1, gid: 1, groups: vec![], home: "/home/app".into() };
-        let mut program =
-            Program { argv: vec![], env: BTreeMap::new(), user: None, workdir: None };
+        let mut program = Program { argv: vec![], env: BTreeMap::new(), user: None, workdir: None };
         program.env.insert("LANG".into(), "de_DE.UTF-8".into());
         let env = environment(&program, &account, false);
         assert_eq!((env["HOME"].as_str(), env["LANG"].as_str()), ("/home/app", "de_DE.UTF-8"));

@@ -26,7 +26,8 @@ pub type Own = Vec<(String, Vec<u8>)>;
 /// Writes the archive of `upper` to `out`.
 pub fn write(upper: BorrowedFd<'_>, own: &Own, out: impl Write) -> io::Result<()> {
     let top = open(upper, c".", OFlags::DIRECTORY)?;
-    let mut walk = Walk { archive: Archive::new(BufWriter::with_capacity(64 * 1024, out)), links: HashMap::new(), own };
+    let mut walk =
+        Walk { archive: Archive::new(BufWriter::with_capacity(64 * 1024, out)), links: HashMap::new(), own };
     walk.directory(&top, b"", 0)?;
     walk.archive.finish()
 }
@@ -94,7 +95,8 @@ impl<W: Write> Walk<'_, W> {
             target: Vec::new(),
             xattrs: xattrs(dir, name)?,
         };
-        let one_of_several = kind != Kind::Directory && stat.st_nlink > 1 && entry.kind != Kind::CharDevice(0, 0);
+        let one_of_several =
+            kind != Kind::Directory && stat.st_nlink > 1 && entry.kind != Kind::CharDevice(0, 0);
         if one_of_several {
             let id = (stat.st_dev, stat.st_ino);
             if let Some(first) = self.links.get(&id) {
@@ -208,8 +210,14 @@ mod tests {
                 format!("{mode} {}", rest.split_once(':').unwrap().1.get(3..).unwrap())
             })
             .collect();
-        let want = ["drwxr-xr-x etc/", "-rws--x--x etc/a", "hrws--x--x etc/b link to etc/a", "drwxr-xr-x etc/empty/",
-            "-rw-r--r-- etc/hosts", "lrwxrwxrwx etc/l -> nowhere"];
+        let want = [
+            "drwxr-xr-x etc/",
+            "-rws--x--x etc/a",
+            "hrws--x--x etc/b link to etc/a",
+            "drwxr-xr-x etc/empty/",
+            "-rw-r--r-- etc/hosts",
+            "lrwxrwxrwx etc/l -> nowhere",
+        ];
         assert_eq!(short, want, "{text}");
     }
 }

@@ -205,7 +205,11 @@ fn find() -> Option<PathBuf> {
     let ours = |dir: &fs::DirEntry| {
         fs::read_to_string(dir.path().join("name")).is_ok_and(|name| name.trim_end() == PORT)
     };
-    ports.flatten().find(ours).map(|dir| PathBuf::from("/dev").join(dir.file_name())).filter(|dev| dev.exists())
+    ports
+        .flatten()
+        .find(ours)
+        .map(|dir| PathBuf::from("/dev").join(dir.file_name()))
+        .filter(|dev| dev.exists())
 }
 
 /// Has the kernel send this process SIGIO when the port's other side comes or goes.

@@ -37,8 +37,8 @@ fn main() {
     power::off_at_panic();
     early::mount();
     if early::probe_asked() {
-        // A whole line of its own: the host looks for it.
-        console::line("GTVP-PROBE-OK");
+        // A whole line of its own: firmware may have left one unfinished.
+        console::line("\nGTVP-PROBE-OK");
         power::off();
     }
     early::limits();

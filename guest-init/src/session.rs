@@ -146,12 +146,11 @@ impl Process {
     /// Sends a signal to it, or to its process group. A number that is no signal is not sent.
     pub fn signal(&self, number: i32, group: bool) {
         let (Some(pid), Some(signal)) = (self.pid(), Signal::from_named_raw(number)) else { return };
-        // It may have ended this moment.
-        let _ = if group {
-            rustix::process::kill_process_group(pid, signal)
-        } else {
-            rustix::process::kill_process(pid, signal)
-        };
+        if group && rustix::process::kill_process_group(pid, signal).is_ok() {
+            return;
+        }
+        // Not yet leading a group, just after its start, or ended this moment.
+        let _ = rustix::process::kill_process(pid, signal);
     }
 
     /// Closes its pipes: a terminal hangs up by that.

@@ -15,7 +15,8 @@ const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
 /// Sets the clock if it is off.
 pub fn set(time_ms: u64) -> io::Result<()> {
     let now = clock_gettime(ClockId::Realtime);
-    let now_ms = u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000;
+    let now_ms =
+        u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000;
     if now_ms.abs_diff(time_ms) < NEAR_MS {
         return Ok(());
     }

@@ -34,9 +34,8 @@ pub fn write(config: &GuestConfig) -> Own {
 fn files(config: &GuestConfig) -> Vec<(&'static str, String)> {
     let name = &config.hostname;
     let own_address = config.network.as_ref().map_or("127.0.1.1".to_string(), |n| n.address.to_string());
-    let hosts = format!(
-        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{own_address}\t{name}\n"
-    );
+    let hosts =
+        format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{own_address}\t{name}\n");
     let mut files = vec![
         ("etc/hostname", format!("{name}\n")),
         ("etc/hosts", hosts),

@@ -52,11 +52,13 @@ pub fn enter() -> Result<Root, SetupFailed> {
         fs::create_dir_all(dir).map_err(root("the initramfs cannot be written"))?;
     }
     let read_only = MountFlags::RDONLY | MountFlags::NOATIME;
-    mount(ROOT_TAG, LOWER, "virtiofs", read_only, c"")
-        .map_err(|e| SetupFailed::new("root", "the components' file system gtvp-root cannot be mounted", e))?;
+    mount(ROOT_TAG, LOWER, "virtiofs", read_only, c"").map_err(|e| {
+        SetupFailed::new("root", "the components' file system gtvp-root cannot be mounted", e)
+    })?;
     mount_layer()?;
     for dir in [UPPER, WORK] {
-        fs::create_dir_all(dir).map_err(|e| SetupFailed::new("layer", "the writable layer cannot be written", e))?;
+        fs::create_dir_all(dir)
+            .map_err(|e| SetupFailed::new("layer", "the writable layer cannot be written", e))?;
     }
     // The upper directory's attributes are those of the box's `/`.
     let like = fs::metadata(LOWER).map_err(root("the components' root cannot be read"))?;
@@ -102,7 +104,11 @@ fn find_disk() -> Result<Option<PathBuf>, SetupFailed> {
             Some(device) if device.exists() => return Ok(Some(device)),
             None if !unclaimed_disk() => return Ok(None),
             _ if Instant::now() >= end => {
-                return Err(SetupFailed::new("layer", "the disk of the writable layer", "no driver has taken it"));
+                return Err(SetupFailed::new(
+                    "layer",
+                    "the disk of the writable layer",
+                    "no driver has taken it",
+                ));
             }
             _ => std::thread::sleep(Duration::from_millis(10)),
         }
@@ -126,14 +132,11 @@ fn move_kernel_mounts() -> Result<(), SetupFailed> {
         mount_move(format!("/{name}"), &to).map_err(|e| SetupFailed::new("root", &format!("/{name}"), e))?;
     }
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    for (what, name, options) in [
-        ("tmpfs", "tmp", c"mode=1777"),
-        ("tmpfs", "dev/shm", c"mode=1777"),
-        ("mqueue", "dev/mqueue", c""),
-    ] {
+    for (what, name, options) in
+        [("tmpfs", "tmp", c"mode=1777"), ("tmpfs", "dev/shm", c"mode=1777"), ("mqueue", "dev/mqueue", c"")]
+    {
         let at = format!("{NEW}/{name}");
-        let done = fs::create_dir_all(&at)
-            .and_then(|()| Ok(mount(what, &at, what, flags, options)?));
+        let done = fs::create_dir_all(&at).and_then(|()| Ok(mount(what, &at, what, flags, options)?));
         if let Err(e) = done {
             say!("/{name}: {e}");
         }
