@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 PROFILE ?= release
 TARGET := x86_64-unknown-linux-gnu
-OUT := target/$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+OUT := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 BINARIES := gtvpd gtvp-probe gtvp gtvp-management gtvp-security gtvp-components gtvp-communication gtvp-drivers gtvp-gateway \
 	gtvp-lazyfs gtvp-fetcher gtvp-guest-init
 PREFIX ?= /usr/local
