@@ -130,10 +130,10 @@ impl Networks {
         Ok(networks)
     }
 
-    /// Opens what is there, and changes nothing.
-    pub fn open(member: &Member) -> Result<Self, NetworkError> {
+    /// Opens what is there, and changes nothing. `seen_by` is a process that sees the pins, gtvpd.
+    pub fn open(member: &Member, seen_by: u32) -> Result<Self, NetworkError> {
         let open = |name: String| {
-            let path = Path::new(NETNS).join(name);
+            let path = PathBuf::from(format!("/proc/{seen_by}/root{NETNS}")).join(name);
             let file = fs::File::open(&path).map_err(|e| NetworkError::Step(path.display().to_string(), e))?;
             Ok::<OwnedFd, NetworkError>(file.into())
         };

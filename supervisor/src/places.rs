@@ -164,6 +164,11 @@ pub fn ways(member: &Member) -> Result<(), PlaceError> {
     Ok(())
 }
 
+/// The folders of [`ways`] alone: a jail can be built while nobody listens.
+pub fn ways_folders(member: &Member) -> Result<(), PlaceError> {
+    member.callers().try_for_each(|caller| folder(&member.ways_of(caller), 0o755, None))
+}
+
 /// What goes when gtvpd ends in order: it is not ready any more, and people's socket answers nobody.
 pub fn close(member: &Member) {
     let _ = fs::remove_file(member.run("ready"));

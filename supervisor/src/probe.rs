@@ -43,12 +43,15 @@ pub fn run(member: &Member, domain: &str) -> i32 {
 }
 
 fn attempts(member: &Member, domain: &str) -> Result<Vec<Outcome>, Box<dyn std::error::Error>> {
-    // Folders and networks may be gtvpd's own, in use: both are only made where they are missing.
-    if places::lock_holder(member).is_none() {
-        places::folders(member)?;
-        Networks::ensure(member)?;
-    }
-    let networks = Networks::open(member)?;
+    // Folders and networks may be gtvpd's own, in use: then they are taken as they are.
+    let networks = match places::lock_holder(member) {
+        Some(gtvpd) => Networks::open(member, gtvpd.unsigned_abs())?,
+        None => {
+            places::folders(member)?;
+            places::ways_folders(member)?;
+            Networks::ensure(member)?
+        }
+    };
     let list = std::process::Command::new(member.lib.join(PROBE)).arg("list").output()?;
     let launcher = Launcher {
         ids: (member.config.uid_base, gtvp_model::member::UIDS_PER_MEMBER),
