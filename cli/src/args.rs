@@ -176,10 +176,13 @@ fn key_value(text: &str) -> Result<(String, String), String> {
   gtvp box stop web && gtvp box rm web")]
 pub enum BoxCommand {
     /// List boxes.
-    #[command(visible_alias = "list", after_help = "Examples:
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:
   gtvp box ls
   gtvp box ls -o wide
-  gtvp box ls -o json | jq -r '.[] | select(.state==\"running\") | .name'")]
+  gtvp box ls -o json | jq -r '.[] | select(.state==\"running\") | .name'"
+    )]
     Ls(Output),
     /// Show a box: what was asked for, where it is, which components were linked, when and because of which path.
     #[command(after_help = "Examples:
@@ -234,9 +237,12 @@ pub enum BoxCommand {
         names: Vec<BoxName>,
     },
     /// Remove a box with everything that it wrote.
-    #[command(visible_alias = "remove", after_help = "Examples:
+    #[command(
+        visible_alias = "remove",
+        after_help = "Examples:
   gtvp box rm web
-  gtvp box rm --force web db")]
+  gtvp box rm --force web db"
+    )]
     Rm {
         /// The boxes.
         #[arg(required = true)]
@@ -344,9 +350,12 @@ pub struct Shell {
   gtvp component import deb:nginx=1.22.1-9")]
 pub enum ComponentCommand {
     /// List the components of the store.
-    #[command(visible_alias = "list", after_help = "Examples:
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:
   gtvp component ls
-  gtvp component ls -o json | jq -r '.[].reference'")]
+  gtvp component ls -o json | jq -r '.[].reference'"
+    )]
     Ls(Output),
     /// Show a component, by its reference or a unique beginning of its digest.
     #[command(after_help = "Examples:
@@ -481,7 +490,7 @@ pub struct LabUp {
     /// The lab's name.
     #[arg(long, default_value = "lab")]
     pub name: MemberName,
-    /// Where the members keep what they keep [default: /var/lib/gtvp/lab].
+    /// Where the members keep what they keep [default: /var/lib/gtvp/lab/NAME].
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 }
@@ -491,7 +500,7 @@ pub struct LabDown {
     /// The lab's name.
     #[arg(long, default_value = "lab")]
     pub name: MemberName,
-    /// Where the members keep what they keep, if the lab is down already [default: /var/lib/gtvp/lab].
+    /// Where the members keep what they keep, if the lab is down already [default: /var/lib/gtvp/lab/NAME].
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// Also remove what the members keep: components, boxes, keys.

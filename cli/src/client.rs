@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -19,8 +19,6 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
-
-use crate::target::nobody;
 
 /// How long a request that changes nothing is made again while the member does not answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -65,8 +63,14 @@ impl Api {
     }
 
     /// Changes something, once.
-    pub async fn change<B: Serialize, T: DeserializeOwned>(&self, method: Method, path: &str, body: &B) -> Result<T, Fault> {
-        let body = serde_json::to_vec(body).map_err(|e| Fault::internal("the request cannot be written", &e))?;
+    pub async fn change<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &B,
+    ) -> Result<T, Fault> {
+        let body =
+            serde_json::to_vec(body).map_err(|e| Fault::internal("the request cannot be written", &e))?;
         read_json(self.send(method, path, body.into(), false).await?).await
     }
 
@@ -77,13 +81,19 @@ impl Api {
 
     /// Changes something, once; the answer has no body.
     pub async fn tell<B: Serialize>(&self, path: &str, body: &B) -> Result<(), Fault> {
-        let body = serde_json::to_vec(body).map_err(|e| Fault::internal("the request cannot be written", &e))?;
+        let body =
+            serde_json::to_vec(body).map_err(|e| Fault::internal("the request cannot be written", &e))?;
         self.send(Method::POST, path, body.into(), false).await.map(|_| ())
     }
 
     /// Asks for a connection that carries frames both ways.
-    pub async fn upgrade<B: Serialize>(&self, path: &str, body: &B) -> Result<TokioIo<hyper::upgrade::Upgraded>, Fault> {
-        let body = serde_json::to_vec(body).map_err(|e| Fault::internal("the request cannot be written", &e))?;
+    pub async fn upgrade<B: Serialize>(
+        &self,
+        path: &str,
+        body: &B,
+    ) -> Result<TokioIo<hyper::upgrade::Upgraded>, Fault> {
+        let body =
+            serde_json::to_vec(body).map_err(|e| Fault::internal("the request cannot be written", &e))?;
         let response = self.send(Method::POST, path, body.into(), true).await?;
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(Fault::new(FaultKind::Internal, "the member did not switch to frames"));
@@ -92,7 +102,13 @@ impl Api {
         Ok(TokioIo::new(upgraded))
     }
 
-    async fn send(&self, method: Method, path: &str, body: Bytes, upgrade: bool) -> Result<Response<Incoming>, Fault> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        upgrade: bool,
+    ) -> Result<Response<Incoming>, Fault> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|e| self.unreachable(&e))?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| went_away(&e))?;
@@ -105,15 +121,19 @@ impl Api {
         if upgrade {
             request = request.header("connection", "upgrade").header("upgrade", STREAM_PROTOCOL);
         }
-        let request =
-            request.body(Full::new(body)).map_err(|e| Fault::internal("the request cannot be written", &e))?;
+        let request = request
+            .body(Full::new(body))
+            .map_err(|e| Fault::internal("the request cannot be written", &e))?;
         let response = sender.send_request(request).await.map_err(|e| went_away(&e))?;
         self.answered.set(true);
         if response.status().is_client_error() || response.status().is_server_error() {
             let status = response.status();
             let bytes = collect(response).await?;
             return Err(serde_json::from_slice(&bytes).unwrap_or_else(|_| {
-                Fault::new(FaultKind::Internal, format!("the member answered {status} with something unreadable"))
+                Fault::new(
+                    FaultKind::Internal,
+                    format!("the member answered {status} with something unreadable"),
+                )
             }));
         }
         Ok(response)
@@ -122,7 +142,13 @@ impl Api {
     fn unreachable(&self, e: &io::Error) -> Fault {
         let at = self.socket.display();
         match e.kind() {
-            io::ErrorKind::NotFound if !self.answered.get() => nobody(&self.socket),
+            // A member that is there but for its socket is starting, or starting again.
+            io::ErrorKind::NotFound
+                if !self.answered.get() && !self.socket.parent().is_some_and(Path::is_dir) =>
+            {
+                Fault::new(FaultKind::NotFound, format!("no member is at {at}"))
+                    .hint("gtvp lab ls lists the members of labs; gtvp doctor looks closer")
+            }
             io::ErrorKind::PermissionDenied => Fault::new(FaultKind::Denied, format!("you may not use {at}"))
                 .hint("be root, or a member of the group that member.toml names as api_group"),
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
@@ -130,7 +156,8 @@ impl Api {
                     .because(e.to_string())
                     .hint("the same again in a moment; gtvp doctor looks closer")
             }
-            _ => Fault::new(FaultKind::Unavailable, format!("the member at {at} cannot be reached")).caused_by(e),
+            _ => Fault::new(FaultKind::Unavailable, format!("the member at {at} cannot be reached"))
+                .caused_by(e),
         }
     }
 }
@@ -149,8 +176,10 @@ async fn collect(response: Response<Incoming>) -> Result<Bytes, Fault> {
 
 async fn read_json<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Fault> {
     let bytes = collect(response).await?;
-    serde_json::from_slice(&bytes)
-        .map_err(|e| Fault::internal("the member answered something unreadable", &e).hint("are gtvp and gtvpd of one version?"))
+    serde_json::from_slice(&bytes).map_err(|e| {
+        Fault::internal("the member answered something unreadable", &e)
+            .hint("are gtvp and gtvpd of one version?")
+    })
 }
 
 /// A value as one part of a path.

@@ -30,7 +30,8 @@ fn render(fault: &Fault) -> String {
 
 /// Text from elsewhere (a guest's last words may be in it) without what would move a terminal's cursor.
 pub fn clean(text: &str) -> String {
-    let keep = |c: char| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
+    let keep =
+        |c: char| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
     text.trim_end().chars().filter(|c| *c != '\r').map(keep).collect()
 }
 
@@ -55,8 +56,13 @@ mod tests {
 
     #[test]
     fn a_fault_is_told_once_with_its_causes_and_what_to_try() {
-        let fault = Fault::new(FaultKind::InUse, "port 8080/tcp is in use").because("nginx listens there").hint("another port");
-        assert_eq!(render(&fault), "error: port 8080/tcp is in use\n  because nginx listens there\n  try: another port\n");
+        let fault = Fault::new(FaultKind::InUse, "port 8080/tcp is in use")
+            .because("nginx listens there")
+            .hint("another port");
+        assert_eq!(
+            render(&fault),
+            "error: port 8080/tcp is in use\n  because nginx listens there\n  try: another port\n"
+        );
     }
 
     #[test]

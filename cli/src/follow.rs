@@ -80,7 +80,8 @@ impl<'a> Watch<'a> {
     pub async fn next(&mut self) -> Result<Operation, Fault> {
         loop {
             let Some(line) = self.lines.next(&self.path).await? else {
-                let early = Fault::new(FaultKind::Unavailable, "the member stopped telling how far the operation is");
+                let early =
+                    Fault::new(FaultKind::Unavailable, "the member stopped telling how far the operation is");
                 self.lines.again(early).await?;
                 continue;
             };
@@ -105,11 +106,15 @@ impl<'a> Watch<'a> {
 pub fn ended_well(operation: Operation) -> Result<Operation, Fault> {
     match operation.state {
         OperationState::Done => Ok(operation),
-        OperationState::Cancelled => {
-            Err(Fault::new(FaultKind::Cancelled, format!("{} of {} was cancelled", operation.kind, operation.target)))
-        }
+        OperationState::Cancelled => Err(Fault::new(
+            FaultKind::Cancelled,
+            format!("{} of {} was cancelled", operation.kind, operation.target),
+        )),
         _ => Err(operation.fault.unwrap_or_else(|| {
-            Fault::new(FaultKind::Internal, format!("{} of {} failed without a reason", operation.kind, operation.target))
+            Fault::new(
+                FaultKind::Internal,
+                format!("{} of {} failed without a reason", operation.kind, operation.target),
+            )
         })),
     }
 }

@@ -61,6 +61,10 @@ async fn ask(api: &Api, command: &Command) -> Result<u8, Fault> {
         Command::Member(words) => member::run(api, words).await.map(|()| 0),
         Command::Events(words) => events::events(api, words).await.map(|()| 0),
         Command::Operation(words) => operations::run(api, words).await,
-        Command::Doctor(_) | Command::Lab(_) | Command::Completions(_) | Command::Man(_) | Command::Version(_) => Ok(0),
+        Command::Doctor(_)
+        | Command::Lab(_)
+        | Command::Completions(_)
+        | Command::Man(_)
+        | Command::Version(_) => Ok(0),
     }
 }

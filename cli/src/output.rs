@@ -162,6 +162,9 @@ mod tests {
 
     #[test]
     fn sizes_are_short() {
-        assert_eq!((size(12), size(1536), size(5 << 30)), ("12 B".into(), "1.5 KiB".into(), "5.0 GiB".into()));
+        assert_eq!(
+            (size(12), size(1536), size(5 << 30)),
+            ("12 B".into(), "1.5 KiB".into(), "5.0 GiB".into())
+        );
     }
 }

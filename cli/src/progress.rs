@@ -101,7 +101,8 @@ pub fn milliseconds(ms: u64) -> String {
 }
 
 fn style(counted: bool) -> ProgressStyle {
-    let template = if counted { "{spinner} {prefix:10} [{bar:24}] {msg}" } else { "{spinner} {prefix:10} {msg}" };
+    let template =
+        if counted { "{spinner} {prefix:10} [{bar:24}] {msg}" } else { "{spinner} {prefix:10} {msg}" };
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("=> ")

@@ -42,7 +42,9 @@ pub fn spec(run: &Run) -> Result<BoxSpec, Fault> {
         Some(path) => parse(&path.display().to_string(), &read(path)?)?,
         None => SpecFile::default(),
     };
-    let or = |flag: &[Publish], file: Option<Vec<Publish>>| if flag.is_empty() { file.unwrap_or_default() } else { flag.to_vec() };
+    let or = |flag: &[Publish], file: Option<Vec<Publish>>| {
+        if flag.is_empty() { file.unwrap_or_default() } else { flag.to_vec() }
+    };
     let needs = if run.needs.is_empty() { file.needs.unwrap_or_default() } else { run.needs.clone() };
     let command = if run.command.is_empty() { file.command.unwrap_or_default() } else { run.command.clone() };
     let name = match run.name.clone().or(file.name) {
@@ -137,9 +139,9 @@ fn made_up(needs: &[Need]) -> Result<BoxName, Fault> {
     rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())
         .map_err(|e| io("no random name can be made", &e.into()))?;
     let letters: String = random.iter().map(|b| char::from(b'a' + b % 26)).collect();
-    format!("{}-{letters}", base.trim_matches('-'))
-        .parse()
-        .map_err(|e: gtvp_model::ids::BadName| Fault::internal("no name can be made up", &e).hint("give one with --name"))
+    format!("{}-{letters}", base.trim_matches('-')).parse().map_err(|e: gtvp_model::ids::BadName| {
+        Fault::internal("no name can be made up", &e).hint("give one with --name")
+    })
 }
 
 #[cfg(test)]
@@ -160,7 +162,8 @@ mod tests {
     #[test]
     fn the_file_has_the_keys_of_a_box_spec() {
         let schema = schemars::schema_for!(BoxSpec).to_value();
-        let mut want: Vec<&str> = schema["properties"].as_object().unwrap().keys().map(String::as_str).collect();
+        let mut want: Vec<&str> =
+            schema["properties"].as_object().unwrap().keys().map(String::as_str).collect();
         let mut have = KEYS.to_vec();
         want.sort_unstable();
         have.sort_unstable();
@@ -192,8 +195,23 @@ mod tests {
     fn flags_override_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("web.toml");
-        std::fs::write(&path, "name='web'\nneeds=['nginx']\ncommand=['nginx']\nmemory='1G'\nenv={A='1',B='2'}\n").unwrap();
-        let spec = spec(&run(&["-f", path.to_str().unwrap(), "--memory", "256M", "--env", "B=3", "--", "sleep", "1"])).unwrap();
+        std::fs::write(
+            &path,
+            "name='web'\nneeds=['nginx']\ncommand=['nginx']\nmemory='1G'\nenv={A='1',B='2'}\n",
+        )
+        .unwrap();
+        let spec = spec(&run(&[
+            "-f",
+            path.to_str().unwrap(),
+            "--memory",
+            "256M",
+            "--env",
+            "B=3",
+            "--",
+            "sleep",
+            "1",
+        ]))
+        .unwrap();
         assert_eq!((spec.name.as_str(), spec.memory, spec.cpus), ("web", Bytes::mib(256), 1));
         assert_eq!(spec.command, ["sleep", "1"]);
         assert_eq!((spec.env["A"].as_str(), spec.env["B"].as_str()), ("1", "3"));

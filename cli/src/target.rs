@@ -48,7 +48,8 @@ fn by_name(wanted: &str, lab: &[state::LabMember]) -> Result<PathBuf, Fault> {
         [one] => Ok(one.config.api_socket.clone()),
         [] => {
             let names: Vec<String> = lab.iter().map(state::LabMember::full_name).collect();
-            let fault = Fault::new(FaultKind::NotFound, format!("no lab on this machine has a member {wanted:?}"));
+            let fault =
+                Fault::new(FaultKind::NotFound, format!("no lab on this machine has a member {wanted:?}"));
             Err(match names.is_empty() {
                 true => fault.hint("start a lab: gtvp lab up"),
                 false => fault.hint(format!("there are {}", names.join(", "))),
@@ -60,7 +61,7 @@ fn by_name(wanted: &str, lab: &[state::LabMember]) -> Result<PathBuf, Fault> {
 }
 
 /// Nobody to talk to.
-pub fn nobody(socket: &Path) -> Fault {
+fn nobody(socket: &Path) -> Fault {
     Fault::new(FaultKind::NotFound, "no member runs on this machine")
         .because(format!("{} is not there and no lab is up", socket.display()))
         .hint("gtvp lab up starts one to try things out; on a server: systemctl start gtvpd")

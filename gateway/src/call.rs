@@ -10,7 +10,8 @@ use gtvp_ipc::wire::{MAX_FDS, MAX_MESSAGE};
 use gtvp_ipc::{CallError, Method};
 use gtvp_model::fault::Fault;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
@@ -98,7 +99,12 @@ async fn send(stream: &mut UnixStream, json: &[u8], fd: BorrowedFd<'_>) -> io::R
             if !ancillary.push(SendAncillaryMessage::ScmRights(&fds)) {
                 return Err(io::ErrorKind::InvalidInput.into());
             }
-            Ok(rustix::net::sendmsg(stream.as_fd(), &[IoSlice::new(&length)], &mut ancillary, SendFlags::NOSIGNAL)?)
+            Ok(rustix::net::sendmsg(
+                stream.as_fd(),
+                &[IoSlice::new(&length)],
+                &mut ancillary,
+                SendFlags::NOSIGNAL,
+            )?)
         })
         .await?;
     stream.write_all(&length[sent..]).await?;
@@ -115,7 +121,8 @@ async fn recv(stream: &mut UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
                 let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
                 let mut ancillary = RecvAncillaryBuffer::new(&mut space);
                 let mut into = [IoSliceMut::new(&mut length[have..])];
-                let n = rustix::net::recvmsg(stream.as_fd(), &mut into, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+                let n =
+                    rustix::net::recvmsg(stream.as_fd(), &mut into, &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
                 for message in ancillary.drain() {
                     if let RecvAncillaryMessage::ScmRights(received) = message {
                         fds.extend(received);

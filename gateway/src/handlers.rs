@@ -34,7 +34,10 @@ const LINES_AHEAD: usize = 16;
 /// A refusal comes within this time; lines may come much later, and the response begins without one.
 const FIRST_LINE: Duration = Duration::from_millis(200);
 
-async fn call<M: Method>(context: &Context, params: &M) -> Result<(M::Reply, Vec<std::os::fd::OwnedFd>), Fault> {
+async fn call<M: Method>(
+    context: &Context,
+    params: &M,
+) -> Result<(M::Reply, Vec<std::os::fd::OwnedFd>), Fault> {
     Call::start(&context.management, params, context.person()).await?.done().await
 }
 

@@ -38,7 +38,8 @@ const MAX_HEADERS: usize = 64;
 /// Time for a request's head to arrive, and for a connection to stay without one.
 const HEAD_TIME: Duration = Duration::from_secs(15);
 /// What a connection past [`MAX_CONNECTIONS`] reads.
-const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+const TOO_MANY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
 connection: close\r\ncontent-length: 86\r\n\r\n\
 {\"kind\":\"unavailable\",\"message\":\"too many connections at once\",\"retryable\":true}     \n";
 
@@ -53,7 +54,9 @@ pub async fn serve(listener: StdListener, management: PathBuf) -> io::Error {
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
-            Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => continue,
+            Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) => {
+                continue;
+            }
             // Out of descriptors or memory: the connections that hold them end by themselves.
             Err(e) if matches!(e.raw_os_error(), Some(12 | 23 | 24 | 105)) => {
                 tokio::time::sleep(Duration::from_millis(50)).await;

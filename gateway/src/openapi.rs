@@ -154,7 +154,10 @@ mod tests {
         references(&document, &mut all);
         assert!(all.contains("#/components/schemas/BoxSpec"), "{all:?}");
         for reference in all {
-            assert!(document.pointer(reference.trim_start_matches('#')).is_some(), "{reference} leads nowhere");
+            assert!(
+                document.pointer(reference.trim_start_matches('#')).is_some(),
+                "{reference} leads nowhere"
+            );
         }
     }
 
@@ -179,7 +182,9 @@ mod tests {
                 "setBox" => serde_json::from_str::<gtvp_model::api::BoxChange>(body.example).is_ok(),
                 "signalBox" => serde_json::from_str::<gtvp_model::api::SignalBody>(body.example).is_ok(),
                 "execBox" => serde_json::from_str::<gtvp_model::api::ExecBody>(body.example).is_ok(),
-                "importComponent" => serde_json::from_str::<gtvp_model::api::ImportBody>(body.example).is_ok(),
+                "importComponent" => {
+                    serde_json::from_str::<gtvp_model::api::ImportBody>(body.example).is_ok()
+                }
                 other => panic!("{other} has a body that this test does not know"),
             };
             assert!(ok, "{}", route.id);

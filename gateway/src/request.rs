@@ -37,7 +37,11 @@ pub struct Context {
 
 impl Context {
     /// Finds the row and reads path and query.
-    pub fn new(request: Request<Incoming>, person: Arc<OwnedFd>, management: Arc<Path>) -> Result<Self, Refusal> {
+    pub fn new(
+        request: Request<Incoming>,
+        person: Arc<OwnedFd>,
+        management: Arc<Path>,
+    ) -> Result<Self, Refusal> {
         let (route, path) = find(request.method(), request.uri().path())?;
         let query = parse_query(request.uri().query().unwrap_or(""), route)?;
         Ok(Self { route, management, request, path, query, person })
@@ -80,13 +84,21 @@ impl Context {
         let bytes = match tokio::time::timeout(BODY_TIME, body.collect()).await {
             Ok(Ok(collected)) => collected.to_bytes(),
             Ok(Err(e)) if e.is::<http_body_util::LengthLimitError>() => {
-                return Err(Refusal::with_status(413, invalid(format!("the request's body is longer than {MAX_BODY} bytes"))));
+                return Err(Refusal::with_status(
+                    413,
+                    invalid(format!("the request's body is longer than {MAX_BODY} bytes")),
+                ));
             }
             Ok(Err(e)) => return Err(invalid("the request's body broke off").caused_by(&*e).into()),
-            Err(_) => return Err(Refusal::with_status(408, invalid("the request's body did not arrive in time"))),
+            Err(_) => {
+                return Err(Refusal::with_status(408, invalid("the request's body did not arrive in time")));
+            }
         };
         serde_json::from_slice(&bytes).map_err(|e| {
-            invalid("the request's body cannot be read").caused_by(&e).hint("/openapi.json says what it must be").into()
+            invalid("the request's body cannot be read")
+                .caused_by(&e)
+                .hint("/openapi.json says what it must be")
+                .into()
         })
     }
 }
@@ -113,8 +125,9 @@ fn find(method: &Method, path: &str) -> Result<(&'static Route, Vec<String>), Re
             .into());
     }
     let allowed = allowed.join(", ");
-    let fault = invalid(format!("{} is not possible here", method.as_str().chars().take(20).collect::<String>()))
-        .hint(format!("possible: {allowed}"));
+    let fault =
+        invalid(format!("{} is not possible here", method.as_str().chars().take(20).collect::<String>()))
+            .hint(format!("possible: {allowed}"));
     Err(Refusal::with_status(405, fault).allow(allowed))
 }
 

@@ -31,7 +31,10 @@ pub fn only(fds: Vec<OwnedFd>) -> Result<OwnedFd, Fault> {
     let mut fds = fds.into_iter();
     match (fds.next(), count) {
         (Some(fd), 1) => Ok(fd),
-        _ => Err(Fault::new(FaultKind::Internal, format!("management answered with {count} descriptors instead of one"))),
+        _ => Err(Fault::new(
+            FaultKind::Internal,
+            format!("management answered with {count} descriptors instead of one"),
+        )),
     }
 }
 
@@ -52,7 +55,10 @@ struct Piped {
 impl hyper::body::Body for Piped {
     type Data = Bytes;
     type Error = io::Error;
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         loop {
             let mut guard = ready!(self.fd.poll_read_ready(cx))?;
             let mut chunk = vec![0; CHUNK];

@@ -95,10 +95,11 @@ const BOXES: &str = r#"[{"name":"web","state":"running","member":"m1","kind":"la
     "memory_bytes":536870912,"cpus":1,"created_ms":1790000000000}]"#;
 const SPEC: &str = r#"{"name":"web","needs":["nginx"],"command":["nginx","-g","daemon off;"],"publish":["8080:80"],"memory":"512M"}"#;
 
-const FOLLOW: Query =
-    Query { name: "follow", summary: "Go on as more comes.", kind: QueryKind::Flag };
+const FOLLOW: Query = Query { name: "follow", summary: "Go on as more comes.", kind: QueryKind::Flag };
 
 /// Every row.
+// A table: one row of it is read as one.
+#[rustfmt::skip]
 pub static ROUTES: &[Route] = &[
     Route {
         method: Method::GET, path: "/v1/boxes", id: "listBoxes", tag: "boxes", summary: "Every box.",

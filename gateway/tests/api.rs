@@ -1,5 +1,6 @@
 //! The gateway before a management that is played: each row relays, faults keep their status, whoever hangs up ends both
 //! sides, garbage ends nothing.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 
@@ -22,7 +23,8 @@ struct Response {
 
 impl Response {
     fn fault(&self) -> Fault {
-        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.body)))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&self.body)))
     }
 }
 
@@ -77,7 +79,8 @@ fn each_row_of_the_table_reaches_management_with_the_persons_own_connection() {
     let mut relayed = 0;
     for route in ROUTES {
         let before = member.played.state().calls.len();
-        let path = route.path.replace("{name}", "web").replace("{id}", "op-1").replace("{reference}", "deb:nginx");
+        let path =
+            route.path.replace("{name}", "web").replace("{id}", "op-1").replace("{reference}", "deb:nginx");
         let body = route.body.as_ref().map_or("", |b| b.example);
         let answer = ask(&socket, route.method.as_str(), &path, body);
         assert_ne!((answer.status, answer.head.contains("allow:")), (405, true), "{}", route.id);
@@ -95,7 +98,8 @@ fn each_row_of_the_table_reaches_management_with_the_persons_own_connection() {
             assert_eq!(ask(&socket, "POST", "/v1/boxes", SPEC).status, 202);
         }
     }
-    let all: std::collections::BTreeSet<String> = member.played.state().calls.iter().map(|c| c.0.clone()).collect();
+    let all: std::collections::BTreeSet<String> =
+        member.played.state().calls.iter().map(|c| c.0.clone()).collect();
     let missing: Vec<_> =
         gtvp_ipc::management::METHODS.iter().filter(|m| !all.contains(**m) && **m != "exec_box").collect();
     assert!(missing.is_empty(), "no row relays {missing:?} ({relayed} relayed)");
@@ -199,7 +203,9 @@ fn an_answer_that_breaks_off_says_why_in_its_last_line() {
     // An operation that nobody ends, watched while management is taken to be restarting at the next look.
     ask(&member.socket(), "POST", "/v1/boxes", r#"{"name":"web","needs":["nginx"],"command":["slow"]}"#);
     let mut stream = connect(&member.socket());
-    stream.write_all(b"GET /v1/operations/op-1/watch HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    stream
+        .write_all(b"GET /v1/operations/op-1/watch HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .unwrap();
     let mut first = [0; 12];
     stream.read_exact(&mut first).unwrap();
     assert_eq!(&first[9..], b"200");

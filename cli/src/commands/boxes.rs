@@ -45,7 +45,8 @@ pub async fn run(api: &Api, command: &BoxCommand) -> Result<u8, Fault> {
             let mut interrupts = Interrupts::take()?;
             for name in names {
                 let operation: Operation = api.act(Method::POST, &path(name, "/start")).await?;
-                let (operation, interrupted) = follow(api, &operation.id, *quiet, &mut interrupts, None).await?;
+                let (operation, interrupted) =
+                    follow(api, &operation.id, *quiet, &mut interrupts, None).await?;
                 if let Some(signal) = interrupted {
                     return Ok(signal.exit_code());
                 }
@@ -194,12 +195,19 @@ fn show(detail: &BoxDetail, everything: bool) -> String {
 
 fn closure(detail: &BoxDetail) -> String {
     let c = &detail.closure;
-    format!("{} of {} components linked, {} of {}", c.linked, c.components, size(c.linked_bytes), size(c.bytes))
+    format!(
+        "{} of {} components linked, {} of {}",
+        c.linked,
+        c.components,
+        size(c.linked_bytes),
+        size(c.bytes)
+    )
 }
 
 /// As a shell would take it.
 fn quoted(argument: &str) -> String {
-    let plain = !argument.is_empty() && argument.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(&b));
+    let plain = !argument.is_empty()
+        && argument.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(&b));
     if plain { argument.to_owned() } else { format!("'{}'", argument.replace('\'', r"'\''")) }
 }
 

@@ -6,7 +6,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use gtvp_model::fault::Fault;
 
-use crate::args::{Cli, Completions, CompletionShell, Man};
+use crate::args::{Cli, CompletionShell, Completions, Man};
 use crate::failure::io;
 use crate::output::{print, print_bytes};
 
@@ -50,7 +50,8 @@ fn pages(command: &clap::Command, name: &str, dir: &Path) -> Result<usize, Fault
 fn page(command: &clap::Command, name: &str) -> Result<Vec<u8>, Fault> {
     let mut text = Vec::new();
     // clap keeps names for the whole run of the program.
-    let named = command.clone().name(&*Box::leak(name.to_owned().into_boxed_str())).display_name(name.to_owned());
+    let named =
+        command.clone().name(&*Box::leak(name.to_owned().into_boxed_str())).display_name(name.to_owned());
     clap_mangen::Man::new(named).render(&mut text).map_err(|e| io("the page cannot be made", &e))?;
     Ok(text)
 }

@@ -49,7 +49,12 @@ fn from_here(socket: Option<&Path>, fault: &Fault) -> Vec<HostCheck> {
     checks.push(socket_check(&path));
     checks.push(match running() {
         Some(pid) => check("gtvpd", "ok", format!("runs as process {pid}"), None),
-        None => check("gtvpd", "failed", "does not run", Some("gtvp lab up, or on a server: systemctl start gtvpd".into())),
+        None => check(
+            "gtvpd",
+            "failed",
+            "does not run",
+            Some("gtvp lab up, or on a server: systemctl start gtvpd".into()),
+        ),
     });
     let lab = state::members(&run_root());
     if !lab.is_empty() {
@@ -58,7 +63,12 @@ fn from_here(socket: Option<&Path>, fault: &Fault) -> Vec<HostCheck> {
             names.iter().zip(&lab).filter(|(_, m)| m.keeper().is_none()).map(|(name, _)| name).collect();
         checks.push(match dead.is_empty() {
             true => check("lab", "ok", format!("members {}", names.join(", ")), None),
-            false => check("lab", "failed", format!("nothing keeps {dead:?} running"), Some("gtvp lab up repairs it".into())),
+            false => check(
+                "lab",
+                "failed",
+                format!("nothing keeps {dead:?} running"),
+                Some("gtvp lab up repairs it".into()),
+            ),
         });
     }
     checks
@@ -70,7 +80,9 @@ fn socket_check(path: &PathBuf) -> HostCheck {
         Ok(_) => check("socket", "ok", format!("{at} takes connections"), None),
         Err(e) => {
             let hint = match e.kind() {
-                std::io::ErrorKind::PermissionDenied => "be root, or in the group that member.toml names as api_group",
+                std::io::ErrorKind::PermissionDenied => {
+                    "be root, or in the group that member.toml names as api_group"
+                }
                 std::io::ErrorKind::NotFound => "start a member, or name its socket with --socket",
                 _ => "its gtvpd is gone: start it again",
             };

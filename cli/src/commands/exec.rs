@@ -60,7 +60,8 @@ async fn attach(api: &Api, name: &str, mut program: Program, tty: bool, input: b
     }
     let terminal = tty.then(|| size().unwrap_or(TerminalSize { rows: 24, cols: 80 }));
     let mut interrupts = Interrupts::take()?;
-    let mut resized = signal(SignalKind::window_change()).map_err(|e| Fault::internal("signals cannot be taken", &e))?;
+    let mut resized =
+        signal(SignalKind::window_change()).map_err(|e| Fault::internal("signals cannot be taken", &e))?;
     let connection =
         api.upgrade(&format!("/v1/boxes/{}/exec", segment(name)), &ExecBody { program, terminal }).await?;
     // From here to the end of this function the terminal is the box's.
@@ -117,7 +118,8 @@ fn broke_off() -> Fault {
 }
 
 fn read<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T, Fault> {
-    serde_json::from_slice(json).map_err(|e| Fault::internal("the member sent a frame that cannot be read", &e))
+    serde_json::from_slice(json)
+        .map_err(|e| Fault::internal("the member sent a frame that cannot be read", &e))
 }
 
 /// Standard input, read on a thread of its own: a read of it cannot be given up, and ends with the program.

@@ -113,13 +113,15 @@ impl<'a> Tail<'a> {
 }
 
 fn read<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<T, Fault> {
-    serde_json::from_slice(json).map_err(|e| Fault::internal("the member sent a frame that cannot be read", &e))
+    serde_json::from_slice(json)
+        .map_err(|e| Fault::internal("the member sent a frame that cannot be read", &e))
 }
 
 /// `gtvp box logs`.
 pub async fn logs(api: &Api, words: &Logs) -> Result<(), Fault> {
     let source = if words.console { "console" } else { "application" };
-    let path = format!("/v1/boxes/{}/logs?source={source}&follow={}", segment(words.name.as_str()), words.follow);
+    let path =
+        format!("/v1/boxes/{}/logs?source={source}&follow={}", segment(words.name.as_str()), words.follow);
     let mut tail = Tail::new(api, path, words.tail);
     loop {
         match tail.next().await? {

@@ -25,7 +25,8 @@ pub async fn run(api: &Api, command: &OperationCommand) -> Result<u8, Fault> {
             }
         }
         OperationCommand::Cancel { id } => {
-            let operation: Operation = api.act(Method::DELETE, &format!("/v1/operations/{}", segment(id))).await?;
+            let operation: Operation =
+                api.act(Method::DELETE, &format!("/v1/operations/{}", segment(id))).await?;
             let operation = match operation.state {
                 OperationState::Running => Watch::new(api, id).end(&mut Shown::new(true)).await?,
                 _ => operation,
@@ -58,7 +59,8 @@ fn word(state: OperationState) -> &'static str {
 }
 
 fn show(o: &Operation) -> String {
-    let phases: Vec<String> = o.phases.iter().map(|p| format!("{} {}", p.phase, milliseconds(p.ms))).collect();
+    let phases: Vec<String> =
+        o.phases.iter().map(|p| format!("{} {}", p.phase, milliseconds(p.ms))).collect();
     facts(&[
         ("id", o.id.clone()),
         ("kind", o.kind.clone()),

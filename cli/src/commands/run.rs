@@ -37,7 +37,8 @@ pub async fn run(api: &Api, words: &Run) -> Result<u8, Fault> {
     let spec = specfile::spec(words)?;
     let mut interrupts = Interrupts::take()?;
     let (operation, interrupted) = create(api, &spec, &mut interrupts).await?;
-    let (operation, interrupted) = follow(api, &operation.id, words.quiet, &mut interrupts, interrupted).await?;
+    let (operation, interrupted) =
+        follow(api, &operation.id, words.quiet, &mut interrupts, interrupted).await?;
     if let Some(signal) = interrupted {
         if operation.state == OperationState::Done {
             // It was too late to cancel.
@@ -191,8 +192,12 @@ async fn ended(api: &Api, name: &str) -> Result<Option<ExitStatus>, Fault> {
     let view: BoxView = api.get(&format!("/v1/boxes/{}", segment(name))).await?;
     match (view.exit, view.failure, view.state) {
         (Some(status), ..) => Ok(Some(status)),
-        (None, Some(why), _) => Err(Fault::new(FaultKind::BoxFailed, format!("box {name} failed")).because(why)),
-        (None, None, BoxState::Stopped) => Err(Fault::new(FaultKind::BoxFailed, format!("box {name} was stopped"))),
+        (None, Some(why), _) => {
+            Err(Fault::new(FaultKind::BoxFailed, format!("box {name} failed")).because(why))
+        }
+        (None, None, BoxState::Stopped) => {
+            Err(Fault::new(FaultKind::BoxFailed, format!("box {name} was stopped")))
+        }
         _ => Ok(None),
     }
 }
@@ -202,7 +207,9 @@ async fn settled(api: &Api, name: &str) {
     let deadline = Instant::now() + SETTLE;
     while Instant::now() < deadline {
         match api.get::<BoxView>(&format!("/v1/boxes/{}", segment(name))).await {
-            Ok(view) if !matches!(view.state, BoxState::Stopped | BoxState::Failed) => tokio::time::sleep(LOOK).await,
+            Ok(view) if !matches!(view.state, BoxState::Stopped | BoxState::Failed) => {
+                tokio::time::sleep(LOOK).await
+            }
             _ => return,
         }
     }
@@ -215,7 +222,9 @@ async fn remove(api: &Api, name: &str) -> Result<(), Fault> {
     let deadline = Instant::now() + SETTLE;
     loop {
         let outcome = match api.act::<Operation>(Method::DELETE, &path).await {
-            Ok(operation) => Watch::new(api, &operation.id).end(&mut Shown::new(true)).await.and_then(ended_well),
+            Ok(operation) => {
+                Watch::new(api, &operation.id).end(&mut Shown::new(true)).await.and_then(ended_well)
+            }
             Err(fault) => Err(fault),
         };
         match outcome {

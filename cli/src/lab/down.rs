@@ -27,7 +27,7 @@ pub fn down(words: &LabDown) -> Result<(), Fault> {
     let run_dir = root.join("lab").join(name);
     let lab = match state::read_lab(&run_dir)? {
         Some(lab) => Some(lab),
-        None => state::read_lab(&words.dir.as_deref().unwrap_or(Path::new(up::DEFAULT_DIR)).join(name))?,
+        None => state::read_lab(&up::dir_of(name, words.dir.as_deref())?)?,
     };
     let was_up = run_dir.exists();
     let Some(lab) = lab else {
@@ -63,7 +63,7 @@ pub fn down(words: &LabDown) -> Result<(), Fault> {
     print(&match (was_up, words.purge) {
         (true, true) => format!("lab {name} is down, and what it kept is gone\n"),
         (false, true) => format!("lab {name} was not up; what it kept is gone\n"),
-        (true, false) => format!("lab {name} is down; {} is kept\n", lab.state_dir().display()),
+        (true, false) => format!("lab {name} is down; {} is kept\n", lab.dir.display()),
         (false, false) => format!("lab {name} is not up\n"),
     });
     Ok(())
@@ -105,7 +105,9 @@ fn end_boxes(config: &Path, netns: &str) -> Result<(), Fault> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Fault::new(FaultKind::Internal, "gtvpd could not end the boxes").because(said).hint("they are ended without it"))
+    Err(Fault::new(FaultKind::Internal, "gtvpd could not end the boxes")
+        .because(said)
+        .hint("they are ended without it"))
 }
 
 fn end_all(pids: &[i32]) {
@@ -115,9 +117,8 @@ fn end_all(pids: &[i32]) {
 }
 
 fn remove_state(lab: &Lab) -> Result<(), Fault> {
-    let dir = lab.state_dir();
-    if dir.exists() {
-        remove_tree(&dir)?;
+    if lab.dir.exists() {
+        remove_tree(&lab.dir)?;
     }
     Ok(())
 }
@@ -134,7 +135,8 @@ fn remove_tree(dir: &Path) -> Result<(), Fault> {
 
 /// The mount points at or below `dir`, innermost first. Their names have no spaces: we made them.
 fn mounts_below<'m>(mountinfo: &'m str, dir: &str) -> Vec<&'m str> {
-    let below = |point: &&str| *point == dir || point.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
+    let below =
+        |point: &&str| *point == dir || point.strip_prefix(dir).is_some_and(|rest| rest.starts_with('/'));
     let mut points: Vec<&str> =
         mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).filter(below).collect();
     points.reverse();

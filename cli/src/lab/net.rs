@@ -43,7 +43,8 @@ fn overlaps(table: &str, subnet: Ipv4Addr, own_bridge: &str) -> bool {
     let wanted = u32::from(subnet);
     table.lines().skip(1).any(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let number = |i: usize| fields.get(i).and_then(|f| u32::from_str_radix(f, 16).ok()).map(u32::swap_bytes);
+        let number =
+            |i: usize| fields.get(i).and_then(|f| u32::from_str_radix(f, 16).ok()).map(u32::swap_bytes);
         match (fields.first(), number(1), number(7)) {
             (Some(interface), Some(destination), Some(mask)) => {
                 let common = mask & 0xffff_ff00;
@@ -135,7 +136,9 @@ pub fn remove_member(netns: &str) -> Result<bool, Fault> {
 
 /// The processes in a namespace.
 pub fn processes_in(netns: &str) -> Vec<i32> {
-    ip(&format!("netns pids {netns}")).map(|t| t.lines().filter_map(|l| l.trim().parse().ok()).collect()).unwrap_or_default()
+    ip(&format!("netns pids {netns}"))
+        .map(|t| t.lines().filter_map(|l| l.trim().parse().ok()).collect())
+        .unwrap_or_default()
 }
 
 /// Takes the lab's bridge and its firewall table away.
@@ -174,7 +177,10 @@ mod tests {
             ("eth0", "0000000A", "000000FF"),
             ("eth0", "0001580A", "00FFFFFF"),
         ] {
-            assert!(!overlaps(&route(interface, destination, mask), subnet, "gtvpl0"), "{interface} {destination}");
+            assert!(
+                !overlaps(&route(interface, destination, mask), subnet, "gtvpl0"),
+                "{interface} {destination}"
+            );
         }
     }
 }

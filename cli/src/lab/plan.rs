@@ -16,6 +16,8 @@ pub const MAX_MEMBERS: u8 = 31;
 pub const MAX_LABS: u8 = 8;
 /// Second numbers of the labs' networks 10.X.I.0/24, in the order in which they are tried.
 pub const NETWORKS: [u8; 3] = [88, 188, 208];
+/// Where labs keep what they keep unless said otherwise, each in a directory of its name.
+pub const DEFAULT_DIR: &str = "/var/lib/gtvp/lab";
 /// First uid of all labs: above the ranges that distributions and systemd hand out to users and containers.
 const UIDS: u32 = 1_879_100_000;
 /// Longest name: network namespaces and sockets have it in their own.
@@ -31,7 +33,7 @@ pub struct Lab {
     pub index: u8,
     /// Its network is 10.`network`.`index`.0/24.
     pub network: u8,
-    /// Where the members of all labs keep what they keep.
+    /// Where its members keep what they keep.
     pub dir: PathBuf,
 }
 
@@ -54,7 +56,10 @@ impl Lab {
     /// Checks what no type does.
     pub fn check(&self) -> Result<(), Fault> {
         if self.name.as_str().len() > MAX_NAME {
-            return Err(invalid(format!("the lab's name {} is longer than {MAX_NAME} characters", self.name)));
+            return Err(invalid(format!(
+                "the lab's name {} is longer than {MAX_NAME} characters",
+                self.name
+            )));
         }
         if self.index >= MAX_LABS || !NETWORKS.contains(&self.network) || !self.dir.is_absolute() {
             return Err(invalid(format!("lab.toml of {} has a value that is not usable", self.name)));
@@ -82,14 +87,15 @@ impl Lab {
         Ipv4Addr::new(10, self.network, self.index, 1)
     }
 
-    /// Where its members keep what they keep.
-    pub fn state_dir(&self) -> PathBuf {
-        self.dir.join(self.name.as_str())
-    }
-
     /// Where its members have their sockets.
     pub fn run_dir(&self, run_root: &Path) -> PathBuf {
         run_root.join("lab").join(self.name.as_str())
+    }
+
+    /// The first uid of its members.
+    pub fn uids(&self) -> std::ops::Range<u32> {
+        let first = UIDS + (u32::from(self.index) * u32::from(MAX_MEMBERS) + 1) * UIDS_PER_MEMBER;
+        first..first + u32::from(MAX_MEMBERS) * UIDS_PER_MEMBER
     }
 
     /// Member `n`, from 1.
@@ -106,8 +112,10 @@ impl Lab {
             veth: format!("{}{name}", self.bridge()),
             address: Ipv4Addr::new(10, self.network, self.index, 10 + n),
             config: MemberConfig {
-                name: name.parse().map_err(|e: gtvp_model::ids::BadName| Fault::internal("a member's name is wrong", &e))?,
-                state_dir: self.state_dir().join(&name),
+                name: name
+                    .parse()
+                    .map_err(|e: gtvp_model::ids::BadName| Fault::internal("a member's name is wrong", &e))?,
+                state_dir: self.dir.join(&name),
                 api_socket: run_dir.join("api.sock"),
                 run_dir,
                 api_group: None,
@@ -127,7 +135,12 @@ mod tests {
     use super::*;
 
     fn lab(name: &str, index: u8) -> Lab {
-        Lab { name: name.parse().unwrap(), index, network: 88, dir: "/var/lib/gtvp/lab".into() }
+        Lab {
+            name: name.parse().unwrap(),
+            index,
+            network: 88,
+            dir: Path::new("/var/lib/gtvp/lab").join(name),
+        }
     }
 
     #[test]
@@ -158,6 +171,10 @@ mod tests {
                 ] {
                     assert!(seen.insert(value.clone()), "{value} twice");
                 }
+                assert!(
+                    lab.uids().contains(&c.uid_base)
+                        && lab.uids().contains(&(c.uid_base + UIDS_PER_MEMBER - 1))
+                );
                 assert!(m.veth.len() <= 15, "{} is too long for an interface", m.veth);
                 let text = toml::to_string(c).unwrap();
                 assert_eq!(&gtvp_model::member::parse(&text).unwrap(), c);

@@ -36,7 +36,8 @@ pub fn gtvpd_of(config_file: &Path) -> Option<Pid> {
         let line = std::fs::read(dir.join("cmdline")).ok()?;
         let words: Vec<&[u8]> = line.split(|b| *b == 0).collect();
         let program = words.first().and_then(|w| w.rsplit(|b| *b == b'/').next());
-        (program == Some(b"gtvpd") && words.contains(&wanted) && !words.contains(&&b"down"[..])).then_some(pid)
+        (program == Some(b"gtvpd") && words.contains(&wanted) && !words.contains(&&b"down"[..]))
+            .then_some(pid)
     })
 }
 

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use gtvp_model::fault::Fault;
@@ -103,7 +104,9 @@ pub fn read_lab(dir: &Path) -> Result<Option<Lab>, Fault> {
         Err(e) => return Err(io(format!("{} cannot be read", file.display()), &e)),
     };
     let lab: Lab = toml::from_str(&text).map_err(|e| {
-        invalid(format!("{} cannot be understood", file.display())).because(e.message()).hint("remove it, then gtvp lab down and up")
+        invalid(format!("{} cannot be understood", file.display()))
+            .because(e.message())
+            .hint("remove it, then gtvp lab down and up")
     })?;
     lab.check()?;
     Ok(Some(lab))
@@ -125,6 +128,28 @@ fn read(path: &Path) -> std::io::Result<String> {
     let mut text = String::new();
     File::open(path)?.take(MAX_FILE).read_to_string(&mut text)?;
     Ok(text)
+}
+
+/// Gives what a lab kept under other uids to its uids of now.
+pub fn give_to(dir: &Path, before: &std::ops::Range<u32>, now: &std::ops::Range<u32>) -> Result<(), Fault> {
+    let moved = |id: u32| before.contains(&id).then(|| id - before.start + now.start);
+    let cannot = |path: &Path, e: &std::io::Error| {
+        io(format!("{} cannot be given to the lab's new uids", path.display()), e)
+    };
+    let mut waiting = vec![dir.to_owned()];
+    while let Some(path) = waiting.pop() {
+        let found = std::fs::symlink_metadata(&path).map_err(|e| cannot(&path, &e))?;
+        let (uid, gid) = (moved(found.uid()), moved(found.gid()));
+        if uid.is_some() || gid.is_some() {
+            std::os::unix::fs::lchown(&path, uid, gid).map_err(|e| cannot(&path, &e))?;
+        }
+        if found.is_dir() {
+            for entry in std::fs::read_dir(&path).map_err(|e| cannot(&path, &e))? {
+                waiting.push(entry.map_err(|e| cannot(&path, &e))?.path());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Makes a directory and those above it.
@@ -154,12 +179,34 @@ mod tests {
         for n in [2, 10, 1] {
             let m = lab.member(n, root.path()).unwrap();
             make_dir(&m.config.run_dir).unwrap();
-            assert!(write(&m.config.run_dir.join("member.toml"), &toml::to_string(&m.config).unwrap()).unwrap());
+            assert!(
+                write(&m.config.run_dir.join("member.toml"), &toml::to_string(&m.config).unwrap()).unwrap()
+            );
         }
         make_dir(&root.path().join("lab/lab/m3")).unwrap();
         write(&root.path().join("lab/lab/m3/member.toml"), "garbage").unwrap();
         let names: Vec<String> = members(root.path()).iter().map(LabMember::full_name).collect();
         assert_eq!(names, ["lab/m1", "lab/m2", "lab/m10"]);
+    }
+
+    #[test]
+    fn what_was_kept_under_other_uids_is_given_over_and_nothing_else_is() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let (ours, other, link) =
+            (dir.path().join("d/ours"), dir.path().join("other"), dir.path().join("link"));
+        make_dir(ours.parent().unwrap()).unwrap();
+        std::fs::write(&ours, "").unwrap();
+        std::fs::write(&other, "").unwrap();
+        std::os::unix::fs::symlink(&other, &link).unwrap();
+        std::os::unix::fs::chown(&ours, Some(5_000_007), Some(5_000_008)).unwrap();
+        std::os::unix::fs::lchown(&link, Some(5_000_001), None).unwrap();
+        give_to(dir.path(), &(5_000_000..5_001_000), &(6_000_000..6_001_000)).unwrap();
+        let owner = |p: &Path| std::fs::symlink_metadata(p).map(|m| (m.uid(), m.gid())).unwrap();
+        assert_eq!((owner(&ours), owner(&other)), ((6_000_007, 6_000_008), (0, 0)));
+        assert_eq!(owner(&link).0, 6_000_001);
     }
 
     #[test]

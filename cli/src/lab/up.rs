@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::member::MemberView;
 
-use super::plan::{Lab, MAX_LABS, Member, NETWORKS};
+use super::plan::{DEFAULT_DIR, Lab, MAX_LABS, Member, NETWORKS};
 use super::{net, state};
 use crate::args::LabUp;
 use crate::client::{Api, runtime};
@@ -16,8 +16,6 @@ use crate::failure::io;
 use crate::output::print;
 use crate::target::run_root;
 
-/// Where members keep what they keep unless said otherwise.
-pub const DEFAULT_DIR: &str = "/var/lib/gtvp/lab";
 /// How long a member may take to answer: its domains are started and jailed first.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 /// A log that is longer begins anew with the next keeper; the one before is kept.
@@ -42,6 +40,9 @@ pub fn up(words: &LabUp) -> Result<(), Fault> {
     };
     let existing = state::members_of(&root, words.name.as_str()).len();
     let count = usize::from(words.members).max(existing);
+    for n in 1..=u8::try_from(count).unwrap_or(u8::MAX) {
+        not_shared(&lab, &lab.member(n, &root)?, &root)?;
+    }
     let mut made = Vec::new();
     prepare(&lab, &root, &mut made)?;
     let mut members = Vec::new();
@@ -66,46 +67,71 @@ pub fn up(words: &LabUp) -> Result<(), Fault> {
     Ok(())
 }
 
-fn same_dir(lab: &Lab, words: &LabUp) -> Result<(), Fault> {
-    match &words.dir {
-        Some(dir) if absolute(dir)? != lab.dir => {
-            Err(Fault::new(FaultKind::WrongState, format!("lab {} is up and keeps its things in {}", lab.name, lab.dir.display()))
-                .hint(format!("gtvp lab down --name {}", lab.name)))
-        }
+/// Refuses a member whose gtvpd would take the networks of another lab's member of the same name for its own. Only a
+/// gtvpd that names them after its member alone has any of that name.
+fn not_shared(lab: &Lab, member: &Member, root: &Path) -> Result<(), Fault> {
+    let pin = Path::new(net::NETNS_DIR).join(format!("gtvp-{}-box", member.name));
+    let other = state::members(root)
+        .into_iter()
+        .find(|o| o.lab != lab.name.as_str() && o.config.name.as_str() == member.name);
+    match other {
+        Some(other) if pin.exists() => Err(Fault::new(
+            FaultKind::InUse,
+            format!("{} runs and has the networks of a member {}", other.full_name(), member.name),
+        )
+        .because(format!("{} is its", pin.display()))
+        .hint(format!("gtvp lab down --name {}", other.lab))),
         _ => Ok(()),
     }
 }
 
-/// Numbers for a new lab: the ones it had before, else the first that nobody has.
-fn choose(words: &LabUp, root: &Path) -> Result<Lab, Fault> {
-    let dir = absolute(words.dir.as_deref().unwrap_or(Path::new(DEFAULT_DIR)))?;
-    let kept_in = dir.join(words.name.as_str());
-    if let Some(kept) = state::read_lab(&kept_in)? {
-        let lab = Lab { name: words.name.clone(), dir, ..kept };
-        let other = others(root, &lab.dir, words.name.as_str())?.into_iter().find(|o| o.index == lab.index && is_up(root, o));
-        if let Some(other) = other {
-            return Err(Fault::new(FaultKind::InUse, format!("lab {} needs number {}, which lab {} has", lab.name, lab.index, other.name))
-                .because("what its members keep belongs to that number's uids")
-                .hint(format!("gtvp lab down --name {}, or gtvp lab down --name {} --purge", other.name, lab.name)));
-        }
-        return in_free_network(lab);
+fn same_dir(lab: &Lab, words: &LabUp) -> Result<(), Fault> {
+    match &words.dir {
+        Some(dir) if absolute(dir)? != lab.dir => Err(Fault::new(
+            FaultKind::WrongState,
+            format!("lab {} is up and keeps its things in {}", lab.name, lab.dir.display()),
+        )
+        .hint(format!("gtvp lab down --name {}", lab.name))),
+        _ => Ok(()),
     }
-    let others = others(root, &dir, words.name.as_str())?;
-    let free = (0..MAX_LABS).filter(|i| others.iter().all(|o| o.index != *i));
+}
+
+/// Numbers for a new lab: the ones that it had before, else the first that no lab has which is up.
+fn choose(words: &LabUp, root: &Path) -> Result<Lab, Fault> {
+    let dir = dir_of(words.name.as_str(), words.dir.as_deref())?;
+    let kept = state::read_lab(&dir)?;
+    let mut up = Vec::new();
+    for other in state::labs(root) {
+        up.extend(state::read_lab(&root.join("lab").join(other))?);
+    }
+    let first_choice = kept.as_ref().map(|k| k.index);
+    let free = first_choice.into_iter().chain(0..MAX_LABS).filter(|i| up.iter().all(|o| o.index != *i));
     let mut last = None;
     for index in free {
-        match in_free_network(Lab { name: words.name.clone(), index, network: NETWORKS[0], dir: dir.clone() }) {
+        let lab = Lab { name: words.name.clone(), index, network: NETWORKS[0], dir: dir.clone() };
+        lab.check()?;
+        match in_free_network(lab) {
             Ok(lab) => {
-                lab.check()?;
+                if let Some(kept) = kept.filter(|k| k.index != lab.index) {
+                    state::give_to(&dir, &kept.uids(), &lab.uids())?;
+                }
                 return Ok(lab);
             }
             Err(fault) => last = Some(fault),
         }
     }
     Err(last.unwrap_or_else(|| {
-        Fault::new(FaultKind::NoRoom, format!("there are {MAX_LABS} labs already"))
-            .hint("gtvp lab down --name NAME --purge ends one for good")
+        Fault::new(FaultKind::NoRoom, format!("{MAX_LABS} labs are up already"))
+            .hint("gtvp lab down --name NAME ends one")
     }))
+}
+
+/// The directory in which a lab keeps what it keeps.
+pub fn dir_of(name: &str, said: Option<&Path>) -> Result<PathBuf, Fault> {
+    match said {
+        Some(dir) => absolute(dir),
+        None => Ok(Path::new(DEFAULT_DIR).join(name)),
+    }
 }
 
 fn in_free_network(lab: Lab) -> Result<Lab, Fault> {
@@ -121,24 +147,6 @@ fn in_free_network(lab: Lab) -> Result<Lab, Fault> {
         })
 }
 
-/// The other labs: those that are up, and those that have kept something.
-fn others(root: &Path, dir: &Path, name: &str) -> Result<Vec<Lab>, Fault> {
-    let mut found = Vec::new();
-    for other in state::labs(root).into_iter().filter(|n| n != name) {
-        found.extend(state::read_lab(&root.join("lab").join(other))?);
-    }
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_name() != name {
-            found.extend(state::read_lab(&entry.path())?);
-        }
-    }
-    Ok(found)
-}
-
-fn is_up(root: &Path, lab: &Lab) -> bool {
-    lab.run_dir(root).join("lab.toml").exists()
-}
-
 fn absolute(dir: &Path) -> Result<PathBuf, Fault> {
     std::path::absolute(dir).map_err(|e| io(format!("{} is no directory", dir.display()), &e))
 }
@@ -147,10 +155,10 @@ fn absolute(dir: &Path) -> Result<PathBuf, Fault> {
 fn prepare(lab: &Lab, root: &Path, made: &mut Vec<String>) -> Result<(), Fault> {
     let run_dir = lab.run_dir(root);
     state::make_dir(&run_dir)?;
-    state::make_dir(&lab.state_dir())?;
+    state::make_dir(&lab.dir)?;
     let text = toml::to_string(lab).map_err(|e| Fault::internal("lab.toml cannot be written", &e))?;
     state::write(&run_dir.join("lab.toml"), &text)?;
-    state::write(&lab.state_dir().join("lab.toml"), &text)?;
+    state::write(&lab.dir.join("lab.toml"), &text)?;
     if net::make_bridge(lab)? {
         made.push("bridge".into());
     }
@@ -217,7 +225,10 @@ fn keeper(member: &Member, gtvpd: &Path) -> Result<(), Fault> {
         .status()
         .map_err(|e| io("setsid cannot be run", &e).hint("apt-get install util-linux"))?;
     if !status.success() {
-        return Err(Fault::new(FaultKind::Internal, format!("the keeper of {} cannot be started: {status}", member.name)));
+        return Err(Fault::new(
+            FaultKind::Internal,
+            format!("the keeper of {} cannot be started: {status}", member.name),
+        ));
     }
     Ok(())
 }
@@ -235,10 +246,13 @@ async fn answers(member: &Member) -> Result<(), Fault> {
             let text = std::fs::read_to_string(&log).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
             let last = lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n");
-            return Err(Fault::new(FaultKind::Unavailable, format!("member {} does not answer", member.name))
-                .because(fault.to_string())
-                .because(format!("gtvpd's last words are\n{last}"))
-                .hint(format!("see {}; gtvp lab down takes the lab away", log.display())));
+            return Err(Fault::new(
+                FaultKind::Unavailable,
+                format!("member {} does not answer", member.name),
+            )
+            .because(fault.to_string())
+            .because(format!("gtvpd's last words are\n{last}"))
+            .hint(format!("see {}; gtvp lab down takes the lab away", log.display())));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -250,17 +264,19 @@ fn how_to_talk(members: &[Member]) -> String {
         .map(|m| format!("  {:<4} {:<12} {}\n", m.name, m.address.to_string(), m.config.api_socket.display()))
         .collect();
     let choose = if members.len() > 1 { " --member m1" } else { "" };
-    text += &format!("talk to {}: gtvp{choose} member show\n", if members.len() > 1 { "one of them" } else { "it" });
+    text += &format!(
+        "talk to {}: gtvp{choose} member show\n",
+        if members.len() > 1 { "one of them" } else { "it" }
+    );
     text
 }
 
 /// gtvpd: beside this program, else in PATH.
 pub fn find_gtvpd() -> Result<PathBuf, Fault> {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("gtvpd")));
-    let in_path = std::env::var_os("PATH").into_iter().flat_map(|p| std::env::split_paths(&p).collect::<Vec<_>>());
-    beside
-        .into_iter()
-        .chain(in_path.map(|dir| dir.join("gtvpd")))
-        .find(|file| file.is_file())
-        .ok_or_else(|| Fault::new(FaultKind::NotFound, "gtvpd is not here").hint("it belongs beside gtvp, or in PATH"))
+    let in_path =
+        std::env::var_os("PATH").into_iter().flat_map(|p| std::env::split_paths(&p).collect::<Vec<_>>());
+    beside.into_iter().chain(in_path.map(|dir| dir.join("gtvpd"))).find(|file| file.is_file()).ok_or_else(
+        || Fault::new(FaultKind::NotFound, "gtvpd is not here").hint("it belongs beside gtvp, or in PATH"),
+    )
 }

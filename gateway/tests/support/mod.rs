@@ -1,6 +1,6 @@
 //! A management that plays a member, behind the real gateway: for the tests of the gateway and of the command line. What a box does
 //! follows from its command's first word (see [`Played`]).
-#![allow(dead_code, missing_docs)]
+#![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -132,7 +132,12 @@ impl Played {
             member: "m1".into(),
             kind: "lazy".into(),
             address: "10.90.1.2".into(),
-            published: b.spec.publish.iter().map(|p| format!("{}:{}/{}", p.host, p.guest, p.protocol)).collect(),
+            published: b
+                .spec
+                .publish
+                .iter()
+                .map(|p| format!("{}:{}/{}", p.host, p.guest, p.protocol))
+                .collect(),
             composition: None,
             ready_ms: Some(1),
             exit: b.exit.clone(),
@@ -176,7 +181,12 @@ impl Played {
     fn watch(&self, id: &str, session: &mut Session) -> Result<Answer, Fault> {
         loop {
             let s = self.state();
-            let o = s.operations.iter().find(|o| o.id == id).cloned().ok_or_else(|| not_found("operation", id))?;
+            let o = s
+                .operations
+                .iter()
+                .find(|o| o.id == id)
+                .cloned()
+                .ok_or_else(|| not_found("operation", id))?;
             if o.state != OperationState::Running {
                 return Ok(Answer::of(&o));
             }
@@ -210,13 +220,15 @@ impl Played {
     fn create(&self, spec: BoxSpec) -> Result<Answer, Fault> {
         let name = spec.name.to_string();
         if self.state().boxes.contains_key(&name) {
-            return Err(Fault::new(FaultKind::InUse, format!("a box called {name} exists already")).hint("choose another name"));
+            return Err(Fault::new(FaultKind::InUse, format!("a box called {name} exists already"))
+                .hint("choose another name"));
         }
         let slow = matches!(spec.command[0].as_str(), "slow" | "late");
         let state = if slow { BoxState::Starting } else { BoxState::Running };
         let mut played = PlayedBox { state, exit: None, spec };
         if played.spec.command[0] == "exit" {
-            (played.state, played.exit) = (BoxState::Stopped, Some(ExitStatus::Code(played.spec.command[1].parse().unwrap())));
+            (played.state, played.exit) =
+                (BoxState::Stopped, Some(ExitStatus::Code(played.spec.command[1].parse().unwrap())));
         }
         self.state().boxes.insert(name.clone(), played);
         let end = if slow { OperationState::Running } else { OperationState::Done };
@@ -224,7 +236,8 @@ impl Played {
     }
 
     fn logs(self: &Arc<Self>, name: &str, follow: bool) -> Result<Answer, Fault> {
-        let word = self.state().boxes.get(name).ok_or_else(|| not_found("box", name))?.spec.command[0].clone();
+        let word =
+            self.state().boxes.get(name).ok_or_else(|| not_found("box", name))?.spec.command[0].clone();
         let (mut ours, theirs) = UnixStream::pair().unwrap();
         let (me, name) = (self.clone(), name.to_owned());
         std::thread::spawn(move || {
@@ -246,7 +259,8 @@ impl Played {
                 };
                 if let Some(status) = exit {
                     if follow {
-                        let _ = stream::write(&mut ours, StreamKind::Exit, &serde_json::to_vec(&status).unwrap());
+                        let _ =
+                            stream::write(&mut ours, StreamKind::Exit, &serde_json::to_vec(&status).unwrap());
                     }
                     return;
                 }
@@ -271,7 +285,12 @@ impl Played {
         self.changed.notify_all();
     }
 
-    fn exec(self: &Arc<Self>, name: &str, program: Program, terminal: Option<TerminalSize>) -> Result<Answer, Fault> {
+    fn exec(
+        self: &Arc<Self>,
+        name: &str,
+        program: Program,
+        terminal: Option<TerminalSize>,
+    ) -> Result<Answer, Fault> {
         if !self.state().boxes.contains_key(name) {
             return Err(not_found("box", name));
         }
@@ -293,7 +312,8 @@ fn played_command(mut io: UnixStream, program: &Program, terminal: Option<Termin
     let exit = |io: &mut UnixStream, status: &ExitStatus| {
         stream::write(io, StreamKind::Exit, &serde_json::to_vec(status).unwrap()).ok()
     };
-    let size = |t: Option<TerminalSize>| t.map_or("none\r\n".into(), |t| format!("{}x{}\r\n", t.rows, t.cols));
+    let size =
+        |t: Option<TerminalSize>| t.map_or("none\r\n".into(), |t| format!("{}x{}\r\n", t.rows, t.cols));
     match program.argv[0].as_str() {
         "exit" => {
             stream::write(&mut io, StreamKind::Stdout, b"out\n").ok()?;
@@ -336,7 +356,10 @@ fn component() -> ComponentView {
         content_bytes: 1_500_000,
         entries: 17,
         imported_ms: 1,
-        appraisal: Appraisal { checked: vec!["apt signature chain".into()], not_checked: vec!["TPM evidence".into()] },
+        appraisal: Appraisal {
+            checked: vec!["apt signature chain".into()],
+            not_checked: vec!["TPM evidence".into()],
+        },
     }
 }
 
@@ -357,14 +380,26 @@ struct Front(Arc<Played>);
 
 impl Service for Front {
     type Request = Request;
-    fn handle(&self, _: &Caller, request: Request, fds: Vec<OwnedFd>, session: &mut Session) -> Result<Answer, Fault> {
+    fn handle(
+        &self,
+        _: &Caller,
+        request: Request,
+        fds: Vec<OwnedFd>,
+        session: &mut Session,
+    ) -> Result<Answer, Fault> {
         self.0.answer(request, &fds, session)
     }
 }
 
 impl Played {
-    fn answer(self: &Arc<Self>, request: Request, fds: &[OwnedFd], session: &mut Session) -> Result<Answer, Fault> {
-        let person = fds.first().ok_or_else(|| Fault::new(FaultKind::Denied, "no person came with the request"))?;
+    fn answer(
+        self: &Arc<Self>,
+        request: Request,
+        fds: &[OwnedFd],
+        session: &mut Session,
+    ) -> Result<Answer, Fault> {
+        let person =
+            fds.first().ok_or_else(|| Fault::new(FaultKind::Denied, "no person came with the request"))?;
         let pid = rustix::net::sockopt::socket_peercred(person).unwrap().pid.as_raw_nonzero().get();
         let method = serde_json::to_value(&request).unwrap()["method"].as_str().unwrap().to_owned();
         self.state().calls.push((method, pid));
@@ -385,7 +420,8 @@ impl Played {
                 let answer = self.known(&r.name, "remove")?;
                 let running = self.state().boxes[&r.name].state == BoxState::Running;
                 if running && !r.force {
-                    return Err(Fault::new(FaultKind::WrongState, format!("box {} runs", r.name)).hint("stop it, or --force"));
+                    return Err(Fault::new(FaultKind::WrongState, format!("box {} runs", r.name))
+                        .hint("stop it, or --force"));
                 }
                 self.state().boxes.remove(&r.name);
                 self.changed.notify_all();
@@ -414,7 +450,12 @@ impl Played {
                         fetched_bytes: 261_000,
                         appraisal: Appraisal::default(),
                     }],
-                    closure: ClosureUse { components: 40, linked: 7, bytes: 20_000_000, linked_bytes: 4_000_000 },
+                    closure: ClosureUse {
+                        components: 40,
+                        linked: 7,
+                        bytes: 20_000_000,
+                        linked_bytes: 4_000_000,
+                    },
                     phases: vec![PhaseTime { phase: "boot".into(), ms: 700 }],
                 }))
             }
@@ -432,7 +473,11 @@ impl Played {
             Request::ListOperations(_) => Ok(Answer::of(&self.state().operations)),
             Request::ShowOperation(r) => {
                 let s = self.state();
-                s.operations.iter().find(|o| o.id == r.id).map(Answer::of).ok_or_else(|| not_found("operation", &r.id))
+                s.operations
+                    .iter()
+                    .find(|o| o.id == r.id)
+                    .map(Answer::of)
+                    .ok_or_else(|| not_found("operation", &r.id))
             }
             Request::WatchOperation(r) => self.watch(&r.id, session),
             Request::CancelOperation(r) => self.cancel(&r.id),
@@ -440,12 +485,11 @@ impl Played {
                 for seq in (r.after + 1)..=3 {
                     let _ = session.progress(&event(seq));
                 }
-                while r.follow {
-                    if session.cancelled() {
-                        self.gone("events");
-                        break;
+                if r.follow {
+                    while !session.cancelled() {
+                        std::thread::sleep(Duration::from_millis(5));
                     }
-                    std::thread::sleep(Duration::from_millis(5));
+                    self.gone("events");
                 }
                 Ok(Answer::nothing())
             }

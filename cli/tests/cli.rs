@@ -1,0 +1,401 @@
+//! The command line against the real gateway and a management that is played: what it prints, how it ends, what it leaves.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../gateway/tests/support/mod.rs"]
+mod support;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, Output, Stdio};
+
+use gtvp_model::boxview::{BoxState, ExitStatus};
+use support::Member;
+
+const GTVP: &str = env!("CARGO_BIN_EXE_gtvp");
+
+fn gtvp(member: &Member, words: &[&str]) -> Command {
+    let mut command = Command::new(GTVP);
+    command.args(words).env("GTVP_SOCKET", member.socket()).env_remove("GTVP_MEMBER").stdin(Stdio::null());
+    command.env("GTVP_RUN", member.dir.path());
+    command
+}
+
+fn run(member: &Member, words: &[&str]) -> Output {
+    gtvp(member, words).output().unwrap()
+}
+
+fn piped(member: &Member, words: &[&str]) -> Child {
+    gtvp(member, words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+fn signal(child: &Child, signal: rustix::process::Signal) {
+    rustix::process::kill_process(rustix::process::Pid::from_child(child), signal).unwrap();
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+const INT: rustix::process::Signal = rustix::process::Signal::INT;
+const TERM: rustix::process::Signal = rustix::process::Signal::TERM;
+
+#[test]
+fn run_has_the_applications_output_and_exit_status() {
+    let member = Member::start();
+    let mut child = piped(&member, &["run", "--name", "calc", "--needs", "python3", "--", "exit", "7"]);
+    drop(child.stdin.take());
+    let pid = i32::try_from(child.id()).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(7), "{}", text(&out.stderr));
+    assert_eq!(text(&out.stdout), "out\n");
+    assert!(text(&out.stderr).contains("err\n"));
+    let state = member.played.state();
+    assert_eq!(state.boxes["calc"].state, BoxState::Stopped, "a box that ended by itself stays");
+    assert!(state.calls.iter().all(|(_, who)| *who == pid), "management sees the person, not the gateway");
+}
+
+#[test]
+fn run_removes_a_box_that_ended_if_it_is_told_to() {
+    let member = Member::start();
+    let out = run(&member, &["run", "--name", "calc", "--rm", "--needs", "python3", "--", "exit", "0"]);
+    assert_eq!(out.status.code(), Some(0));
+    assert!(member.played.state().boxes.is_empty());
+}
+
+#[test]
+fn detach_prints_name_address_and_where_it_is_published() {
+    let member = Member::start();
+    let out = run(
+        &member,
+        &["run", "--detach", "--name", "web", "--needs", "nginx", "--publish", "8080:80", "--", "serve"],
+    );
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    assert_eq!(
+        text(&out.stdout),
+        "name       web\naddress    10.90.1.2\npublished  http://10.88.0.11:8080/\n"
+    );
+    assert_eq!(member.played.state().boxes["web"].state, BoxState::Running);
+}
+
+#[test]
+fn ctrl_c_while_it_starts_cancels_and_leaves_nothing() {
+    for (word, interrupt, code) in [("slow", INT, 130), ("slow", TERM, 143), ("late", INT, 130)] {
+        let member = Member::start();
+        let child = piped(&member, &["run", "--name", "web", "--needs", "nginx", "--", word]);
+        member.played.wait("it is followed", |s| s.calls.iter().any(|c| c.0 == "watch_operation"));
+        signal(&child, interrupt);
+        let out = child.wait_with_output().unwrap();
+        assert_eq!(out.status.code(), Some(code), "{word}: {}", text(&out.stderr));
+        assert!(text(&out.stderr).contains("box web is gone"), "{}", text(&out.stderr));
+        assert!(member.played.state().boxes.is_empty(), "{word}");
+    }
+}
+
+#[test]
+fn ctrl_c_while_it_runs_reaches_the_application_and_the_box_is_removed() {
+    let member = Member::start();
+    let child = piped(&member, &["run", "--name", "web", "--needs", "nginx", "--", "serve"]);
+    member.played.wait("its log is followed", |s| s.calls.iter().any(|c| c.0 == "box_logs"));
+    signal(&child, INT);
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(130), "{}", text(&out.stderr));
+    let state = member.played.state();
+    assert_eq!(state.signals, [2]);
+    assert!(state.boxes.is_empty());
+}
+
+#[test]
+fn a_second_ctrl_c_does_not_wait_for_the_application() {
+    let member = Member::start();
+    let child = piped(&member, &["run", "--name", "web", "--needs", "nginx", "--", "stubborn"]);
+    member.played.wait("its log is followed", |s| s.calls.iter().any(|c| c.0 == "box_logs"));
+    signal(&child, INT);
+    member.played.wait("the application got it", |s| s.signals == [2]);
+    signal(&child, INT);
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(130), "{}", text(&out.stderr));
+    assert!(member.played.state().boxes.is_empty());
+}
+
+#[test]
+fn a_failure_is_told_once_with_what_to_try_and_125() {
+    let member = Member::start();
+    run(&member, &["run", "--detach", "--name", "web", "--needs", "nginx", "--", "serve"]);
+    let out = run(&member, &["run", "--name", "web", "--needs", "nginx", "--", "serve"]);
+    assert_eq!(out.status.code(), Some(125));
+    assert_eq!(text(&out.stderr), "error: a box called web exists already\n  try: choose another name\n");
+    let out = run(&member, &["box", "show", "nobody"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out.stderr).starts_with("error: there is no box nobody\n"));
+}
+
+#[test]
+fn reading_outlives_a_restart_and_changing_does_not_guess() {
+    let member = Member::start();
+    member.played.away.store(3, std::sync::atomic::Ordering::SeqCst);
+    let out = run(&member, &["box", "ls", "-o", "json"]);
+    assert_eq!((out.status.code(), text(&out.stdout).as_str()), (Some(0), "[]\n"), "{}", text(&out.stderr));
+    member.played.away.store(1, std::sync::atomic::Ordering::SeqCst);
+    let out = run(&member, &["run", "--name", "web", "--needs", "nginx", "--", "serve"]);
+    assert_eq!(out.status.code(), Some(125));
+    assert_eq!(text(&out.stderr), "error: management is restarting\n  try: the same again in a moment\n");
+    assert!(member.played.state().boxes.is_empty());
+}
+
+#[test]
+fn a_log_that_breaks_off_goes_on_where_it_was() {
+    let member = Member::start();
+    let out = run(&member, &["run", "--name", "web", "--needs", "nginx", "--", "breaks"]);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    assert_eq!(text(&out.stdout), "out\nmore\n");
+}
+
+#[test]
+fn listings_are_tables_for_people_and_arrays_for_programs() {
+    let member = Member::start();
+    run(
+        &member,
+        &["run", "--detach", "--name", "web", "--needs", "nginx", "--publish", "8080:80", "--", "serve"],
+    );
+    let out = run(&member, &["box", "ls"]);
+    let table = text(&out.stdout);
+    assert!(table.starts_with("NAME  STATE    MEMBER  KIND  ADDRESS    PUBLISHED"), "{table}");
+    let json: serde_json::Value =
+        serde_json::from_slice(&run(&member, &["box", "ls", "-o", "json"]).stdout).unwrap();
+    for (key, value) in
+        [("name", "web"), ("state", "running"), ("member", "m1"), ("kind", "lazy"), ("address", "10.90.1.2")]
+    {
+        assert_eq!(json[0][key], value);
+    }
+    assert_eq!(json[0]["published"][0], "8080:80/tcp");
+    assert!(text(&run(&member, &["box", "ls", "-o", "yaml"]).stdout).starts_with("- name: web\n"));
+    for listing in
+        [vec!["component", "ls"], vec!["operation", "ls"], vec!["events"], vec!["doctor"], vec!["lab", "ls"]]
+    {
+        for format in ["table", "wide", "json", "yaml"] {
+            let out = run(&member, &[&listing[..], &["-o", format]].concat());
+            assert_eq!(out.status.code(), Some(0), "{listing:?} {format}: {}", text(&out.stderr));
+            if format == "json" {
+                assert!(
+                    serde_json::from_slice::<serde_json::Value>(&out.stdout).unwrap().is_array(),
+                    "{listing:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn show_tells_which_component_was_linked_when_and_because_of_which_path() {
+    let member = Member::start();
+    run(&member, &["run", "--detach", "--name", "web", "--needs", "nginx", "--", "serve"]);
+    let shown = text(&run(&member, &["box", "show", "web"]).stdout);
+    let row = shown.lines().find(|l| l.contains("libpcre2")).unwrap();
+    for part in ["2026-11-24T06:30:01.007Z", "/usr/lib/x86_64-linux-gnu/libpcre2-8.so.0", "87", "254.9 KiB"] {
+        assert!(row.contains(part), "{part} in {row}");
+    }
+    assert!(shown.contains("7 of 40 components linked"), "{shown}");
+    let shown = text(&run(&member, &["member", "show"]).stdout);
+    for part in ["unknown", "TPM evidence", "tcg (no kernel runs on /dev/kvm)", "management  42"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    assert!(text(&run(&member, &["component", "show", "deb:nginx"]).stdout).contains("usr/sbin/nginx"));
+}
+
+#[test]
+fn boxes_are_stopped_paused_set_and_removed() {
+    let member = Member::start();
+    run(&member, &["run", "--detach", "--name", "web", "--needs", "nginx", "--", "serve"]);
+    for (words, says) in [
+        (vec!["box", "pause", "web"], "web paused\n"),
+        (vec!["box", "resume", "web"], "web resumed\n"),
+        (
+            vec!["box", "set", "web", "--memory", "256M", "--cpus", "2"],
+            "applied: memory\nat the next start: cpus\n",
+        ),
+        (vec!["box", "stop", "web"], "web stopped\n"),
+        (vec!["box", "start", "web"], "web started\n"),
+        (vec!["box", "rm", "web"], "web removed\n"),
+    ] {
+        let out = run(&member, &words);
+        assert_eq!((out.status.code(), text(&out.stdout).as_str()), (Some(0), says), "{}", text(&out.stderr));
+    }
+    run(&member, &["run", "--detach", "--name", "a", "--needs", "nginx", "--", "serve"]);
+    let out = run(&member, &["box", "rm", "--force", "nobody", "a"]);
+    assert_eq!((out.status.code(), text(&out.stdout).as_str()), (Some(1), "a removed\n"));
+}
+
+#[test]
+fn exec_passes_input_output_signals_and_the_exit_status_on() {
+    let member = Member::start();
+    run(&member, &["run", "--detach", "--name", "web", "--needs", "nginx", "--", "serve"]);
+    let out = run(&member, &["exec", "--env", "A=1", "--user", "www-data", "web", "--", "exit", "3"]);
+    assert_eq!(
+        (out.status.code(), text(&out.stdout).as_str(), text(&out.stderr).as_str()),
+        (Some(3), "out\n", "err\n")
+    );
+    assert_eq!(member.played.state().program.as_ref().unwrap().user.as_deref(), Some("www-data"));
+
+    let mut child = piped(&member, &["exec", "web", "--", "cat"]);
+    let big = "0123456789abcdef".repeat(20_000);
+    let mut input = child.stdin.take().unwrap();
+    let sent = big.clone();
+    let writing = std::thread::spawn(move || input.write_all(sent.as_bytes()));
+    let mut echoed = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut echoed).unwrap();
+    writing.join().unwrap().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(echoed == big, "{} bytes came back", echoed.len());
+
+    let mut child = piped(&member, &["exec", "web", "--", "wait"]);
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    signal(&child, TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+
+    let out = run(&member, &["exec", "nobody", "--", "true"]);
+    assert_eq!(out.status.code(), Some(125));
+}
+
+#[test]
+fn logs_are_printed_and_followed_to_the_end() {
+    let member = Member::start();
+    run(&member, &["run", "--detach", "--name", "web", "--needs", "nginx", "--", "serve"]);
+    assert_eq!(text(&run(&member, &["box", "logs", "web"]).stdout), "out\n");
+    let child = piped(&member, &["box", "logs", "-f", "web"]);
+    member.played.wait("it is followed", |s| s.calls.iter().filter(|c| c.0 == "box_logs").count() == 2);
+    {
+        let mut state = member.played.state();
+        let b = state.boxes.get_mut("web").unwrap();
+        (b.state, b.exit) = (BoxState::Stopped, Some(ExitStatus::Code(4)));
+    }
+    let out = child.wait_with_output().unwrap();
+    assert_eq!((out.status.code(), text(&out.stdout).as_str()), (Some(0), "out\n"));
+    assert!(text(&out.stderr).contains("the application ended with 4"));
+}
+
+#[test]
+fn the_command_line_is_understood_or_refused_with_2() {
+    let member = Member::start();
+    for words in [
+        vec!["run", "--memory", "much", "--needs", "nginx", "--", "x"],
+        vec!["run", "--needs", "Not A Package", "--", "x"],
+        vec!["run", "--publish", "80", "--needs", "nginx", "--", "x"],
+        vec!["run", "--env", "NOVALUE", "--needs", "nginx", "--", "x"],
+        vec!["run", "--name", "../x", "--needs", "nginx", "--", "x"],
+        vec!["run", "--rm", "--detach", "--needs", "nginx", "--", "x"],
+        vec!["box", "set", "web"],
+        vec!["box", "stop", "web", "--grace", "-1"],
+        vec!["exec", "web"],
+        vec!["lab", "up", "--members", "0"],
+        vec!["lab", "up", "--members", "99"],
+        vec!["frobnicate"],
+    ] {
+        let out = run(&member, &words);
+        assert_eq!(out.status.code(), Some(2), "{words:?}");
+        assert!(text(&out.stderr).starts_with("error: "), "{words:?}: {}", text(&out.stderr));
+    }
+    assert!(member.played.state().calls.is_empty());
+}
+
+#[test]
+fn a_file_is_run_and_what_is_wrong_with_one_is_said() {
+    let member = Member::start();
+    let file = member.dir.path().join("web.toml");
+    std::fs::write(
+        &file,
+        "name = 'web'\nneeds = ['nginx']\ncommand = ['exit', '0']\npublish = ['8080:80']\n",
+    )
+    .unwrap();
+    assert_eq!(run(&member, &["run", "-f", file.to_str().unwrap()]).status.code(), Some(0));
+    assert_eq!(member.played.state().boxes["web"].spec.publish[0].host, 8080);
+    std::fs::write(&file, "name = 'web'\nnedes = ['nginx']\n").unwrap();
+    let out = run(&member, &["run", "-f", file.to_str().unwrap()]);
+    assert_eq!(out.status.code(), Some(125));
+    let told = text(&out.stderr);
+    assert!(told.contains("line 2: unknown key \"nedes\"\n  try: did you mean \"needs\"?\n"), "{told}");
+}
+
+#[test]
+fn every_help_has_examples() {
+    fn visit(words: &[String]) -> usize {
+        let out = Command::new(GTVP).args(words).arg("--help").output().unwrap();
+        let help = text(&out.stdout);
+        assert!(
+            out.status.success() && help.contains("Examples:"),
+            "gtvp {words:?} --help has no examples:\n{help}"
+        );
+        let commands =
+            help.split("\nCommands:\n").nth(1).unwrap_or("").split("\n\n").next().unwrap_or("").to_owned();
+        let names = commands.lines().filter(|l| l.starts_with("  ") && !l.starts_with("   "));
+        let names = names.filter_map(|l| l.split_whitespace().next()).filter(|n| *n != "help");
+        1 + names.map(|n| visit(&[words, &[n.to_owned()]].concat())).sum::<usize>()
+    }
+    let seen = visit(&[]);
+    assert!(seen >= 33, "only {seen} commands were seen");
+}
+
+#[test]
+fn completions_and_man_pages_are_made() {
+    let dir = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let out = Command::new(GTVP).args(["completions", shell]).output().unwrap();
+        assert!(text(&out.stdout).contains("gtvp"), "{shell}");
+    }
+    let out = Command::new(GTVP).arg("man").arg(dir.path()).output().unwrap();
+    assert!(out.status.success());
+    let page = std::fs::read_to_string(dir.path().join("gtvp-box-show.1")).unwrap();
+    assert!(page.contains("Examples"), "{page}");
+    assert!(!dir.path().join("gtvp-lab-keep.1").exists(), "what is hidden stays so");
+    let page = std::fs::read_to_string(dir.path().join("gtvp.1")).unwrap();
+    assert!(page.contains("125"), "exit statuses are documented");
+}
+
+#[test]
+fn without_a_member_the_way_to_one_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let command = |words: &[&str]| {
+        let mut c = Command::new(GTVP);
+        c.args(words).env("GTVP_RUN", dir.path()).env_remove("GTVP_SOCKET").env_remove("GTVP_MEMBER");
+        c.output().unwrap()
+    };
+    let out = command(&["box", "ls"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(
+        text(&out.stderr).contains("no member runs on this machine")
+            && text(&out.stderr).contains("gtvp lab up")
+    );
+    let out = command(&["doctor", "-o", "json"]);
+    assert_eq!(out.status.code(), Some(1));
+    let checks: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert!(
+        checks.as_array().unwrap().iter().any(|c| c["name"] == "socket" && c["status"] == "failed"),
+        "{checks}"
+    );
+    let out = command(&["--member", "m7", "box", "ls"]);
+    assert!(text(&out.stderr).contains("\"m7\""), "{}", text(&out.stderr));
+}
+
+#[test]
+fn the_member_is_chosen_by_its_name() {
+    let member = Member::start();
+    let root = tempfile::tempdir().unwrap();
+    for (lab, name, socket) in
+        [("lab", "m1", "/nonexistent"), ("lab", "m2", member.socket().to_str().unwrap())]
+    {
+        let dir = root.path().join("lab").join(lab).join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        let config = format!(
+            "name='{name}'\nstate_dir='/s'\nrun_dir='/r'\napi_socket='{socket}'\nuid_base=200000\nbox_network='10.90.1.0'\ntransit_network='10.91.1.0'\n"
+        );
+        std::fs::write(dir.join("member.toml"), config).unwrap();
+    }
+    let ask = |words: &[&str]| {
+        let mut c = Command::new(GTVP);
+        c.args(words).env("GTVP_RUN", root.path()).env_remove("GTVP_SOCKET").env_remove("GTVP_MEMBER");
+        c.output().unwrap()
+    };
+    assert_eq!(ask(&["--member", "m2", "member", "show"]).status.code(), Some(0));
+    assert_eq!(ask(&["--member", "lab/m2", "member", "show"]).status.code(), Some(0));
+    let out = ask(&["member", "show"]);
+    assert!(text(&out.stderr).contains("2 members: lab/m1, lab/m2"), "{}", text(&out.stderr));
+}
