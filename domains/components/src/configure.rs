@@ -126,7 +126,7 @@ pub fn derive(importer: &Importer, inputs: &Digest, upper: impl Read) -> Result<
 
 /// Where everything below is left out.
 const DROPPED: &[&str] = &[
-    "tmp", "run", "var/tmp", "var/run", "dev", "proc", "sys", "var/cache", "var/lib/apt", "usr/lib/gtvp", "root", "lost+found",
+    "tmp", "run", "var/tmp", "var/run", "dev", "proc", "sys", "var/cache", "var/lib/apt", "usr/lib/gtvp", "lost+found",
     "var/lib/dpkg/info", "var/lib/dpkg/triggers", "var/lib/dpkg/updates", "var/lib/dpkg/parts",
 ];
 /// What is kept below one of them.
@@ -145,7 +145,9 @@ fn kept(entries: Vec<Entry>) -> Vec<Entry> {
         .into_iter()
         .filter(|e| {
             let path = e.path.to_string();
-            let dropped = DROPPED.iter().any(|d| path == *d || below(&path, d));
+            let is_link = matches!(e.kind, EntryKind::Symlink { .. });
+            // /var/run as a link to /run is part of the system; what lies in it is not.
+            let dropped = DROPPED.iter().any(|d| (path == *d && !is_link) || below(&path, d));
             let saved = KEPT.iter().any(|k| path == *k || below(&path, k));
             // Logs of the configuring itself; empty ones are there for their owner and mode.
             let noise = below(&path, "var/log") && matches!(e.kind, EntryKind::File { size, .. } if size > 0);

@@ -158,6 +158,9 @@ fn status(closure: &Closure, state: &str) -> String {
 /// dpkg's list of a package's paths: every folder above a path stands before it.
 fn list(paths: impl Iterator<Item = String>) -> String {
     let mut all: std::collections::BTreeSet<String> = std::collections::BTreeSet::new();
+    // Scripts ask whether a package owns /lib64 and the like by that name (usr-is-merged takes away what nobody owns).
+    let alias = |p: &String| p.strip_prefix("usr/").filter(|r| r.starts_with("lib64/") || r.starts_with("lib32/") || r.starts_with("libx32/")).map(str::to_owned);
+    let paths = paths.flat_map(|p| alias(&p).into_iter().chain(std::iter::once(p)).collect::<Vec<_>>());
     for path in paths {
         for (i, _) in path.match_indices('/') {
             all.insert(path[..i].to_owned());
@@ -203,6 +206,7 @@ mod tests {
         let text = status(&closure, "install ok unpacked");
         assert!(text.starts_with("Package: a\nStatus: install ok unpacked\n"), "{text}");
         assert!(!text.contains("SHA256") && text.contains("Description: x\n y\n"), "{text}");
+        assert!(list(["usr/lib64/ld.so".to_owned()].into_iter()).contains("\n/lib64\n/lib64/ld.so\n"));
         assert_eq!(list(["usr/bin/a".to_owned()].into_iter()), "/.\n/usr\n/usr/bin\n/usr/bin/a\n");
         let (mut files, mut named) = (String::new(), BTreeMap::new());
         triggers("interest-noawait ldconfig\ninterest /usr/share/x\nactivate y\n", &multi, &mut files, &mut named);

@@ -180,3 +180,84 @@ fn needs_become_a_composition_that_is_the_same_every_time() {
         fs::rename(&m.folder.0, keep).unwrap();
     }
 }
+
+/// Puts a component's paths into a folder of the host, over what is there. Only tests unpack.
+fn unpack(store: &Store, manifest: &Digest, to: &Path) {
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
+    for entry in store.manifest(manifest).unwrap().entries {
+        let at = to.join(std::ffi::OsStr::from_bytes(entry.path.as_bytes()));
+        match &entry.kind {
+            EntryKind::Dir { .. } if at.is_dir() => {}
+            EntryKind::Dir { .. } => fs::create_dir_all(&at).unwrap(),
+            _ if fs::symlink_metadata(&at).is_ok() => continue,
+            EntryKind::File { digest, .. } => {
+                fs::create_dir_all(at.parent().unwrap()).unwrap();
+                let mut from = store.open_object(digest).unwrap();
+                std::io::copy(&mut from, &mut fs::File::create(&at).unwrap()).unwrap();
+            }
+            EntryKind::Symlink { target } => {
+                fs::create_dir_all(at.parent().unwrap()).unwrap();
+                symlink(target, &at).unwrap();
+            }
+            EntryKind::Fifo | EntryKind::Whiteout => continue,
+        }
+        if let EntryKind::Symlink { .. } = entry.kind {
+            lchown(&at, Some(entry.uid), Some(entry.gid)).unwrap();
+        } else {
+            chown(&at, Some(entry.uid), Some(entry.gid)).unwrap();
+            fs::set_permissions(&at, fs::Permissions::from_mode(entry.mode)).unwrap();
+        }
+    }
+}
+
+/// Needs root and overlayfs: what a builder box does, in a namespace of this machine.
+#[test]
+#[ignore = "fetches a whole closure and needs root: run with --ignored"]
+fn maintainer_scripts_run_and_their_result_is_a_component() {
+    let m = member(&["amd64"]);
+    let mut on = |_| ControlFlow::Continue(());
+    let need = std::env::var("GTVP_TEST_NEEDS").unwrap_or_else(|_| "nginx".into());
+    let needs: Vec<_> = need.split(',').map(|n| n.parse().unwrap()).collect();
+    let composed = m.composer.compose(&needs, &mut on, &|_| ()).unwrap();
+    assert!(composed.configure.is_some());
+    let closure = m.composer.closure(&composed.digest).unwrap();
+    let store = &m.composer.importer.store;
+    let session = m.composer.sources.session().unwrap();
+    m.composer.import_all(&closure.packages, &session, &mut on).unwrap();
+    let work = Folder::new();
+    let lower = work.0.join("lower");
+    // Highest precedence first: what is there stays.
+    let sources = [closure.builder.unwrap(), closure.dpkg.unwrap()].into_iter().chain(closure.packages.iter().map(|p| p.source)).chain([closure.base.unwrap()]);
+    fs::create_dir_all(lower.join("usr/bin")).unwrap();
+    for (alias, target) in [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")] {
+        std::os::unix::fs::symlink(target, lower.join(alias)).unwrap();
+    }
+    for source in sources {
+        unpack(store, &store.record(&source).unwrap().manifest, &lower);
+    }
+    for dir in ["upper", "work", "root"] {
+        fs::create_dir_all(work.0.join(dir)).unwrap();
+    }
+    let script = format!(
+        "mount -t overlay overlay -o lowerdir={0}/lower,upperdir={0}/upper,workdir={0}/work {0}/root && mount -t proc proc {0}/root/proc \
+         && mount -t tmpfs tmp {0}/root/dev && mknod -m 666 {0}/root/dev/null c 1 3 && mount -t tmpfs tmp {0}/root/tmp && mount -t tmpfs tmp {0}/root/run \
+         && exec chroot {0}/root {1}",
+        work.0.display(),
+        composed.configure.unwrap().command.join(" ")
+    );
+    let t = std::time::Instant::now();
+    let status = Command::new("unshare").args(["-m", "-n", "-p", "-f", "sh", "-c", &script]).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").status().unwrap();
+    eprintln!("scripts ran in {:?}", t.elapsed());
+    assert!(status.success(), "{status}");
+    let tar = Command::new("tar").arg("-C").arg(work.0.join("upper")).args(["--xattrs", "--xattrs-include=*", "-cf", "-", "."]).output().unwrap();
+    let inputs = closure.inputs.unwrap();
+    let record = crate::configure::derive(&m.composer.importer, &inputs, tar.stdout.as_slice()).unwrap();
+    let manifest = store.manifest(&record.manifest).unwrap();
+    for e in &manifest.entries {
+        eprintln!("{:o} {}:{} {} {:?}", e.mode, e.uid, e.gid, e.path, match &e.kind { EntryKind::File { size, .. } => size.to_string(), EntryKind::Symlink { target } => format!("-> {target}"), other => format!("{other:?}") });
+    }
+    assert!(manifest.entries.iter().any(|e| e.path.to_string() == "etc/passwd"));
+    // The next time nothing needs to run.
+    assert!(m.composer.compose(&needs, &mut on, &|_| ()).unwrap().configure.is_none());
+}
