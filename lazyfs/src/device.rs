@@ -15,7 +15,9 @@ use crate::memory::{GuestMemory, Region};
 use crate::pool::STACK;
 use crate::queue::agree;
 use crate::ring::{Layout, MAX_SIZE};
-use crate::vhost::{EVENT_INDEX, INDIRECT, Message, PROTOCOL_FEATURES, PROTOCOL_MQ, PROTOCOL_REPLY_ACK, VERSION_1};
+use crate::vhost::{
+    EVENT_INDEX, INDIRECT, Message, PROTOCOL_FEATURES, PROTOCOL_MQ, PROTOCOL_REPLY_ACK, VERSION_1,
+};
 
 const FEATURES: u64 = VERSION_1 | PROTOCOL_FEATURES | EVENT_INDEX | INDIRECT;
 const PROTOCOL: u64 = PROTOCOL_MQ | PROTOCOL_REPLY_ACK;
@@ -97,7 +99,8 @@ impl Words {
         let vhost = next()?;
         let inflight = next()?;
         let regions = self.regions.iter().map(|_| next()).collect::<Result<_, _>>()?;
-        let ring = |q: &QueueWords| Ok((q.kick.then(&mut next).transpose()?, q.call.then(&mut next).transpose()?));
+        let ring =
+            |q: &QueueWords| Ok((q.kick.then(&mut next).transpose()?, q.call.then(&mut next).transpose()?));
         let rings = self.queues.iter().map(ring).collect::<Result<_, Refused>>()?;
         Ok(Descriptors { vhost, inflight, regions, rings })
     }
@@ -115,7 +118,8 @@ impl Device {
     pub fn take_over(&mut self, mut words: Words, fds: Descriptors) -> Result<(), Refused> {
         words.queues.resize(MAX_QUEUES, QueueWords::default());
         let regions: Vec<_> = fds.regions.into_iter().map(Arc::new).collect();
-        self.memory = Arc::new(GuestMemory::map(&words.regions, &regions).map_err(|e| Refused(e.to_string()))?);
+        self.memory =
+            Arc::new(GuestMemory::map(&words.regions, &regions).map_err(|e| Refused(e.to_string()))?);
         self.region_fds = regions;
         for (parts, (kick, call)) in self.queues.iter_mut().zip(fds.rings) {
             parts.kick = kick.map(Arc::new);
@@ -163,7 +167,8 @@ impl Device {
                 (words.descriptors, words.used, words.available) = (*descriptors, *used, *available);
             }
             Message::SetVringBase { queue, base } => {
-                self.idle(*queue)?.base = u16::try_from(*base).map_err(|_| "a base that a split queue cannot have")?;
+                self.idle(*queue)?.base =
+                    u16::try_from(*base).map_err(|_| "a base that a split queue cannot have")?;
             }
             Message::GetVringBase { queue } => {
                 self.idle(*queue)?.kick = false;
@@ -267,8 +272,9 @@ impl Device {
         let stop = Arc::new(stop);
         let event_index = self.words.features & EVENT_INDEX != 0;
         let queue = &self.engine.queues[number];
-        let (epoch, again) =
-            queue.start(layout, self.memory.clone(), parts.call.clone(), event_index).map_err(|e| failed(&e))?;
+        let (epoch, again) = queue
+            .start(layout, self.memory.clone(), parts.call.clone(), event_index)
+            .map_err(|e| failed(&e))?;
         if !again.is_empty() {
             eprintln!("lazyfs: queue {number} does {} requests again", again.len());
         }

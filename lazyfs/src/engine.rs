@@ -66,7 +66,14 @@ impl Engine {
     }
 
     /// Takes requests from a queue until it stops, beginning with those to do again.
-    pub fn serve(self: &Arc<Self>, number: usize, epoch: u64, kick: &OwnedFd, stop: &OwnedFd, again: Vec<u16>) {
+    pub fn serve(
+        self: &Arc<Self>,
+        number: usize,
+        epoch: u64,
+        kick: &OwnedFd,
+        stop: &OwnedFd,
+        again: Vec<u16>,
+    ) {
         let result = again.into_iter().try_for_each(|head| self.begin(number, epoch, head));
         let result = result.and_then(|()| self.take_all(number, epoch, kick, stop));
         if let Err(End::Broken(e)) = result {
@@ -74,7 +81,13 @@ impl Engine {
         }
     }
 
-    fn take_all(self: &Arc<Self>, number: usize, epoch: u64, kick: &OwnedFd, stop: &OwnedFd) -> Result<(), End> {
+    fn take_all(
+        self: &Arc<Self>,
+        number: usize,
+        epoch: u64,
+        kick: &OwnedFd,
+        stop: &OwnedFd,
+    ) -> Result<(), End> {
         let queue = &self.queues[number];
         loop {
             while let Some(head) = queue.take(epoch)?? {
@@ -242,5 +255,4 @@ impl From<Broken> for End {
 }
 
 #[cfg(test)]
-#[path = "engine_tests.rs"]
 mod tests;

@@ -66,9 +66,11 @@ impl Fetch {
         let result = match need {
             Need::Layers => self.layers(),
             Need::Provider(number, path) => self.provider(*number, path),
-            Need::Names(number, dir) => {
-                self.source.names(dir.clone()).map(|names| self.root.learn_names(*number, names)).map_err(Failed::from)
-            }
+            Need::Names(number, dir) => self
+                .source
+                .names(dir.clone())
+                .map(|names| self.root.learn_names(*number, names))
+                .map_err(Failed::from),
             Need::Object(digest) => self.object(*digest),
         };
         result.map_err(|e| {
@@ -96,7 +98,10 @@ impl Fetch {
             tree.link(self.manifests(batch)?);
         }
         if tree.left_out > 0 {
-            eprintln!("lazyfs: {} paths were left out: the root is full, or their numbers are taken", tree.left_out);
+            eprintln!(
+                "lazyfs: {} paths were left out: the root is full, or their numbers are taken",
+                tree.left_out
+            );
         }
         *writing(&self.root.tree) = Some(tree);
         *linked = batches;

@@ -41,15 +41,44 @@ pub mod errno {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Operation {
-    Init { major: u32, minor: u32, readahead: u32, flags: u32 },
-    Lookup { parent: u64, name: Vec<u8> },
-    Getattr { node: u64 },
-    Readlink { node: u64 },
-    Read { node: u64, offset: u64, size: u32 },
-    Opendir { node: u64 },
-    Readdir { node: u64, offset: u64, size: u32 },
-    Getxattr { node: u64, name: Vec<u8>, size: u32 },
-    Listxattr { node: u64, size: u32 },
+    Init {
+        major: u32,
+        minor: u32,
+        readahead: u32,
+        flags: u32,
+    },
+    Lookup {
+        parent: u64,
+        name: Vec<u8>,
+    },
+    Getattr {
+        node: u64,
+    },
+    Readlink {
+        node: u64,
+    },
+    Read {
+        node: u64,
+        offset: u64,
+        size: u32,
+    },
+    Opendir {
+        node: u64,
+    },
+    Readdir {
+        node: u64,
+        offset: u64,
+        size: u32,
+    },
+    Getxattr {
+        node: u64,
+        name: Vec<u8>,
+        size: u32,
+    },
+    Listxattr {
+        node: u64,
+        size: u32,
+    },
     Statfs,
     /// Carried out by saying so.
     Nod,
@@ -98,8 +127,8 @@ impl Request {
         let opcode = u32_at(header, 4).ok_or(TooShort)?;
         let unique = u64_at(header, 8).ok_or(TooShort)?;
         let node = u64_at(header, 16).ok_or(TooShort)?;
-        let operation = Operation::parse(opcode, node, &bytes[40..])
-            .unwrap_or(Operation::Refused(errno::EINVAL));
+        let operation =
+            Operation::parse(opcode, node, &bytes[40..]).unwrap_or(Operation::Refused(errno::EINVAL));
         Ok(Self { unique, operation })
     }
 }

@@ -59,14 +59,19 @@ impl Keeper {
         } else {
             let state: State = serde_json::from_str(&held.state)?;
             if state.format != FORMAT {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "what the supervisor holds has another format"));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "what the supervisor holds has another format",
+                ));
             }
             Some(Left { device: state.device, fds: held.fds, linked: state.linked })
         };
         let state = State { format: FORMAT, ..State::default() };
         let this = Arc::new(Self(Mutex::new(Inner { supervisor: Some(supervisor), state, fds: Vec::new() })));
         let answering = this.clone();
-        std::thread::Builder::new().stack_size(crate::pool::STACK).spawn(move || answering.answer(&listener))?;
+        std::thread::Builder::new()
+            .stack_size(crate::pool::STACK)
+            .spawn(move || answering.answer(&listener))?;
         Ok((this, left))
     }
 

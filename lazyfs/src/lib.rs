@@ -65,14 +65,24 @@ pub fn run(keeper: UnixListener, vhost: Option<OwnedFd>, source: Box<dyn Source>
     let (vhost, inflight, linked, left) = match left {
         Some(left) => {
             let fds = left.device.sort(left.fds)?;
-            (fds.vhost.try_clone().map_err(Failure::Vhost)?, Inflight::open(fds.inflight.try_clone().map_err(Failure::Vhost)?)?, left.linked, Some((left.device, fds)))
+            (
+                fds.vhost.try_clone().map_err(Failure::Vhost)?,
+                Inflight::open(fds.inflight.try_clone().map_err(Failure::Vhost)?)?,
+                left.linked,
+                Some((left.device, fds)),
+            )
         }
         None => (vhost.ok_or(Failure::Nothing)?, Inflight::new()?, Vec::new(), None),
     };
     let inflight = Arc::new(inflight);
     let root = Arc::new(Root::default());
     let holding = keeper.clone();
-    let fetch = Fetch::new(root.clone(), source, linked.clone(), Box::new(move |batches| holding.hold_linked(batches)));
+    let fetch = Fetch::new(
+        root.clone(),
+        source,
+        linked.clone(),
+        Box::new(move |batches| holding.hold_linked(batches)),
+    );
     let engine = Engine::new(root, fetch, &inflight);
     let mut device = Device::new(engine, inflight);
     if let Some((words, fds)) = left {

@@ -87,7 +87,7 @@ impl Mapping {
     pub fn word(&self, offset: u64) -> Option<&AtomicU64> {
         let p = self.at(offset, 8)?;
         // SAFETY: in bounds, aligned (checked), lives as long as self, and every other access to it is atomic too.
-        (p as usize).is_multiple_of(8).then(|| unsafe { AtomicU64::from_ptr(p.cast()) })
+        (p as usize % 8 == 0).then(|| unsafe { AtomicU64::from_ptr(p.cast()) })
     }
 
     /// Takes our hands off the pages: they are found again in the file when they are next touched.
@@ -143,7 +143,8 @@ impl GuestMemory {
         for (region, fd) in regions.iter().zip(fds) {
             let ends = (region.guest.checked_add(region.size), region.user.checked_add(region.size));
             let (Some(guest_end), Some(_)) = ends else { return Err(BadRegion::Layout("it overflows")) };
-            let overlaps = |other: &Region| region.guest < other.guest + other.size && other.guest < guest_end;
+            let overlaps =
+                |other: &Region| region.guest < other.guest + other.size && other.guest < guest_end;
             if mapped.iter().any(|(other, _)| overlaps(other)) {
                 return Err(BadRegion::Layout("it overlaps another"));
             }
@@ -184,7 +185,7 @@ impl GuestMemory {
 
     fn half(&self, address: u64) -> Result<&AtomicU16, OutOfRange> {
         let p = self.locate(address, 2)?;
-        if !(p as usize).is_multiple_of(2) {
+        if p as usize % 2 != 0 {
             return Err(OutOfRange { address, len: 2 });
         }
         // SAFETY: in bounds and aligned by the checks above; the mapping lives as long as self; the guest's own accesses to
@@ -248,7 +249,8 @@ impl GuestMemory {
             if iovecs.len() == MAX_IOVECS {
                 return Err(io::ErrorKind::InvalidInput.into());
             }
-            let base = self.locate(s.address.wrapping_add(from as u64), take as u64).map_err(io::Error::other)?;
+            let base =
+                self.locate(s.address.wrapping_add(from as u64), take as u64).map_err(io::Error::other)?;
             iovecs.push(libc::iovec { iov_base: base.cast(), iov_len: take });
             room -= take;
         }
@@ -334,7 +336,9 @@ pub(crate) mod tests {
     fn addresses_outside_are_refused_without_overflow() {
         let m = guest(0x2000);
         assert!(m.write(0x10000, &[1; 0x2000]).is_ok());
-        for (address, len) in [(0xffff, 1), (0x11fff, 2), (0x12000, 1), (u64::MAX, 2), (u64::MAX - 1, 1), (0, 1)] {
+        for (address, len) in
+            [(0xffff, 1), (0x11fff, 2), (0x12000, 1), (u64::MAX, 2), (u64::MAX - 1, 1), (0, 1)]
+        {
             assert!(m.read(address, &mut vec![0; len]).is_err(), "{address:#x}+{len}");
         }
         assert!(m.load(0x10001).is_err(), "unaligned index");
@@ -346,7 +350,8 @@ pub(crate) mod tests {
     #[test]
     fn regions_that_lie_are_refused() {
         let region = |guest, size, offset| Region { guest, size, user: 0, offset };
-        let refused = |r: &[Region]| GuestMemory::map(r, &r.iter().map(|_| file(0x2000)).collect::<Vec<_>>()).is_err();
+        let refused =
+            |r: &[Region]| GuestMemory::map(r, &r.iter().map(|_| file(0x2000)).collect::<Vec<_>>()).is_err();
         assert!(!refused(&[region(0, 0x1000, 0), region(0x1000, 0x2000, 0)]));
         assert!(refused(&[region(0, 0x2000, 0), region(0x1000, 0x1000, 0)]), "overlap");
         assert!(refused(&[region(0, 0x2001, 0)]), "longer than its file");
@@ -372,7 +377,10 @@ pub(crate) mod tests {
         let mut got = vec![0; 16 + n];
         m.gather(&segments, &mut got).unwrap();
         assert_eq!(&got[16..], &content[100..]);
-        assert!(m.read_file(&segments, 16, fd.as_fd(), 0, 6000, false).is_err(), "more than the buffers hold");
+        assert!(
+            m.read_file(&segments, 16, fd.as_fd(), 0, 6000, false).is_err(),
+            "more than the buffers hold"
+        );
         let outside = [Segment { address: 0x11f00, len: 0x101 }];
         assert!(m.read_file(&outside, 0, fd.as_fd(), 0, 0x101, false).is_err());
     }

@@ -49,7 +49,13 @@ pub struct Pin<'a> {
 
 /// Brings the record of unanswered requests in agreement with a queue that is about to start at `base`: a device that was reset
 /// has none. Gives the heads to do again.
-pub fn agree(inflight: &Inflight, number: usize, layout: &Layout, memory: &GuestMemory, base: Option<u16>) -> Result<Vec<u16>, Broken> {
+pub fn agree(
+    inflight: &Inflight,
+    number: usize,
+    layout: &Layout,
+    memory: &GuestMemory,
+    base: Option<u16>,
+) -> Result<Vec<u16>, Broken> {
     let used = layout.used_index(memory)?;
     let heads = inflight.unanswered(number, used);
     // Everything taken was answered or is in the record.
@@ -190,5 +196,4 @@ fn signal(running: Option<&Running>) {
 }
 
 #[cfg(test)]
-#[path = "queue_tests.rs"]
 mod tests;

@@ -326,7 +326,7 @@ pub(crate) mod tests {
         assert_eq!(chain(0), Err(Broken::Order(0)), "read behind write");
         d.descriptor(t, 0, 0x11000, u32::MAX, 0, 0);
         assert_eq!(chain(0), Err(Broken::Endless(0)), "4 GiB");
-        for (len, flags) in [(0, INDIRECT), (24, INDIRECT), (16, INDIRECT | NEXT), (u32::MAX & !15, INDIRECT)] {
+        for (len, flags) in [(0, INDIRECT), (24, INDIRECT), (16, INDIRECT | NEXT), (0xffff_fff0, INDIRECT)] {
             d.descriptor(t, 0, 0x13000, len, flags, 1);
             assert_eq!(chain(0), Err(Broken::Indirect(0)), "{len} {flags}");
         }
@@ -352,6 +352,10 @@ pub(crate) mod tests {
         }
         let outside = Layout { available: u64::MAX - 1, used: u64::MAX - 1, ..d.layout };
         let mut ring = Ring::new(outside, true, 0, 0).unwrap();
-        assert!(ring.take(&d.memory).is_err() && ring.listen(&d.memory).is_err() && ring.publish(&d.memory).is_err());
+        assert!(
+            ring.take(&d.memory).is_err()
+                && ring.listen(&d.memory).is_err()
+                && ring.publish(&d.memory).is_err()
+        );
     }
 }

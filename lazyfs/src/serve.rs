@@ -184,8 +184,12 @@ impl Root {
             tree::Listed { cookie: 1, number: here, kind: 4, name: b"." },
             tree::Listed { cookie: 2, number: up, kind: 4, name: b".." },
         ];
-        let mut all: Vec<_> =
-            dots.into_iter().chain(tree.children(dir)).chain(unlinked).filter(|l| l.cookie > offset).collect();
+        let mut all: Vec<_> = dots
+            .into_iter()
+            .chain(tree.children(dir))
+            .chain(unlinked)
+            .filter(|l| l.cookie > offset)
+            .collect();
         all.sort_unstable_by_key(|l| l.cookie);
         let mut listing = Listing::new(size.min(MAX_LISTING));
         for l in all {
@@ -198,7 +202,8 @@ impl Root {
 
     /// The names that are not linked in the directory numbered `dir`. Those that are no names are left out.
     pub fn learn_names(&self, dir: u64, names: Vec<RootPath>) {
-        let names = names.into_iter().map(|n| n.as_bytes().to_vec()).filter(|n| !n.is_empty() && !n.contains(&b'/'));
+        let names =
+            names.into_iter().map(|n| n.as_bytes().to_vec()).filter(|n| !n.is_empty() && !n.contains(&b'/'));
         let names: std::collections::BTreeSet<_> = names.collect();
         let mut known = locked(&self.names);
         if known.len() >= MAX_NAMED_DIRS {
@@ -223,7 +228,10 @@ impl Root {
         let before = tree.left_out;
         tree.link(batch);
         if tree.left_out > before {
-            eprintln!("lazyfs: {} paths were left out: the root is full, or their numbers are taken", tree.left_out - before);
+            eprintln!(
+                "lazyfs: {} paths were left out: the root is full, or their numbers are taken",
+                tree.left_out - before
+            );
         }
     }
 }

@@ -142,12 +142,14 @@ fn read_manifest(digest: Digest, fd: OwnedFd) -> Result<Vec<Entry>, Unavailable>
     if size > MAX_MANIFEST_BYTES {
         return Err(unreadable(io::ErrorKind::FileTooLarge.into()));
     }
-    let mut bytes = vec![0; usize::try_from(size).map_err(|_| unreadable(io::ErrorKind::FileTooLarge.into()))?];
+    let mut bytes =
+        vec![0; usize::try_from(size).map_err(|_| unreadable(io::ErrorKind::FileTooLarge.into()))?];
     file.read_exact_at(&mut bytes, 0).map_err(unreadable)?;
     if Digest::of(&bytes) != digest {
         return Err(Unavailable::Damaged(digest));
     }
-    let manifest: Manifest = serde_json::from_slice(&bytes).map_err(|e| Unavailable::Manifest(digest, e.into()))?;
+    let manifest: Manifest =
+        serde_json::from_slice(&bytes).map_err(|e| Unavailable::Manifest(digest, e.into()))?;
     manifest.check().map_err(|e| Unavailable::Manifest(digest, e))?;
     Ok(manifest.entries)
 }

@@ -50,13 +50,35 @@ pub enum Message {
     /// SET_OWNER, RESET_OWNER, SET_VRING_ERR and the like: nothing to do.
     Ignored,
     SetMemTable(Vec<Region>),
-    SetVringNum { queue: usize, size: u32 },
-    SetVringAddr { queue: usize, descriptors: u64, used: u64, available: u64 },
-    SetVringBase { queue: usize, base: u32 },
-    GetVringBase { queue: usize },
-    SetVringKick { queue: usize, descriptor: bool },
-    SetVringCall { queue: usize, descriptor: bool },
-    SetVringEnable { queue: usize, on: bool },
+    SetVringNum {
+        queue: usize,
+        size: u32,
+    },
+    SetVringAddr {
+        queue: usize,
+        descriptors: u64,
+        used: u64,
+        available: u64,
+    },
+    SetVringBase {
+        queue: usize,
+        base: u32,
+    },
+    GetVringBase {
+        queue: usize,
+    },
+    SetVringKick {
+        queue: usize,
+        descriptor: bool,
+    },
+    SetVringCall {
+        queue: usize,
+        descriptor: bool,
+    },
+    SetVringEnable {
+        queue: usize,
+        on: bool,
+    },
     /// Not known, or malformed.
     Unknown,
 }
@@ -122,11 +144,13 @@ fn peek(socket: &UnixStream, buffer: &mut [u8]) -> io::Result<Option<Vec<OwnedFd
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_REGIONS))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::PEEK | RecvFlags::CMSG_CLOEXEC;
-        let n = match rustix::net::recvmsg(socket.as_fd(), &mut [IoSliceMut::new(buffer)], &mut ancillary, flags) {
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(rustix::io::Errno::CONNRESET) => return Ok(None),
-            other => other?.bytes,
-        };
+        let n =
+            match rustix::net::recvmsg(socket.as_fd(), &mut [IoSliceMut::new(buffer)], &mut ancillary, flags)
+            {
+                Err(rustix::io::Errno::INTR) => continue,
+                Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+                other => other?.bytes,
+            };
         let mut fds = Vec::new();
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(received) = message {
@@ -147,7 +171,9 @@ impl Message {
     fn descriptors(&self) -> usize {
         match self {
             Self::SetMemTable(regions) => regions.len(),
-            Self::SetVringKick { descriptor, .. } | Self::SetVringCall { descriptor, .. } => usize::from(*descriptor),
+            Self::SetVringKick { descriptor, .. } | Self::SetVringCall { descriptor, .. } => {
+                usize::from(*descriptor)
+            }
             _ => 0,
         }
     }
@@ -174,7 +200,12 @@ fn parse(code: u32, payload: &[u8]) -> Option<Message> {
             }
             let region = |i: usize| {
                 let at = 8 + 32 * i;
-                Some(Region { guest: u64_at(at)?, size: u64_at(at + 8)?, user: u64_at(at + 16)?, offset: u64_at(at + 24)? })
+                Some(Region {
+                    guest: u64_at(at)?,
+                    size: u64_at(at + 8)?,
+                    user: u64_at(at + 16)?,
+                    offset: u64_at(at + 24)?,
+                })
             };
             Message::SetMemTable((0..n).map(region).collect::<Option<_>>()?)
         }
@@ -220,7 +251,13 @@ mod tests {
         let fds = [null.as_fd()];
         ancillary.push(rustix::net::SendAncillaryMessage::ScmRights(&fds));
         (&qemu).write_all(&frame(1, 1 | NEED_REPLY, &[])).unwrap();
-        rustix::net::sendmsg(&qemu, &[io::IoSlice::new(&kick)], &mut ancillary, rustix::net::SendFlags::empty()).unwrap();
+        rustix::net::sendmsg(
+            &qemu,
+            &[io::IoSlice::new(&kick)],
+            &mut ancillary,
+            rustix::net::SendFlags::empty(),
+        )
+        .unwrap();
         for _ in 0..2 {
             let first = look(&us).unwrap().unwrap();
             assert_eq!(first.message, Message::GetFeatures);
@@ -241,7 +278,11 @@ mod tests {
     #[test]
     fn what_is_malformed_is_unknown() {
         assert_eq!(parse(5, &[0; 8]), Some(Message::SetMemTable(vec![])));
-        assert_eq!(parse(5, &[&[9, 0, 0, 0, 0, 0, 0, 0][..], &[0; 288]].concat()), None, "more regions than there may be");
+        assert_eq!(
+            parse(5, &[&[9, 0, 0, 0, 0, 0, 0, 0][..], &[0; 288]].concat()),
+            None,
+            "more regions than there may be"
+        );
         assert_eq!(parse(5, &[1, 0, 0, 0, 0, 0, 0, 0]), None, "regions that are not there");
         assert_eq!(parse(8, &[0; 7]), None);
         assert_eq!(parse(4711, &[]), None);

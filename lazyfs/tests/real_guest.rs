@@ -66,7 +66,10 @@ fn a_guest_sees_its_root_through_deaths_and_pauses() {
     assert!(guest.ok("echo /mnt/usr/lib/*").contains("late"), "its names are listed before");
     let number = guest.ok("stat -c %i /mnt/usr/lib/late");
     assert_eq!(components.calls("missing usr/lib/late"), 1);
-    assert_eq!(guest.ok("cat /mnt/usr/lib/late/data; ls -1 /mnt/usr/lib/late"), "late datadata\nlibrary.so\n");
+    assert_eq!(
+        guest.ok("cat /mnt/usr/lib/late/data; ls -1 /mnt/usr/lib/late"),
+        "late datadata\nlibrary.so\n"
+    );
     assert_eq!(components.calls("missing usr/lib/late"), 1);
 
     eprintln!("a slow lookup holds nobody else up");
@@ -77,7 +80,9 @@ fn a_guest_sees_its_root_through_deaths_and_pauses() {
     components.release();
     assert_eq!(guest.ok("wait; cat /tmp/slow-0"), "slow but right");
 
-    eprintln!("a pause during a slow lookup loses nothing, whether its answer comes during the pause or after it");
+    eprintln!(
+        "a pause during a slow lookup loses nothing, whether its answer comes during the pause or after it"
+    );
     for (path, during) in [("usr/lib/slow-1", true), ("usr/lib/slow-2", false)] {
         components.hold(path);
         guest.tell(&format!("cat /mnt/{path}/file"));
@@ -113,7 +118,11 @@ fn a_guest_sees_its_root_through_deaths_and_pauses() {
     ] {
         assert_eq!(guest.ok(&format!("(cd /mnt && {command})")), host(&base, &command), "{command}");
     }
-    assert_eq!(guest.ok("ls -i /mnt/usr/bin | awk '{print $1}' | sort | uniq -d | wc -l"), "1\n", "hard links share a number");
+    assert_eq!(
+        guest.ok("ls -i /mnt/usr/bin | awk '{print $1}' | sort | uniq -d | wc -l"),
+        "1\n",
+        "hard links share a number"
+    );
     let written = guest.run("touch /mnt/new || echo x > /mnt/etc/a.d/x");
     assert!(written.0 != 0 && written.1.contains("Read-only"), "{}", written.1);
 

@@ -199,7 +199,8 @@ fn what_a_higher_layer_removed_stays_removed() {
         let path = RootPath::new(path.as_bytes()).unwrap();
         Entry { path, kind, mode: 0o755, uid: 0, gid: 0, mtime: 0, xattrs: BTreeMap::new() }
     };
-    let derived = of(vec![entry("etc", EntryKind::Dir { opaque: false }), entry("etc/gone", EntryKind::Whiteout)]);
+    let derived =
+        of(vec![entry("etc", EntryKind::Dir { opaque: false }), entry("etc/gone", EntryKind::Whiteout)]);
     let components = Arc::new(Components::default());
     components.add(1, derived, true);
     components.add_tree(2, &late, false);
@@ -235,5 +236,9 @@ fn the_next_process_serves_the_same_tree() {
     assert_eq!(next.read("d/both"), Ok(b"served first".to_vec()));
     assert_eq!(next.find("d/both"), number);
     let forgetful = Server::new(&scratch.path("components.sock"), Vec::new());
-    assert_eq!(forgetful.read("d/both"), Ok(b"comes later, from above".to_vec()), "the order is what makes the difference");
+    assert_eq!(
+        forgetful.read("d/both"),
+        Ok(b"comes later, from above".to_vec()),
+        "the order is what makes the difference"
+    );
 }

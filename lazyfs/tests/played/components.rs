@@ -117,14 +117,20 @@ impl Components {
     pub fn add(&self, precedence: u32, manifest: Manifest, linked: bool) {
         let layer = Layer { precedence, manifest: manifest.digest() };
         let bytes = manifest.to_bytes();
-        self.state.lock().unwrap().components.push(Component { layer, bytes, entries: manifest.entries, linked });
+        self.state.lock().unwrap().components.push(Component {
+            layer,
+            bytes,
+            entries: manifest.entries,
+            linked,
+        });
     }
 
     /// Adds each directory of `root`/usr/lib as a component of its own that is not linked.
     pub fn add_trees_apart(&self, precedence: u32, root: &Path) {
         let (all, objects) = manifest(root);
         self.state.lock().unwrap().objects.extend(objects);
-        let tops: Vec<_> = all.entries.iter().filter(|e| e.path.parent().as_bytes() == b"usr/lib").cloned().collect();
+        let tops: Vec<_> =
+            all.entries.iter().filter(|e| e.path.parent().as_bytes() == b"usr/lib").cloned().collect();
         for (i, top) in (0..).zip(tops) {
             let mine = |e: &&Entry| e.path.as_bytes().starts_with(top.path.as_bytes());
             self.add(precedence + i, of(all.entries.iter().filter(mine).cloned().collect()), false);
@@ -201,7 +207,8 @@ impl Components {
             state.waiting -= 1;
             self.changed.notify_all();
         }
-        let inside = |e: &Entry| e.path == *path || e.path.as_bytes().starts_with(&[path.as_bytes(), b"/"].concat());
+        let inside =
+            |e: &Entry| e.path == *path || e.path.as_bytes().starts_with(&[path.as_bytes(), b"/"].concat());
         let mut layers = Vec::new();
         for c in state.components.iter_mut().filter(|c| !c.linked && c.entries.iter().any(inside)) {
             c.linked = true;
@@ -256,10 +263,14 @@ impl Components {
             let value = |v| done(serde_json::to_value(v).unwrap());
             let nothing = || done(serde_json::to_value(Nothing {}).unwrap());
             let (answer, fd) = match request {
-                Request::Attach(_) => (done(serde_json::to_value(Attached { layers: self.attach() }).unwrap()), None),
+                Request::Attach(_) => {
+                    (done(serde_json::to_value(Attached { layers: self.attach() }).unwrap()), None)
+                }
                 Request::ReadManifest(m) => (nothing(), self.read_manifest(m.manifest)),
                 Request::Missing(m) => (value(Found { layers: self.missing(&m.path) }), None),
-                Request::Names(n) => (done(serde_json::to_value(NamesReply { names: self.names(&n.dir) }).unwrap()), None),
+                Request::Names(n) => {
+                    (done(serde_json::to_value(NamesReply { names: self.names(&n.dir) }).unwrap()), None)
+                }
                 Request::ReadObject(o) => (nothing(), self.read_object(o.digest)),
                 Request::Damaged(d) => {
                     self.report(d.digest);

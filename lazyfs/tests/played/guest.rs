@@ -25,7 +25,12 @@ while read -r line; do eval "$line"; echo "@@ $?"; done
 "#;
 
 /// A file of Debian's, taken from the machine, or from its archive into the build's own folder.
-fn debian_file(package: &str, variable: &str, installed: &[PathBuf], inside: impl Fn(&Path) -> Option<PathBuf>) -> PathBuf {
+fn debian_file(
+    package: &str,
+    variable: &str,
+    installed: &[PathBuf],
+    inside: impl Fn(&Path) -> Option<PathBuf>,
+) -> PathBuf {
     if let Some(path) = std::env::var_os(variable) {
         return path.into();
     }
@@ -36,12 +41,20 @@ fn debian_file(package: &str, variable: &str, installed: &[PathBuf], inside: imp
     if let Some(found) = inside(&folder) {
         return found;
     }
-    let help = format!("this test needs a file of Debian's package {package}: install it, or say where the file is with {variable}");
+    let help = format!(
+        "this test needs a file of Debian's package {package}: install it, or say where the file is with {variable}"
+    );
     let scratch = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{package}.{}", std::process::id()));
     fs::create_dir_all(&scratch).unwrap();
     let run = |c: &mut Command| assert!(c.status().is_ok_and(|s| s.success()), "{help}");
-    run(Command::new("apt-get").args(["-qq", "download", package]).current_dir(&scratch).stderr(Stdio::null()));
-    let deb = fs::read_dir(&scratch).unwrap().map(|e| e.unwrap().path()).find(|p| p.extension().is_some_and(|e| e == "deb"));
+    run(Command::new("apt-get")
+        .args(["-qq", "download", package])
+        .current_dir(&scratch)
+        .stderr(Stdio::null()));
+    let deb = fs::read_dir(&scratch)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .find(|p| p.extension().is_some_and(|e| e == "deb"));
     run(Command::new("dpkg-deb").arg("-x").arg(deb.expect(&help)).arg(&scratch));
     if fs::rename(&scratch, &folder).is_err() {
         // Another test was faster.
@@ -52,7 +65,13 @@ fn debian_file(package: &str, variable: &str, installed: &[PathBuf], inside: imp
 
 fn kernels(folder: &Path) -> Vec<PathBuf> {
     let files = fs::read_dir(folder).into_iter().flatten().map(|e| e.unwrap().path());
-    files.filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz-") && n.to_string_lossy().contains("cloud"))).collect()
+    files
+        .filter(|p| {
+            p.file_name().is_some_and(|n| {
+                n.to_string_lossy().starts_with("vmlinuz-") && n.to_string_lossy().contains("cloud")
+            })
+        })
+        .collect()
 }
 
 /// One that has virtio-fs built in: Debian's since 6.12.
@@ -62,7 +81,8 @@ fn kernel() -> PathBuf {
         let out = String::from_utf8_lossy(&out.stdout).into_owned();
         out.lines().find_map(|l| l.trim().strip_prefix("Depends: ")).map(str::to_owned)
     };
-    let package = ["linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"].into_iter().find_map(dependency);
+    let package =
+        ["linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"].into_iter().find_map(dependency);
     let package = package.unwrap_or_else(|| "linux-image-cloud-amd64".into());
     debian_file(&package, "GTVP_TEST_KERNEL", &[], |f| kernels(&f.join("boot")).pop())
 }
@@ -79,7 +99,21 @@ fn initramfs() -> Vec<u8> {
     let mut number = 0;
     let mut add = |name: &str, mode: u32, device: (u32, u32), content: &[u8]| {
         number += 1;
-        let words = [number, mode, 0, 0, 1, 0, content.len() as u32, 0, 0, device.0, device.1, name.len() as u32 + 1, 0];
+        let words = [
+            number,
+            mode,
+            0,
+            0,
+            1,
+            0,
+            content.len() as u32,
+            0,
+            0,
+            device.0,
+            device.1,
+            name.len() as u32 + 1,
+            0,
+        ];
         out.extend(b"070701");
         words.iter().for_each(|w| out.extend(format!("{w:08x}").into_bytes()));
         out.extend(name.as_bytes());
@@ -116,8 +150,18 @@ impl Guest {
         let (console_of_qemu, qmp_of_qemu) = (OwnedFd::from(console_of_qemu), OwnedFd::from(qmp_of_qemu));
         let mut c = Command::new("qemu-system-x86_64");
         c.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-        c.args(["-machine", "q35,accel=tcg,memory-backend=ram,usb=off,vmport=off,smbus=off,hpet=off,graphics=off,sata=off"]);
-        c.args(["-cpu", "max,la57=off", "-m", "256M", "-object", "memory-backend-memfd,id=ram,size=256M,share=on"]);
+        c.args([
+            "-machine",
+            "q35,accel=tcg,memory-backend=ram,usb=off,vmport=off,smbus=off,hpet=off,graphics=off,sata=off",
+        ]);
+        c.args([
+            "-cpu",
+            "max,la57=off",
+            "-m",
+            "256M",
+            "-object",
+            "memory-backend-memfd,id=ram,size=256M,share=on",
+        ]);
         c.arg("-kernel").arg(kernel()).arg("-initrd").arg(&initrd);
         c.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off cryptomgr.notests=1 8250.nr_uarts=1 no_timer_check tsc=reliable random.trust_cpu=on audit=0 loglevel=1"]);
         c.arg("-chardev").arg(format!("socket,id=root,fd={}", vhost.as_raw_fd()));
@@ -127,7 +171,10 @@ impl Guest {
         c.arg("-chardev").arg(format!("socket,id=qmp,fd={}", qmp_of_qemu.as_raw_fd()));
         c.args(["-mon", "chardev=qmp,mode=control"]);
         hand_over(&mut c, &[&vhost, &console_of_qemu, &qmp_of_qemu]);
-        let qemu = c.stdin(Stdio::null()).spawn().expect("this test needs qemu-system-x86_64 (Debian: qemu-system-x86)");
+        let qemu = c
+            .stdin(Stdio::null())
+            .spawn()
+            .expect("this test needs qemu-system-x86_64 (Debian: qemu-system-x86)");
         console.set_read_timeout(Some(PATIENCE)).unwrap();
         qmp.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut this = Self { qemu, console, qmp, heard: Vec::new() };

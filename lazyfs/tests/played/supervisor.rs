@@ -114,7 +114,9 @@ impl Supervisor {
     /// Context switches of all its threads so far.
     pub fn switches(&self) -> u64 {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap();
-        let status = |t: std::io::Result<std::fs::DirEntry>| std::fs::read_to_string(t.unwrap().path().join("status")).unwrap_or_default();
+        let status = |t: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(t.unwrap().path().join("status")).unwrap_or_default()
+        };
         let count = |s: String| {
             let lines = s.lines().filter(|l| l.contains("ctxt_switches"));
             lines.filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok()).sum::<u64>()

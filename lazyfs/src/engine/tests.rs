@@ -198,7 +198,8 @@ fn random_requests_from_a_hostile_guest_do_no_harm() {
     guest.let_components_answer();
     for _ in 0..3000 {
         for i in 0..8 {
-            let address = [0x10000, 0x11000, 0x1fff0, 0x20000, u64::MAX - 3][random(5) as usize].wrapping_add(random(64));
+            let address = [0x10000, 0x11000, 0x1fff0, 0x20000, u64::MAX - 3][random(5) as usize]
+                .wrapping_add(random(64));
             let len = [0, 16, 40, 100, 4096, u32::MAX][random(6) as usize];
             guest.descriptor(i, address, len, random(8) as u16, random(10) as u16);
         }

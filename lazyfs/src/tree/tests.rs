@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 
+use gtvp_model::component::{Entry, EntryKind};
+
 use super::*;
 
 fn entry(path: &str, kind: EntryKind) -> Entry {
@@ -69,7 +71,10 @@ fn links(tree: &Tree, path: &str) -> u32 {
 
 #[test]
 fn a_lower_number_hides_a_higher_one() {
-    let t = tree(vec![vec![(2, vec![dir("etc"), file("etc/a", 2), file("etc/b", 2)]), (1, vec![file("etc/a", 1)])]]);
+    let t = tree(vec![vec![
+        (2, vec![dir("etc"), file("etc/a", 2), file("etc/b", 2)]),
+        (1, vec![file("etc/a", 1)]),
+    ]]);
     assert_eq!(at(&t, "etc/a"), "1");
     assert_eq!(at(&t, "etc/b"), "2");
     assert_eq!(names(&t, "etc"), ["a", "b"]);
@@ -91,7 +96,10 @@ fn whiteouts_hide_what_is_below_them_only() {
 
 #[test]
 fn a_whiteout_hides_what_is_linked_later_too() {
-    let t = tree(vec![vec![(1, vec![dir("etc"), whiteout("etc/a")])], vec![(5, vec![file("etc/a", 5), file("etc/b", 5)])]]);
+    let t = tree(vec![
+        vec![(1, vec![dir("etc"), whiteout("etc/a")])],
+        vec![(5, vec![file("etc/a", 5), file("etc/b", 5)])],
+    ]);
     assert_eq!(at(&t, "etc/a"), "hidden");
     assert_eq!(at(&t, "etc/b"), "5");
 }
@@ -99,7 +107,11 @@ fn a_whiteout_hides_what_is_linked_later_too() {
 #[test]
 fn an_opaque_directory_is_final_for_everything_in_it() {
     let t = tree(vec![
-        vec![(1, vec![dir("v"), file("v/top", 1)]), (2, vec![opaque("v"), dir("v/sub")]), (3, vec![file("v/low", 3)])],
+        vec![
+            (1, vec![dir("v"), file("v/top", 1)]),
+            (2, vec![opaque("v"), dir("v/sub")]),
+            (3, vec![file("v/low", 3)]),
+        ],
         vec![(9, vec![dir("v/sub"), file("v/sub/low", 9)])],
     ]);
     assert_eq!(names(&t, "v"), ["sub", "top"]);
@@ -163,13 +175,16 @@ fn a_hard_link_whose_first_name_is_hidden_stands_for_itself() {
     assert_eq!((at(&t, "b"), at(&t, "c")), ("7".into(), "7".into()));
     assert_eq!((links(&t, "a"), links(&t, "b"), links(&t, "c")), (1, 2, 2));
     // A manifest that lies about its group gets files, not a panic.
-    let t = tree(vec![vec![(1, vec![dir("d"), link("e", 3, "d"), link("f", 3, "nowhere"), link("g", 4, "f")])]]);
+    let t =
+        tree(vec![vec![(1, vec![dir("d"), link("e", 3, "d"), link("f", 3, "nowhere"), link("g", 4, "f")])]]);
     assert_eq!((at(&t, "e"), at(&t, "f"), at(&t, "g")), ("3".into(), "3".into(), "4".into()));
 }
 
 #[test]
 fn numbers_are_the_same_in_every_process() {
-    let layers = || vec![(1, vec![dir("usr"), dir("usr/bin"), file("usr/bin/env", 1)]), (2, vec![file("usr/bin/sh", 2)])];
+    let layers = || {
+        vec![(1, vec![dir("usr"), dir("usr/bin"), file("usr/bin/env", 1)]), (2, vec![file("usr/bin/sh", 2)])]
+    };
     let (a, b) = (tree(vec![layers()]), tree(vec![layers()]));
     let dump = |t: &Tree| t.nodes.iter().map(|n| n.hash).collect::<Vec<_>>();
     assert_eq!(dump(&a), dump(&b));
