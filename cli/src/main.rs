@@ -15,7 +15,8 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches};
 use gtvp_model::fault::Fault;
 
 use crate::args::{Cli, Command};
@@ -24,7 +25,7 @@ use crate::commands::{boxes, components, docs, doctor, events, exec, member, ope
 use crate::failure::{FAILED, GTVP_FAILED, tell};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = words();
     let code = carry_out(&cli).unwrap_or_else(|fault| {
         tell(&fault);
         match cli.command {
@@ -34,6 +35,17 @@ fn main() -> ExitCode {
     });
     // Not by returning: a thread may sit in a read of standard input.
     std::process::exit(i32::from(code))
+}
+
+/// The command line. A member that was named on it wins over a socket that the environment names.
+fn words() -> Cli {
+    let matches = Cli::command().get_matches();
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
+    let from = |id| matches.value_source(id);
+    if from("member") == Some(ValueSource::CommandLine) && from("socket") == Some(ValueSource::EnvVariable) {
+        cli.socket = None;
+    }
+    cli
 }
 
 fn carry_out(cli: &Cli) -> Result<u8, Fault> {

@@ -396,6 +396,13 @@ fn the_member_is_chosen_by_its_name() {
     };
     assert_eq!(ask(&["--member", "m2", "member", "show"]).status.code(), Some(0));
     assert_eq!(ask(&["--member", "lab/m2", "member", "show"]).status.code(), Some(0));
+    // What is named on the command line wins over the environment, before and after the command.
+    for words in [["--member", "m2", "member", "show"], ["member", "show", "--member", "m2"]] {
+        let mut c = Command::new(GTVP);
+        let out =
+            c.args(words).env("GTVP_RUN", root.path()).env("GTVP_SOCKET", "/nonexistent/x").output().unwrap();
+        assert_eq!(out.status.code(), Some(0), "{words:?}: {}", text(&out.stderr));
+    }
     let out = ask(&["member", "show"]);
     assert!(text(&out.stderr).contains("2 members: lab/m1, lab/m2"), "{}", text(&out.stderr));
 }

@@ -37,9 +37,12 @@ pub fn down(words: &LabDown) -> Result<(), Fault> {
         print(&format!("lab {name} is not up\n"));
         return Ok(());
     };
-    for member in state::members_of(&root, name) {
-        end_member(&member);
-    }
+    let members = state::members_of(&root, name);
+    std::thread::scope(|all| {
+        for member in &members {
+            all.spawn(|| end_member(member));
+        }
+    });
     let netns_prefix = format!("gtvp-{name}-m");
     for entry in std::fs::read_dir(net::NETNS_DIR).into_iter().flatten().flatten() {
         let netns = entry.file_name().to_string_lossy().into_owned();
