@@ -392,8 +392,7 @@ impl Life {
 
     /// The record comes first: a drivers domain that dies in between finishes the killing.
     fn kill(&mut self, last: Last, now: Instant) -> Vec<Command> {
-        self.phase = Phase::Ending { last };
-        self.deadline = Some(now + QUIT);
+        self.enter_ending(last, now);
         vec![Command::Persist, Command::Kill]
     }
 
@@ -444,9 +443,15 @@ impl Life {
     }
 
     fn quit(&mut self, last: Last, now: Instant) -> Vec<Command> {
+        self.enter_ending(last, now);
+        vec![Command::Persist, Command::Qmp(qmp::Command::Quit)]
+    }
+
+    fn enter_ending(&mut self, last: Last, now: Instant) {
         self.phase = Phase::Ending { last };
         self.deadline = Some(now + QUIT);
-        vec![Command::Qmp(qmp::Command::Quit)]
+        // Whatever else says that it is going has no part in it any more.
+        self.lost = None;
     }
 
     fn on_gone(&mut self, words: String) -> Vec<Command> {
@@ -478,3 +483,7 @@ impl Life {
 fn plain(text: &str, most: usize) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(most).collect()
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -139,7 +139,7 @@ impl Machine {
                     Source::Monitor => self.on_monitor(),
                     Source::Session(id) => {
                         let frames = self.sessions.on_ready(id, flags);
-                        self.to_guest(frames);
+                        self.tell_guest(frames);
                     }
                 }
             }
@@ -192,21 +192,21 @@ impl Machine {
                 Request::Signal(signal, reply) => {
                     let can = self.can_tell();
                     if can.is_ok() {
-                        self.to_guest([Frame::control(&ToGuest::Signal { session: 0, signal })]);
+                        self.tell_guest([Frame::control(&ToGuest::Signal { session: 0, signal })]);
                     }
                     let _ = reply.send(can);
                 }
                 Request::Exec { program, terminal, caller, reply } => {
                     let session = self.can_tell().and_then(|()| self.sessions.open(caller, Form::Frames));
                     let told = session.map(|session| {
-                        self.to_guest([Frame::control(&ToGuest::Exec { session, program, terminal })]);
+                        self.tell_guest([Frame::control(&ToGuest::Exec { session, program, terminal })]);
                     });
                     let _ = reply.send(told);
                 }
                 Request::Export(caller, reply) => {
                     let session = self.life.check_export().and_then(|()| self.sessions.open(caller, Form::Raw));
                     let told = session.map(|session| {
-                        self.to_guest([Frame::control(&ToGuest::ExportUpper { session })]);
+                        self.tell_guest([Frame::control(&ToGuest::ExportUpper { session })]);
                     });
                     let _ = reply.send(told);
                 }
@@ -276,7 +276,7 @@ impl Machine {
                 Said::Data { stream, bytes } => {
                     if let Some((session, channel)) = split_stream(stream) {
                         let frames = self.sessions.on_output(session, channel, &bytes);
-                        self.to_guest(frames);
+                        self.tell_guest(frames);
                     }
                 }
                 Said::Control(ToHost::Output { seq, fd, data }) => {
@@ -296,7 +296,7 @@ impl Machine {
     fn acknowledge(&mut self, seq: Option<u64>) {
         if let Some(seq) = seq {
             self.bell.ring();
-            self.to_guest([Frame::control(&ToGuest::AckOutput { seq })]);
+            self.tell_guest([Frame::control(&ToGuest::AckOutput { seq })]);
         }
     }
 
@@ -333,7 +333,7 @@ impl Machine {
             ToHost::ExecExited { session, status } => self.sessions.on_exited(session, &status),
             ToHost::Credit { session, bytes } => {
                 let frames = self.sessions.on_credit(session, bytes);
-                self.to_guest(frames);
+                self.tell_guest(frames);
             }
             // Taken care of before.
             ToHost::Output { .. } => {}
@@ -383,7 +383,7 @@ impl Machine {
         self.shared.hub.emit(self.slot, BoxHappening::Notice { message });
     }
 
-    fn to_guest(&mut self, frames: impl IntoIterator<Item = Frame>) {
+    fn tell_guest(&mut self, frames: impl IntoIterator<Item = Frame>) {
         if let Some(agent) = &mut self.agent {
             frames.into_iter().for_each(|f| agent.send(&f));
         }
@@ -392,7 +392,7 @@ impl Machine {
     /// What was queued meanwhile is sent as far as it goes.
     fn flush(&mut self) {
         let frames = self.sessions.flush();
-        self.to_guest(frames);
+        self.tell_guest(frames);
         if let Some(Err(e)) = self.agent.as_mut().map(Agent::flush) {
             self.lose_agent(&e);
         }
@@ -413,7 +413,7 @@ impl Machine {
             match command {
                 Command::Persist => self.persist(),
                 Command::Configure => self.configure(),
-                Command::Send(message) => self.to_guest([Frame::control(&message)]),
+                Command::Send(message) => self.tell_guest([Frame::control(&message)]),
                 Command::Qmp(command) => {
                     if let Some(monitor) = &mut self.monitor {
                         monitor.tell(command);
@@ -486,7 +486,7 @@ impl Machine {
     fn configure(&mut self) {
         let Some(mut config) = self.config.take() else { return };
         config.time_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis().try_into().unwrap_or(0));
-        self.to_guest([Frame::control(&ToGuest::Configure(config))]);
+        self.tell_guest([Frame::control(&ToGuest::Configure(config))]);
     }
 
     fn release(&mut self) {
@@ -498,8 +498,8 @@ impl Machine {
         }
         self.shared.keeper.leave(&folder);
         self.sessions.fail_all(&Fault::new(FaultKind::BoxFailed, "the box's machine has gone"));
-        let frames = self.sessions.flush();
-        drop(frames);
+        // What it would tell the guest is of no use any more.
+        drop(self.sessions.flush());
         self.agent = None;
         self.monitor = None;
         let mut leftovers = vec![self.shared.folders.sockets(self.slot)];

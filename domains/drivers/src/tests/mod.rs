@@ -2,6 +2,7 @@
 //! killed, between a supervisor and machines that the tests play.
 
 mod machine;
+mod real;
 mod stories;
 mod supervisor;
 mod world;
@@ -34,7 +35,7 @@ impl Drop for Folder {
 
 /// Waits for a condition.
 pub fn until(what: &str, condition: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + Duration::from_secs(40);
     while !condition() {
         assert!(Instant::now() < deadline, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(5));

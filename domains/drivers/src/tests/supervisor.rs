@@ -31,10 +31,13 @@ pub struct Supervisor {
     spawner: Box<Spawner>,
 }
 
+/// Template, slot, and what can be killed.
+type Running = (String, Option<Slot>, Option<Box<dyn Process>>);
+
 #[derive(Default)]
 struct State {
     last: u64,
-    running: BTreeMap<u64, (String, Option<Slot>, Option<Box<dyn Process>>)>,
+    running: BTreeMap<u64, Running>,
     ended: BTreeMap<u64, Ended>,
     watchers: Vec<mpsc::Sender<ProcessEvent>>,
     published: BTreeMap<Slot, Vec<Publish>>,

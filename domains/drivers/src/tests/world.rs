@@ -256,7 +256,11 @@ impl Watcher {
 
     /// Waits until what was heard fits.
     pub fn until(&self, fits: impl Fn(&[BoxHappening]) -> bool) {
-        until("something is heard", || fits(&self.heard()));
+        let waited = std::panic::AssertUnwindSafe(|| until("something is heard", || fits(&self.heard())));
+        if let Err(panic) = std::panic::catch_unwind(waited) {
+            eprintln!("heard so far: {:?}", self.heard());
+            std::panic::resume_unwind(panic);
+        }
     }
 }
 
