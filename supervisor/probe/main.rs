@@ -16,16 +16,85 @@ use libc::{c_long, c_ulong};
 
 /// Every attempt that needs no path of the member.
 const ATTEMPTS: &[&str] = &[
-    "open /etc/shadow", "open /etc/passwd", "open /root", "open /proc/self/status", "open /sys/kernel", "open /usr/bin/env", "open /state",
-    "open /run", "open /gtvp/member.toml", "write /dev/kvm", "write /dev/net/tun", "write /dev/tpmrm0", "write /dev/mem",
-    "write /dev/userfaultfd", "write /dev/fuse", "write /dev/vhost-vsock", "open /dev/kmsg", "write own-binary", "create /x", "create /bin/x",
-    "create /dev/x", "create /gtvp/x", "create /gtvp/ipc/x", "create /state/.probe", "create /run/.probe", "exec /bin/sh", "exec /usr/bin/env",
-    "socket unix", "socket inet", "socket inet6", "socket netlink", "socket packet", "socket vsock", "reach 127.0.0.1:9", "fork",
-    "clone newuser", "clone newnet", "clone3", "unshare user", "unshare mount", "unshare net", "setns", "mount", "remount", "umount", "pivot_root",
-    "chroot", "open_tree", "fsopen", "ptrace", "process_vm_readv", "pidfd_getfd", "kill 1", "setuid 0", "setgid 0", "setgroups",
-    "capset", "init_module", "finit_module", "delete_module", "kexec_load", "reboot", "swapoff", "acct", "iopl", "keyctl", "add_key", "bpf",
-    "perf_event_open", "userfaultfd", "io_uring_setup", "fanotify_init", "open_by_handle_at", "mknod", "sethostname", "settimeofday",
-    "syslog", "quotactl", "personality",
+    "open /etc/shadow",
+    "open /etc/passwd",
+    "open /root",
+    "open /proc/self/status",
+    "open /sys/kernel",
+    "open /usr/bin/env",
+    "open /state",
+    "open /run",
+    "open /gtvp/member.toml",
+    "write /dev/kvm",
+    "write /dev/net/tun",
+    "write /dev/tpmrm0",
+    "write /dev/mem",
+    "write /dev/userfaultfd",
+    "write /dev/fuse",
+    "write /dev/vhost-vsock",
+    "open /dev/kmsg",
+    "write own-binary",
+    "create /x",
+    "create /bin/x",
+    "create /dev/x",
+    "create /gtvp/x",
+    "create /gtvp/ipc/x",
+    "create /state/.probe",
+    "create /run/.probe",
+    "exec /bin/sh",
+    "exec /usr/bin/env",
+    "socket unix",
+    "socket inet",
+    "socket inet6",
+    "socket netlink",
+    "socket packet",
+    "socket vsock",
+    "reach 127.0.0.1:9",
+    "fork",
+    "clone newuser",
+    "clone newnet",
+    "clone3",
+    "unshare user",
+    "unshare mount",
+    "unshare net",
+    "setns",
+    "mount",
+    "remount",
+    "umount",
+    "pivot_root",
+    "chroot",
+    "open_tree",
+    "fsopen",
+    "ptrace",
+    "process_vm_readv",
+    "pidfd_getfd",
+    "kill 1",
+    "setuid 0",
+    "setgid 0",
+    "setgroups",
+    "capset",
+    "init_module",
+    "finit_module",
+    "delete_module",
+    "kexec_load",
+    "reboot",
+    "swapoff",
+    "acct",
+    "iopl",
+    "keyctl",
+    "add_key",
+    "bpf",
+    "perf_event_open",
+    "userfaultfd",
+    "io_uring_setup",
+    "fanotify_init",
+    "open_by_handle_at",
+    "mknod",
+    "sethostname",
+    "settimeofday",
+    "syslog",
+    "quotactl",
+    "personality",
 ];
 
 fn main() {
@@ -65,12 +134,16 @@ fn attempt(words: &[&str]) -> io::Result<()> {
     const INVALID: c_ulong = c_ulong::MAX;
     match words {
         ["open", path] => OpenOptions::new().read(true).open(path).map(drop),
-        ["write", "own-binary"] => match OpenOptions::new().write(true).open(std::env::args().next().unwrap_or_default()) {
-            // It runs, which is all that stands in the way.
-            Err(e) if e.raw_os_error() == Some(libc::ETXTBSY) => Ok(()),
-            other => other.map(drop),
-        },
-        ["write", path] => OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path).map(drop),
+        ["write", "own-binary"] => {
+            match OpenOptions::new().write(true).open(std::env::args().next().unwrap_or_default()) {
+                // It runs, which is all that stands in the way.
+                Err(e) if e.raw_os_error() == Some(libc::ETXTBSY) => Ok(()),
+                other => other.map(drop),
+            }
+        }
+        ["write", path] => {
+            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path).map(drop)
+        }
         ["create", path] => OpenOptions::new().write(true).create(true).truncate(false).open(path).map(drop),
         ["exec", path] => Err(Command::new(path).arg("-c").arg("exit 0").exec()),
         ["socket", family] => socket(family),
@@ -102,7 +175,9 @@ fn attempt(words: &[&str]) -> io::Result<()> {
         }
         ["mount"] => call(libc::SYS_mount, [text(c"none"), text(c"/dev"), text(c"tmpfs"), 0, 0, 0]),
         ["remount"] => call(libc::SYS_mount, [0, text(c"/"), 0, libc::MS_REMOUNT | libc::MS_BIND, 0, 0]),
-        ["umount"] => call(libc::SYS_umount2, [text(c"/gtvp/member.toml"), libc::MNT_DETACH as c_ulong, 0, 0, 0, 0]),
+        ["umount"] => {
+            call(libc::SYS_umount2, [text(c"/gtvp/member.toml"), libc::MNT_DETACH as c_ulong, 0, 0, 0, 0])
+        }
         ["pivot_root"] => call(libc::SYS_pivot_root, [text(c"/"), text(c"/"), 0, 0, 0, 0]),
         ["chroot"] => call(libc::SYS_chroot, [text(c"/"), 0, 0, 0, 0, 0]),
         ["open_tree"] => call(libc::SYS_open_tree, [libc::AT_FDCWD as c_ulong, text(c"/"), 1, 0, 0, 0]),
@@ -125,19 +200,26 @@ fn attempt(words: &[&str]) -> io::Result<()> {
         ["acct"] => call(libc::SYS_acct, [text(c"/no/such/file"), 0, 0, 0, 0, 0]),
         ["iopl"] => call(libc::SYS_iopl, [3, 0, 0, 0, 0, 0]),
         ["keyctl"] => call(libc::SYS_keyctl, [0, -3i64 as c_ulong, 1, 0, 0, 0]),
-        ["add_key"] => call(libc::SYS_add_key, [text(c"user"), text(c"gtvp-probe"), text(c"x"), 1, -1i64 as c_ulong, 0]),
+        ["add_key"] => {
+            call(libc::SYS_add_key, [text(c"user"), text(c"gtvp-probe"), text(c"x"), 1, -1i64 as c_ulong, 0])
+        }
         ["bpf"] => call(libc::SYS_bpf, [0, 0, 0, 0, 0, 0]),
         ["perf_event_open"] => perf_event_open(),
         ["userfaultfd"] => call(libc::SYS_userfaultfd, [1, 0, 0, 0, 0, 0]),
         ["io_uring_setup"] => call(libc::SYS_io_uring_setup, [1, 0, 0, 0, 0, 0]),
         ["fanotify_init"] => call(libc::SYS_fanotify_init, [0, 0, 0, 0, 0, 0]),
         ["open_by_handle_at"] => call(libc::SYS_open_by_handle_at, [INVALID, 0, 0, 0, 0, 0]),
-        ["mknod"] => call(libc::SYS_mknodat, [
-            libc::AT_FDCWD as c_ulong,
-            text(c"/state/.probe-device"),
-            (libc::S_IFCHR | 0o600).into(),
-            libc::makedev(1, 1),
-            0, 0]),
+        ["mknod"] => call(
+            libc::SYS_mknodat,
+            [
+                libc::AT_FDCWD as c_ulong,
+                text(c"/state/.probe-device"),
+                (libc::S_IFCHR | 0o600).into(),
+                libc::makedev(1, 1),
+                0,
+                0,
+            ],
+        ),
         ["sethostname"] => call(libc::SYS_sethostname, [text(c"probe"), 5, 0, 0, 0, 0]),
         ["settimeofday"] => call(libc::SYS_settimeofday, [0, 0, 0, 0, 0, 0]),
         ["syslog"] => call(libc::SYS_syslog, [10, 0, 0, 0, 0, 0]),

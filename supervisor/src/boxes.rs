@@ -22,7 +22,7 @@ use crate::member::instance;
 use crate::plan::{self, Contents, Namespaces};
 use crate::process::{self, Process};
 use crate::records::Record;
-use crate::spec::{Copy, Descriptor};
+use crate::spec::{Descriptor, FileFrom};
 use crate::supervise::Ask;
 use crate::template::{self, KEEPER};
 use crate::{host, keeper, kmsg};
@@ -93,20 +93,23 @@ impl Boxes {
             }
             say!("{} (pid {}) is still running", instance(&record.template, record.slot), record.pid);
             let number = record.process;
-            boxes.running.insert(number, Running {
-                record,
-                process: Some(process),
-                fds: Vec::new(),
-                keeper: None,
-                held: Held::default(),
-                life: 0,
-                killed: false,
-                started: Instant::now(),
-                due: None,
-                how: String::new(),
-                backoff: Backoff::default(),
-                waiters: Vec::new(),
-            });
+            boxes.running.insert(
+                number,
+                Running {
+                    record,
+                    process: Some(process),
+                    fds: Vec::new(),
+                    keeper: None,
+                    held: Held::default(),
+                    life: 0,
+                    killed: false,
+                    started: Instant::now(),
+                    due: None,
+                    how: String::new(),
+                    backoff: Backoff::default(),
+                    waiters: Vec::new(),
+                },
+            );
             boxes.keep(means, asker, number);
         }
         boxes
@@ -123,7 +126,12 @@ impl Boxes {
     }
 
     /// Starts a process.
-    pub fn spawn(&mut self, means: &Means<'_>, asker: &Post<Ask>, request: Request) -> Result<Spawned, Fault> {
+    pub fn spawn(
+        &mut self,
+        means: &Means<'_>,
+        asker: &Post<Ask>,
+        request: Request,
+    ) -> Result<Spawned, Fault> {
         let Request { owner, spawn, fds, stream } = request;
         let row = owned_row(means, &owner, &spawn.template)?;
         if spawn.fds.len() != fds.len() {
@@ -135,7 +143,10 @@ impl Boxes {
             return Err(Fault::new(FaultKind::WrongState, format!("{what} runs already")));
         }
         if spawn.slot.is_none() && self.running.values().filter(same).count() >= MAX_WITHOUT_BOX {
-            return Err(Fault::new(FaultKind::Unavailable, format!("too many of {} run at once", spawn.template)));
+            return Err(Fault::new(
+                FaultKind::Unavailable,
+                format!("too many of {} run at once", spawn.template),
+            ));
         }
         let expanded = template::expand(row, &spawn.params, &spawn.fds)?;
         let mut named: Vec<(String, OwnedFd)> = spawn.fds.iter().cloned().zip(fds).collect();
@@ -168,7 +179,8 @@ impl Boxes {
         if row.restart {
             let path = means.member.keeper_of(&spawn.template, spawn.slot);
             let listener = keeper::listener(&path);
-            running.keeper = Some(listener.map_err(|e| Fault::internal("a keeper's socket cannot be made", &e))?);
+            running.keeper =
+                Some(listener.map_err(|e| Fault::internal("a keeper's socket cannot be made", &e))?);
             running.fds = std::mem::take(&mut named);
         }
         let from = if row.restart { &running.fds } else { &named };
@@ -213,7 +225,8 @@ impl Boxes {
         let path = means.member.keeper_of(&record.template, record.slot);
         let (asker, life) = (asker.clone(), running.life);
         let store = move |held| asker.send(Ask::Held { process: number, life, held });
-        let kept = keeper::copy(&running.held).and_then(|held| keeper::start(name.clone(), &path, held, store));
+        let kept =
+            keeper::copy(&running.held).and_then(|held| keeper::start(name.clone(), &path, held, store));
         if let Err(e) = kept {
             say!("{name}: what it stores cannot be kept: {e}");
         }
@@ -239,7 +252,8 @@ impl Boxes {
             let call = kmsg::killed_by(process.pid).unwrap_or_else(|| "unknown: see `gtvpd trace`".into());
             how = format!("{how}: system call {call}, which its row in topology.toml does not have");
         }
-        let restart = means.member.topology.template.get(&running.record.template).is_some_and(|row| row.restart);
+        let restart =
+            means.member.topology.template.get(&running.record.template).is_some_and(|row| row.restart);
         if restart && !running.killed && end.code != Some(0) {
             let now = Instant::now();
             let wait = running.backoff.died(running.started, now);
@@ -262,7 +276,8 @@ impl Boxes {
         means.launcher.cgroups.remove(&name);
         // Neither need be there.
         let _ = std::fs::remove_file(means.member.keeper_of(&record.template, record.slot));
-        let ended = Ended { process: record.process, template: record.template, slot: record.slot, code, how };
+        let ended =
+            Ended { process: record.process, template: record.template, slot: record.slot, code, how };
         for waiter in waiters {
             waiter.send(Ok(ended.clone()));
         }
@@ -289,17 +304,23 @@ impl Boxes {
                     let how = std::mem::take(&mut running.how);
                     self.running.insert(number, running);
                     self.keep(means, asker, number);
-                    self.tell(&record.owner, &ProcessEvent::Restarted {
-                        process: number,
-                        template: record.template.clone(),
-                        slot: record.slot,
-                        pid: record.pid,
-                        how,
-                    });
+                    self.tell(
+                        &record.owner,
+                        &ProcessEvent::Restarted {
+                            process: number,
+                            template: record.template.clone(),
+                            slot: record.slot,
+                            pid: record.pid,
+                            how,
+                        },
+                    );
                 }
                 Err(e) => {
                     let wait = running.backoff.died(now, now).max(Duration::from_millis(100));
-                    say!("{} does not start again: {e}", instance(&running.record.template, running.record.slot));
+                    say!(
+                        "{} does not start again: {e}",
+                        instance(&running.record.template, running.record.slot)
+                    );
                     running.due = Some(now + wait);
                     self.running.insert(number, running);
                 }
@@ -316,7 +337,10 @@ impl Boxes {
         match self.running.get_mut(&number) {
             Some(running) if running.record.owner == owner => running.waiters.push(waiter),
             _ => {
-                waiter.send(Err(Fault::new(FaultKind::NotFound, format!("there is no process {number} of {owner}"))));
+                waiter.send(Err(Fault::new(
+                    FaultKind::NotFound,
+                    format!("there is no process {number} of {owner}"),
+                )));
             }
         }
     }
@@ -334,10 +358,17 @@ impl Boxes {
             waiter.send(Err(fault));
             return;
         }
-        let found = self.running.values().find(|r| r.record.template == template && r.record.slot == Some(slot));
+        let found =
+            self.running.values().find(|r| r.record.template == template && r.record.slot == Some(slot));
         let Some(number) = found.map(|r| r.record.process) else {
             let how = "it did not run".to_owned();
-            waiter.send(Ok(Ended { process: 0, template: template.to_owned(), slot: Some(slot), code: None, how }));
+            waiter.send(Ok(Ended {
+                process: 0,
+                template: template.to_owned(),
+                slot: Some(slot),
+                code: None,
+                how,
+            }));
             return;
         };
         if let Some(running) = self.running.get_mut(&number) {
@@ -416,7 +447,9 @@ fn launch(
     };
     let mut descriptors = Vec::new();
     // What the owner did not hand over.
-    for (standard, number, fd) in [("stdin", 0, null.as_fd()), ("stdout", 1, log.as_fd()), ("stderr", 2, log.as_fd())] {
+    for (standard, number, fd) in
+        [("stdin", 0, null.as_fd()), ("stdout", 1, log.as_fd()), ("stderr", 2, log.as_fd())]
+    {
         if !record.numbers.iter().any(|(n, _)| n == standard) {
             descriptors.push(Descriptor { from: place(fd), number });
         }
@@ -429,10 +462,12 @@ fn launch(
             descriptors.push(Descriptor { from: place(fd), number: *number });
         }
     }
-    let mut copies = Vec::new();
+    let mut from_fds = Vec::new();
     for (wanted, at) in files {
         if let Some((_, fd)) = named.iter().find(|(n, _)| n == wanted) {
-            copies.push(Copy { from: place(fd.as_fd()), at: at.clone() });
+            let mode = rustix::fs::fcntl_getfl(fd).map_err(io::Error::from)?;
+            let writable = mode.intersects(rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::RDWR);
+            from_fds.push(FileFrom { from: place(fd.as_fd()), at: at.clone(), writable });
         }
     }
     let mut contents = Contents {
@@ -440,7 +475,7 @@ fn launch(
         argv: record.argv.clone(),
         env: row.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
         descriptors,
-        copies,
+        files: from_fds,
         texts: Vec::new(),
     };
     if row.jail.network == Network::Sources {

@@ -5,7 +5,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-
 /// The cgroups of one member.
 #[derive(Debug, Clone)]
 pub struct Cgroups {
@@ -34,7 +33,9 @@ impl Cgroups {
         for root in ROOTS_V2.iter().map(Path::new) {
             let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
             if controllers.split_ascii_whitespace().any(|c| c == "memory") {
-                let made = enable(root).and_then(|()| make(&root.join(&name))).and_then(|()| enable(&root.join(&name)));
+                let made = enable(root)
+                    .and_then(|()| make(&root.join(&name)))
+                    .and_then(|()| enable(&root.join(&name)));
                 return Self { base: told(made).map(|()| Base::V2(root.join(&name))) };
             }
         }

@@ -5,8 +5,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
-    Scope, path_beneath_rules,
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, Scope, path_beneath_rules,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use seccompiler::BpfProgram;
@@ -83,8 +83,9 @@ pub fn landlock(spec: &JailSpec) -> Result<(), ConfineError> {
         Access::Rx => read | AccessFs::Execute,
         Access::Rw => all_but_execute,
     };
-    let mut ruleset =
-        Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(AccessFs::from_all(KNOWN))?;
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(KNOWN))?;
     if spec.network == NetPlan::Empty {
         ruleset = ruleset.handle_access(AccessNet::from_all(KNOWN))?;
     }
@@ -92,8 +93,11 @@ pub fn landlock(spec: &JailSpec) -> Result<(), ConfineError> {
     for bind in &spec.binds {
         created = created.add_rules(path_beneath_rules([&bind.at], rights(bind.access)))?;
     }
-    let files = spec.copies.iter().map(|c| &c.at).chain(spec.texts.iter().map(|(at, _)| at));
-    created = created.add_rules(path_beneath_rules(files, read))?;
+    for file in &spec.files {
+        let access = if file.writable { Access::Rw } else { Access::R };
+        created = created.add_rules(path_beneath_rules([&file.at], rights(access)))?;
+    }
+    created = created.add_rules(path_beneath_rules(spec.texts.iter().map(|(at, _)| at), read))?;
     if spec.tmp.is_some() {
         created = created.add_rules(path_beneath_rules(["/tmp"], all_but_execute))?;
     }

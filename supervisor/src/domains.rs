@@ -127,7 +127,8 @@ impl Kept {
             descriptors.push(Descriptor { from: 5, number: place::SECOND_LISTEN_FD });
         }
         let spec = spec(means.member, &self.name, None, descriptors)?;
-        let memory = means.member.topology.domain.get(&self.name).and_then(|row| row.jail.memory_max).map(|b| b.0);
+        let memory =
+            means.member.topology.domain.get(&self.name).and_then(|row| row.jail.memory_max).map(|b| b.0);
         Ok(means.launcher.start(spec, &fds, stdio()?, &self.name, memory)?)
     }
 
@@ -138,8 +139,12 @@ impl Kept {
         let mut how = end.how;
         if end.signal == Some(libc::SIGSYS) {
             how = match kmsg::killed_by(process.pid) {
-                Some(call) => format!("{how}: system call {call}, which its row in topology.toml does not have"),
-                None => format!("{how}: a system call that its row in topology.toml does not have (see `gtvpd trace`)"),
+                Some(call) => {
+                    format!("{how}: system call {call}, which its row in topology.toml does not have")
+                }
+                None => format!(
+                    "{how}: a system call that its row in topology.toml does not have (see `gtvpd trace`)"
+                ),
             };
         }
         means.records.remove(&record(&self.name, &process));
@@ -177,7 +182,8 @@ pub fn spec(
 ) -> Result<JailSpec, StartError> {
     let row = member.topology.domain.get(name).ok_or_else(|| StartError::NoRow(name.to_owned()))?;
     let (binary, argv) = instead.map_or_else(|| (row.binary.as_str(), Vec::new()), |(b, argv)| (b, argv));
-    let mut contents = Contents { program: member.lib.join(binary), argv, descriptors, ..Contents::default() };
+    let mut contents =
+        Contents { program: member.lib.join(binary), argv, descriptors, ..Contents::default() };
     if row.jail.network == gtvp_model::topology::Network::Sources {
         contents.texts.push((plan::RESOLV_CONF.into(), host::resolv_conf()));
     }

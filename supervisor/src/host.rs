@@ -33,7 +33,13 @@ pub fn checks(cgroups: Option<&str>) -> Vec<HostCheck> {
             "boxes are emulated, which is slow",
             "turn on virtualization in the firmware, or nested virtualization on the host",
         ),
-        exists("tpm", "/dev/tpmrm0", "present", "the platform cannot prove what it booted", "turn on the TPM in the firmware"),
+        exists(
+            "tpm",
+            "/dev/tpmrm0",
+            "present",
+            "the platform cannot prove what it booted",
+            "turn on the TPM in the firmware",
+        ),
         ima(),
         fs_verity(),
         cgroup("cgroup_memory", "memory", cgroups),
@@ -54,7 +60,9 @@ fn ima() -> HostCheck {
     if Path::new(log).exists() {
         return check("ima", "ok", "the kernel measures files", None);
     }
-    let detail = if Path::new("/sys/kernel/security/integrity").exists() || Path::new("/sys/kernel/security").exists() {
+    let detail = if Path::new("/sys/kernel/security/integrity").exists()
+        || Path::new("/sys/kernel/security").exists()
+    {
         "the kernel keeps no measurement list: what runs on this member is not proved"
     } else {
         "securityfs is not mounted: whether the kernel measures is not known"
@@ -63,11 +71,24 @@ fn ima() -> HostCheck {
 }
 
 fn fs_verity() -> HostCheck {
-    if Path::new("/sys/fs/ext4/features/verity").exists() || Path::new("/sys/fs/verity").exists() || Path::new("/proc/sys/fs/verity").exists() {
-        return check("fs_verity", "ok", "the kernel can enforce file digests where the store's file system has them", None);
+    if Path::new("/sys/fs/ext4/features/verity").exists()
+        || Path::new("/sys/fs/verity").exists()
+        || Path::new("/proc/sys/fs/verity").exists()
+    {
+        return check(
+            "fs_verity",
+            "ok",
+            "the kernel can enforce file digests where the store's file system has them",
+            None,
+        );
     }
     let detail = "the kernel has no fs-verity: digests are checked when files are first used";
-    check("fs_verity", "missing", detail, Some("a kernel with CONFIG_FS_VERITY, and ext4 with the verity feature"))
+    check(
+        "fs_verity",
+        "missing",
+        detail,
+        Some("a kernel with CONFIG_FS_VERITY, and ext4 with the verity feature"),
+    )
 }
 
 fn cgroup(name: &str, controller: &str, memory_kind: Option<&str>) -> HostCheck {
@@ -81,12 +102,22 @@ fn cgroup(name: &str, controller: &str, memory_kind: Option<&str>) -> HostCheck 
     } else if v1 && (controller != "memory" || memory_kind.is_some()) {
         return check(name, "ok", "version 1", None);
     }
-    check(name, "missing", format!("gtvpd cannot limit {controller} of domains"), Some("run on a host with a writable cgroup file system"))
+    check(
+        name,
+        "missing",
+        format!("gtvpd cannot limit {controller} of domains"),
+        Some("run on a host with a writable cgroup file system"),
+    )
 }
 
 fn landlock() -> HostCheck {
     match sys::landlock_abi() {
-        0 => check("landlock", "missing", "the kernel has no Landlock: jails rest on namespaces and seccomp alone", Some("a kernel with CONFIG_SECURITY_LANDLOCK, and landlock in lsm=")),
+        0 => check(
+            "landlock",
+            "missing",
+            "the kernel has no Landlock: jails rest on namespaces and seccomp alone",
+            Some("a kernel with CONFIG_SECURITY_LANDLOCK, and landlock in lsm="),
+        ),
         abi if abi < 4 => check("landlock", "ok", format!("ABI {abi}; from 4 on it also covers TCP"), None),
         abi => check("landlock", "ok", format!("ABI {abi}"), None),
     }
@@ -97,16 +128,29 @@ fn seccomp() -> HostCheck {
     if status.lines().any(|l| l.starts_with("Seccomp:")) {
         check("seccomp", "ok", "filters are enforced", None)
     } else {
-        check("seccomp", "failed", "the kernel has no seccomp: no domain starts", Some("a kernel with CONFIG_SECCOMP_FILTER"))
+        check(
+            "seccomp",
+            "failed",
+            "the kernel has no seccomp: no domain starts",
+            Some("a kernel with CONFIG_SECCOMP_FILTER"),
+        )
     }
 }
 
 fn user_namespaces() -> HostCheck {
-    let most: u64 = fs::read_to_string("/proc/sys/user/max_user_namespaces").ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0);
+    let most: u64 = fs::read_to_string("/proc/sys/user/max_user_namespaces")
+        .ok()
+        .and_then(|t| t.trim().parse().ok())
+        .unwrap_or(0);
     if most > 0 {
         check("user_namespaces", "ok", format!("at most {most}"), None)
     } else {
-        check("user_namespaces", "failed", "user namespaces are turned off: drivers and boxes do not start", Some("sysctl user.max_user_namespaces=10000"))
+        check(
+            "user_namespaces",
+            "failed",
+            "user namespaces are turned off: drivers and boxes do not start",
+            Some("sysctl user.max_user_namespaces=10000"),
+        )
     }
 }
 
@@ -148,9 +192,9 @@ pub fn addresses(member: &Member) -> Vec<String> {
     }
     let text = output("ip", &["-json", "-4", "addr", "show", "up"], None).unwrap_or_default();
     let links: Vec<Link> = serde_json::from_str(&text).unwrap_or_default();
-    let others = links.into_iter().filter(|l| {
-        l.ifname.as_deref().is_some_and(|name| name != "lo" && !Networks::is_ours(member, name))
-    });
+    let others = links
+        .into_iter()
+        .filter(|l| l.ifname.as_deref().is_some_and(|name| name != "lo" && !Networks::is_ours(member, name)));
     others.flat_map(|l| l.addr_info).filter_map(|a| a.local).collect()
 }
 
@@ -200,7 +244,10 @@ mod tests {
     #[test]
     fn a_server_on_loopback_is_none_for_boxes() {
         assert_eq!(parse_nameservers("nameserver 127.0.0.53\noptions edns0\n"), Vec::<String>::new());
-        assert_eq!(parse_nameservers("# x\nnameserver 10.1.1.1\nnameserver fe80::1\n nameserver 10.1.1.2"), ["10.1.1.1", "10.1.1.2"]);
+        assert_eq!(
+            parse_nameservers("# x\nnameserver 10.1.1.1\nnameserver fe80::1\n nameserver 10.1.1.2"),
+            ["10.1.1.1", "10.1.1.2"]
+        );
     }
 
     #[test]

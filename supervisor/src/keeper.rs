@@ -8,7 +8,6 @@ use std::path::Path;
 
 use gtvp_ipc::keeper::Held;
 
-
 /// Stack of a keeper's thread.
 const STACK: usize = 128 * 1024;
 
@@ -28,7 +27,12 @@ pub fn copy(held: &Held) -> io::Result<Held> {
 }
 
 /// Connects to the process, tells it `held`, and gives everything that it stores to `store` until it goes.
-pub fn start(name: String, path: &Path, held: Held, store: impl Fn(Held) -> bool + Send + 'static) -> io::Result<()> {
+pub fn start(
+    name: String,
+    path: &Path,
+    held: Held,
+    store: impl Fn(Held) -> bool + Send + 'static,
+) -> io::Result<()> {
     let stream = UnixStream::connect(path)?;
     let talk = move || {
         if let Err(e) = held.send(&stream) {
@@ -46,7 +50,8 @@ pub fn start(name: String, path: &Path, held: Held, store: impl Fn(Held) -> bool
                 Ok(None) => return,
                 Err(e) => {
                     // A process that is killed in the middle of a word is told as its end.
-                    if e.kind() != io::ErrorKind::UnexpectedEof && e.kind() != io::ErrorKind::ConnectionReset {
+                    if e.kind() != io::ErrorKind::UnexpectedEof && e.kind() != io::ErrorKind::ConnectionReset
+                    {
                         say!("{name} stored something unreadable, which is not kept: {e}");
                     }
                     return;

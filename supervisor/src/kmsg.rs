@@ -24,7 +24,9 @@ pub fn killed_by(pid: i32) -> Option<String> {
             Err(_) => break,
         }
     }
-    found.map(|number| syscalls::name(number).map_or_else(|| number.to_string(), |n| format!("{n} ({number})")))
+    found.map(|number| {
+        syscalls::name(number).map_or_else(|| number.to_string(), |n| format!("{n} ({number})"))
+    })
 }
 
 /// `audit: type=1326 … pid=N … sig=31 … syscall=S …`

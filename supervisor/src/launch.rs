@@ -93,7 +93,9 @@ impl Launcher {
         let json = serde_json::to_vec(spec).map_err(|e| LaunchError::Start(e.into()))?;
         wire::send(socket, &json, fds).map_err(LaunchError::Start)?;
         loop {
-            let Some((json, mut fds)) = wire::recv(socket).map_err(LaunchError::Silent)? else { return Ok(()) };
+            let Some((json, mut fds)) = wire::recv(socket).map_err(LaunchError::Silent)? else {
+                return Ok(());
+            };
             match serde_json::from_slice(&json).map_err(|e| LaunchError::Silent(e.into()))? {
                 StageSays::Failed(why) => return Err(LaunchError::Stage(why)),
                 StageSays::WriteMaps => {

@@ -39,9 +39,8 @@ pub enum BadMemberFiles {
 impl Member {
     /// Reads `config` and the topology.toml beside gtvpd.
     pub fn open(config: &Path) -> Result<Self, BadMemberFiles> {
-        let read = |path: &Path| {
-            std::fs::read_to_string(path).map_err(|e| BadMemberFiles::Read(path.to_owned(), e))
-        };
+        let read =
+            |path: &Path| std::fs::read_to_string(path).map_err(|e| BadMemberFiles::Read(path.to_owned(), e));
         let own = PathBuf::from("/proc/self/exe");
         let own = std::fs::canonicalize(&own).map_err(|e| BadMemberFiles::Read(own, e))?;
         let lib = own.parent().map_or_else(|| PathBuf::from("/"), Path::to_owned);
@@ -51,7 +50,8 @@ impl Member {
         Ok(Self {
             config: gtvp_model::member::parse(&config_text)
                 .map_err(|e| BadMemberFiles::Config(config.to_owned(), e))?,
-            topology: Topology::parse(&topology_text).map_err(|e| BadMemberFiles::Topology(topology_path, e))?,
+            topology: Topology::parse(&topology_text)
+                .map_err(|e| BadMemberFiles::Topology(topology_path, e))?,
             config_text,
             topology_text,
             lib,

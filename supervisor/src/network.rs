@@ -134,7 +134,8 @@ impl Networks {
     pub fn open(member: &Member, seen_by: u32) -> Result<Self, NetworkError> {
         let open = |name: String| {
             let path = PathBuf::from(format!("/proc/{seen_by}/root{NETNS}")).join(name);
-            let file = fs::File::open(&path).map_err(|e| NetworkError::Step(path.display().to_string(), e))?;
+            let file =
+                fs::File::open(&path).map_err(|e| NetworkError::Step(path.display().to_string(), e))?;
             Ok::<OwnedFd, NetworkError>(file.into())
         };
         let (boxes, sources) = (open(member.box_netns())?, open(member.source_netns())?);
@@ -190,7 +191,8 @@ fn namespace(member: &Member, name: &str, ids: Option<(u32, u32)>) -> Result<(Ow
         let _ = fs::remove_file(&path);
     }
     if let Some(holder) = ids.and_then(|_| holder(member)) {
-        let fd = fs::File::open(format!("/proc/{}/ns/net", holder.pid)).map_err(step("opening the boxes' namespace"))?;
+        let fd = fs::File::open(format!("/proc/{}/ns/net", holder.pid))
+            .map_err(step("opening the boxes' namespace"))?;
         pin(name, holder.pid)?;
         return Ok((fd.into(), false));
     }

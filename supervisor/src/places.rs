@@ -41,7 +41,8 @@ pub fn lock(member: &Member) -> Result<OwnedFd, PlaceError> {
         let pid = fs::read_to_string(&path).unwrap_or_default();
         return Err(PlaceError::Taken(pid.trim().chars().take(16).collect()));
     }
-    file.set_len(0).and_then(|()| io::Write::write_all(&mut &file, std::process::id().to_string().as_bytes()))
+    file.set_len(0)
+        .and_then(|()| io::Write::write_all(&mut &file, std::process::id().to_string().as_bytes()))
         .map_err(at(&path))?;
     Ok(file.into())
 }

@@ -7,7 +7,7 @@ use gtvp_model::ids::Slot;
 use gtvp_model::topology::{Jail, Network, Seccomp, TemplateRow};
 
 use crate::member::Member;
-use crate::spec::{Access, Bind, Copy, Descriptor, FilterPlan, JailSpec, NetPlan, UserPlan};
+use crate::spec::{Access, Bind, Descriptor, FileFrom, FilterPlan, JailSpec, NetPlan, UserPlan};
 
 /// Most open files where the row does not say.
 const DEFAULT_OPEN_FILES: u64 = 4096;
@@ -59,7 +59,7 @@ pub struct Contents {
     /// Descriptors under their numbers.
     pub descriptors: Vec<Descriptor>,
     /// Files from descriptors.
-    pub copies: Vec<Copy>,
+    pub files: Vec<FileFrom>,
     /// Text files.
     pub texts: Vec<(String, String)>,
 }
@@ -82,14 +82,21 @@ pub fn jail(
         if at == RESOLV_CONF && contents.texts.iter().any(|(path, _)| path == RESOLV_CONF) {
             continue;
         }
-        binds.push(Bind { from, at, access: access(&rule.path, &rule.access)?, optional: rule.optional, device: false });
+        binds.push(Bind {
+            from,
+            at,
+            access: access(&rule.path, &rule.access)?,
+            optional: rule.optional,
+            device: false,
+        });
     }
     for rule in &row.devices {
         binds.push(device(&rule.path, access(&rule.path, &rule.access)?, rule.optional));
     }
-    for (from, at) in
-        [(member.run("gtvp/member.toml"), place::MEMBER_FILE), (member.run("gtvp/topology.toml"), place::TOPOLOGY_FILE)]
-    {
+    for (from, at) in [
+        (member.run("gtvp/member.toml"), place::MEMBER_FILE),
+        (member.run("gtvp/topology.toml"), place::TOPOLOGY_FILE),
+    ] {
         binds.push(read_only(from, at));
     }
     if member.callees_of(name).is_empty() {
@@ -132,7 +139,8 @@ pub fn jail(
         root_point: member.run("root"),
         binds,
         folders,
-        copies: contents.copies,
+        files: contents.files,
+        file_systems: vec![member.config.state_dir.clone(), member.config.run_dir.clone()],
         texts: contents.texts,
         descriptors: contents.descriptors,
         network,

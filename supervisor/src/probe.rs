@@ -74,7 +74,10 @@ fn attempts(member: &Member, domain: &str) -> Result<Vec<Outcome>, Box<dyn std::
             outcomes.push(one(member, &networks, &launcher, domain, &attempt)?);
         }
     }
-    for attempt in [format!("connect {}", member.config.api_socket.display()), "connect /gtvp/ipc/supervisor.sock".into()] {
+    for attempt in [
+        format!("connect {}", member.config.api_socket.display()),
+        "connect /gtvp/ipc/supervisor.sock".into(),
+    ] {
         outcomes.push(one(member, &networks, &launcher, domain, &attempt)?);
     }
     Ok(outcomes)
@@ -92,10 +95,14 @@ fn one(
     let descriptors = vec![Descriptor { from: 3, number: 0 }, Descriptor { from: 4, number: 1 }];
     let argv = attempt.split(' ').map(str::to_owned).collect();
     let spec = domains::spec(member, domain, Some((PROBE, argv)), descriptors)?;
-    let fds =
-        [networks.boxes.as_fd(), networks.boxes_user.as_fd(), networks.sources.as_fd(), null.as_fd(), ours.as_fd()];
-    let process =
-        launcher.start(spec, &fds, domains::stdio()?, "probe", None).map_err(StartError::from)?;
+    let fds = [
+        networks.boxes.as_fd(),
+        networks.boxes_user.as_fd(),
+        networks.sources.as_fd(),
+        null.as_fd(),
+        ours.as_fd(),
+    ];
+    let process = launcher.start(spec, &fds, domains::stdio()?, "probe", None).map_err(StartError::from)?;
     drop(ours);
     if !process.wait(PATIENCE) {
         process.kill();

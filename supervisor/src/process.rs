@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 
 /// A running process, by number and descriptor.
 #[derive(Debug)]
@@ -88,7 +90,10 @@ fn open(pid: i32) -> io::Result<OwnedFd> {
 }
 
 fn is_readable(fd: &OwnedFd, most: Duration) -> bool {
-    let most = Timespec { tv_sec: most.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: most.subsec_nanos().into() };
+    let most = Timespec {
+        tv_sec: most.as_secs().try_into().unwrap_or(i64::MAX),
+        tv_nsec: most.subsec_nanos().into(),
+    };
     let mut fds = [PollFd::new(fd, PollFlags::IN)];
     loop {
         match poll(&mut fds, Some(&most)) {

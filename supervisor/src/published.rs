@@ -55,7 +55,13 @@ impl Ports {
     }
 
     /// Makes exactly these ports lead to the box of `slot`.
-    pub fn set(&mut self, member: &Member, networks: &Networks, slot: Slot, wanted: &[Publish]) -> Result<(), Fault> {
+    pub fn set(
+        &mut self,
+        member: &Member,
+        networks: &Networks,
+        slot: Slot,
+        wanted: &[Publish],
+    ) -> Result<(), Fault> {
         if wanted.len() > MAX_PORTS {
             return Err(Fault::new(FaultKind::Invalid, format!("a box publishes at most {MAX_PORTS} ports")));
         }
@@ -65,7 +71,8 @@ impl Ports {
         for port in wanted {
             let same = |c: &Claim| (c.port.host, c.port.protocol) == (port.host, port.protocol);
             if new.iter().any(same) {
-                problem = Some(Fault::new(FaultKind::Invalid, format!("port {} is published twice", name(*port))));
+                problem =
+                    Some(Fault::new(FaultKind::Invalid, format!("port {} is published twice", name(*port))));
                 break;
             }
             if self.claims.values().flatten().any(same) {
@@ -93,7 +100,8 @@ impl Ports {
             let before = self.stored(member).remove(&slot.get()).unwrap_or_default();
             old.extend(new);
             let kept = before.into_iter().filter_map(|port| {
-                let n = old.iter().position(|c| (c.port.host, c.port.protocol) == (port.host, port.protocol))?;
+                let n =
+                    old.iter().position(|c| (c.port.host, c.port.protocol) == (port.host, port.protocol))?;
                 Some(Claim { port, ..old.swap_remove(n) })
             });
             let kept: Vec<Claim> = kept.collect();
@@ -125,12 +133,18 @@ impl Ports {
     }
 
     fn stored(&self, member: &Member) -> BTreeMap<u16, Vec<Publish>> {
-        fs::read(member.run("published.json")).ok().and_then(|t| serde_json::from_slice(&t).ok()).unwrap_or_default()
+        fs::read(member.run("published.json"))
+            .ok()
+            .and_then(|t| serde_json::from_slice(&t).ok())
+            .unwrap_or_default()
     }
 
     fn store(&self, member: &Member) {
-        let list: BTreeMap<u16, Vec<Publish>> =
-            self.claims.iter().map(|(slot, claims)| (*slot, claims.iter().map(|c| c.port).collect())).collect();
+        let list: BTreeMap<u16, Vec<Publish>> = self
+            .claims
+            .iter()
+            .map(|(slot, claims)| (*slot, claims.iter().map(|c| c.port).collect()))
+            .collect();
         let path = member.run("published.json");
         let written = serde_json::to_vec(&list).map_err(io::Error::other).and_then(|json| {
             let new = path.with_extension("new");
@@ -149,8 +163,11 @@ fn name(port: Publish) -> String {
 
 fn refused(port: Publish, e: &io::Error) -> Fault {
     if e.kind() == io::ErrorKind::AddrInUse {
-        return Fault::new(FaultKind::InUse, format!("port {} is in use by another program of this member", name(port)))
-            .hint("publish another port, or end the program that has it");
+        return Fault::new(
+            FaultKind::InUse,
+            format!("port {} is in use by another program of this member", name(port)),
+        )
+        .hint("publish another port, or end the program that has it");
     }
     Fault::new(FaultKind::Internal, format!("port {} cannot be taken", name(port))).caused_by(e)
 }

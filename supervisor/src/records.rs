@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use gtvp_model::ids::Slot;
 use serde::{Deserialize, Serialize};
 
-
 /// Largest record that is read: names and arguments of one process.
 const MAX_RECORD: u64 = 1024 * 1024;
 
@@ -59,7 +58,11 @@ impl Records {
             fs::rename(&new, &path)
         });
         if let Err(e) = result {
-            say!("{} {} cannot be written down, a new gtvpd would not know it: {e}", record.template, record.process);
+            say!(
+                "{} {} cannot be written down, a new gtvpd would not know it: {e}",
+                record.template,
+                record.process
+            );
         }
     }
 

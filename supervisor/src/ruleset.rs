@@ -49,7 +49,9 @@ impl From<Protocol> for Protocol2 {
 impl Rules {
     /// The text. Applying it twice is the same as once.
     pub fn text(&self) -> String {
-        let Self { table, box_link: b, source_link: s, box_network: net, transit, source_transit: src, .. } = self;
+        let Self {
+            table, box_link: b, source_link: s, box_network: net, transit, source_transit: src, ..
+        } = self;
         let tcp = self.map("tcp_ports", Protocol2::Tcp);
         let udp = self.map("udp_ports", Protocol2::Udp);
         let tcp6 = self.set("tcp6_ports", Protocol2::Tcp);

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
 };
 
 use crate::spec::FilterPlan;
@@ -40,13 +41,59 @@ const NAMESPACES: u64 = (libc::CLONE_NEWNS
 
 /// What programs that are not ours may not do (`seccomp = "deny"`): refused with EPERM.
 const DENIED: &[&str] = &[
-    "mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsconfig", "fsmount", "fspick",
-    "mount_setattr", "init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot", "swapon",
-    "swapoff", "ptrace", "process_vm_readv", "process_vm_writev", "process_madvise", "kcmp", "pidfd_getfd", "unshare", "setns",
-    "keyctl", "add_key", "request_key", "bpf", "perf_event_open", "userfaultfd", "io_uring_setup", "io_uring_enter",
-    "io_uring_register", "acct", "settimeofday", "clock_settime", "adjtimex", "clock_adjtime", "sethostname",
-    "setdomainname", "syslog", "quotactl", "quotactl_fd", "iopl", "ioperm", "vhangup", "open_by_handle_at",
-    "name_to_handle_at", "lookup_dcookie", "fanotify_init",
+    "mount",
+    "umount2",
+    "pivot_root",
+    "chroot",
+    "move_mount",
+    "open_tree",
+    "fsopen",
+    "fsconfig",
+    "fsmount",
+    "fspick",
+    "mount_setattr",
+    "init_module",
+    "finit_module",
+    "delete_module",
+    "kexec_load",
+    "kexec_file_load",
+    "reboot",
+    "swapon",
+    "swapoff",
+    "ptrace",
+    "process_vm_readv",
+    "process_vm_writev",
+    "process_madvise",
+    "kcmp",
+    "pidfd_getfd",
+    "unshare",
+    "setns",
+    "keyctl",
+    "add_key",
+    "request_key",
+    "bpf",
+    "perf_event_open",
+    "userfaultfd",
+    "io_uring_setup",
+    "io_uring_enter",
+    "io_uring_register",
+    "acct",
+    "settimeofday",
+    "clock_settime",
+    "adjtimex",
+    "clock_adjtime",
+    "sethostname",
+    "setdomainname",
+    "syslog",
+    "quotactl",
+    "quotactl_fd",
+    "iopl",
+    "ioperm",
+    "vhangup",
+    "open_by_handle_at",
+    "name_to_handle_at",
+    "lookup_dcookie",
+    "fanotify_init",
 ];
 
 /// The filters to install, in this order.
@@ -70,7 +117,10 @@ pub fn programs(plan: &FilterPlan, mismatch: Mismatch) -> Result<Vec<BpfProgram>
             if rules.contains_key(&libc::SYS_clone) {
                 // Threads always; processes where the row says so; namespaces never.
                 let thread = if *may_fork { 0 } else { libc::CLONE_THREAD as u64 };
-                rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![masked(0, NAMESPACES | thread, thread)?])?]);
+                rules.insert(
+                    libc::SYS_clone,
+                    vec![SeccompRule::new(vec![masked(0, NAMESPACES | thread, thread)?])?],
+                );
             }
             if rules.contains_key(&libc::SYS_socket) {
                 let mut families = vec![libc::AF_UNIX];
@@ -78,7 +128,8 @@ pub fn programs(plan: &FilterPlan, mismatch: Mismatch) -> Result<Vec<BpfProgram>
                     families.extend([libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK]);
                 }
                 let rule = |family: i32| -> Result<SeccompRule, BadFilter> {
-                    let is = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, family as u64)?;
+                    let is =
+                        SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, family as u64)?;
                     Ok(SeccompRule::new(vec![is])?)
                 };
                 rules.insert(libc::SYS_socket, families.into_iter().map(rule).collect::<Result<_, _>>()?);

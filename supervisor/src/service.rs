@@ -52,7 +52,8 @@ impl Service for Supervision {
                 let stream = session.stream().try_clone().ok();
                 let request = boxes::Request { owner, spawn, fds, stream };
                 // Whether or not the caller is still there: the loop carries it out, and its answer says what came of it.
-                let (post, mailbox) = mailbox().map_err(|e| Fault::internal("gtvpd is out of descriptors", &e))?;
+                let (post, mailbox) =
+                    mailbox().map_err(|e| Fault::internal("gtvpd is out of descriptors", &e))?;
                 if !self.asker.send(Ask::Spawn { request: Box::new(request), reply: post }) {
                     return Err(ending());
                 }
@@ -65,8 +66,8 @@ impl Service for Supervision {
                 .ask(|reply| Ask::Kill { owner, template: kill.template, slot: kill.slot, reply }, session)?
                 .map(|_| Answer::nothing()),
             Request::Watch(_) => {
-                let (post, mailbox) =
-                    mailbox::<ProcessEvent>().map_err(|e| Fault::internal("gtvpd is out of descriptors", &e))?;
+                let (post, mailbox) = mailbox::<ProcessEvent>()
+                    .map_err(|e| Fault::internal("gtvpd is out of descriptors", &e))?;
                 self.asker.send(Ask::Watch { owner, watcher: post });
                 while let Some(event) = mailbox.next_or_hangup(session.stream()) {
                     if session.progress(&event).is_err() {

@@ -24,8 +24,10 @@ pub struct JailSpec {
     pub binds: Vec<Bind>,
     /// Empty folders of the root.
     pub folders: Vec<String>,
-    /// Files of the root, copied from descriptors.
-    pub copies: Vec<Copy>,
+    /// Files of the root, from descriptors.
+    pub files: Vec<FileFrom>,
+    /// Folders of the host on whose file systems such files may be.
+    pub file_systems: Vec<PathBuf>,
     /// Text files of the root.
     pub texts: Vec<(String, String)>,
     /// Descriptors and the numbers under which the program finds them.
@@ -88,13 +90,15 @@ impl Access {
     }
 }
 
-/// A file copied from a descriptor.
+/// A descriptor that appears as a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Copy {
+pub struct FileFrom {
     /// Place of the descriptor.
     pub from: usize,
     /// Path in the jail.
     pub at: String,
+    /// It was open for writing, and so is the file.
+    pub writable: bool,
 }
 
 /// A descriptor under its number.

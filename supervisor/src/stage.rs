@@ -6,7 +6,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown, symlink};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use rustix::mount::{
 };
 
 use crate::confine;
-use crate::spec::{Access, Bind, JailSpec, NetPlan, StageSays, UserPlan};
+use crate::spec::{Access, Bind, FileFrom, JailSpec, NetPlan, StageSays, UserPlan};
 use crate::sys;
 
 /// Descriptors that the stage still uses live above every number that a program is given.
@@ -98,7 +98,9 @@ fn build(socket: &UnixStream) -> Result<std::convert::Infallible, StageError> {
             say(socket, &StageSays::WriteMaps, &[])?;
             wire::recv(socket).ok().flatten().ok_or(StageError::Supervisor)?;
         }
-        UserPlan::Join(n) => sys::join(fd(*n)?, libc::CLONE_NEWUSER).during(|| "joining a user namespace".into())?,
+        UserPlan::Join(n) => {
+            sys::join(fd(*n)?, libc::CLONE_NEWUSER).during(|| "joining a user namespace".into())?
+        }
     }
     rustix::process::umask(Mode::from_raw_mode(0o077));
     confine::drop_privileges(&spec)?;
@@ -154,20 +156,29 @@ fn build_root<'a>(
         fs::write(&path, text).during(|| format!("writing {at}"))?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).during(|| format!("writing {at}"))?;
     }
-    for copy in &spec.copies {
-        copy_file(fd(copy.from)?, &inside(root, &copy.at)).during(|| format!("copying {}", copy.at))?;
+    // Devices are nodes of the jail's own, so that they are the row's uid's whoever they are the host's.
+    let dev = inside(root, "/dev");
+    let device_flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    mount("gtvp", &dev, "tmpfs", device_flags, c"mode=0755,size=64k").during(|| "mounting /dev".into())?;
+    for file in &spec.files {
+        place_file(root, fd(file.from)?, file, &spec.file_systems)?;
     }
     for bind in &spec.binds {
-        bind_path(root, bind)?;
+        if !(bind.device && make_device(root, bind, spec.uid)?) {
+            bind_path(root, bind)?;
+        }
     }
     if spec.pid_namespace {
         symlink("/proc/self/fd", inside(root, "/dev/fd")).during(|| "making /dev/fd".into())?;
     }
+    mount_remount(&dev, device_flags | MountFlags::RDONLY | MountFlags::BIND, c"")
+        .during(|| "closing /dev".into())?;
     if let Some(size) = spec.tmp {
         let at = inside(root, "/tmp");
         fs::create_dir_all(&at).during(|| "making /tmp".into())?;
         let options = format!("mode=0700,uid={},gid={},size={size}\0", spec.uid, spec.uid);
-        let options = std::ffi::CStr::from_bytes_with_nul(options.as_bytes()).map_err(|_| StageError::Supervisor)?;
+        let options =
+            std::ffi::CStr::from_bytes_with_nul(options.as_bytes()).map_err(|_| StageError::Supervisor)?;
         mount("gtvp", &at, "tmpfs", bare, options).during(|| "mounting /tmp".into())?;
     }
     if spec.pid_namespace {
@@ -214,6 +225,76 @@ fn bind_path(root: &Path, bind: &Bind) -> Result<(), StageError> {
         flags |= MountFlags::RDONLY;
     }
     mount_remount(&at, flags, c"").during(said)
+}
+
+/// Makes a device node for the row's uid; `false` where the host does not let gtvpd make nodes.
+fn make_device(root: &Path, bind: &Bind, uid: u32) -> Result<bool, StageError> {
+    let said = || format!("making {}", bind.at);
+    let host = match fs::metadata(&bind.from) {
+        Ok(meta) if meta.file_type().is_char_device() => meta,
+        Err(e) if e.kind() == io::ErrorKind::NotFound && bind.optional => return Ok(true),
+        Ok(_) => return Ok(false),
+        Err(e) => return Err(e).during(said),
+    };
+    let at = inside(root, &bind.at);
+    make_parent(&at)?;
+    let kind = rustix::fs::FileType::CharacterDevice;
+    let mode = if bind.access == Access::Rw { 0o600 } else { 0o400 };
+    match rustix::fs::mknodat(rustix::fs::CWD, &at, kind, Mode::from_raw_mode(mode), host.rdev()) {
+        Err(rustix::io::Errno::PERM) => return Ok(false),
+        other => other.during(said)?,
+    }
+    chown(&at, Some(uid), Some(uid)).during(said)?;
+    Ok(true)
+}
+
+/// Makes a descriptor's file appear. Mounts the file itself where it can be reached from here; else copies what was only to
+/// be read. One to be written must be the file itself.
+fn place_file(
+    root: &Path,
+    fd: BorrowedFd<'_>,
+    file: &FileFrom,
+    file_systems: &[PathBuf],
+) -> Result<(), StageError> {
+    let said = || format!("placing {}", file.at);
+    let at = inside(root, &file.at);
+    let stat = rustix::fs::fstat(fd).during(said)?;
+    // A copy has everyone's permission to be read; a mount has the file's.
+    let readable = file.writable || stat.st_mode & 0o004 != 0;
+    let mounted =
+        if readable { mount_file(fd, &stat, &at, file_systems) } else { Err(io::ErrorKind::Other.into()) };
+    match mounted {
+        Ok(()) => {
+            let mut flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+            if !file.writable {
+                flags |= MountFlags::RDONLY;
+            }
+            mount_remount(&at, flags, c"").during(said)
+        }
+        Err(e) if file.writable => Err(e).during(said),
+        Err(_) => {
+            // An attempt to mount may have left an empty file.
+            let _ = fs::remove_file(&at);
+            copy_file(fd, &at).during(said)
+        }
+    }
+}
+
+fn mount_file(
+    fd: BorrowedFd<'_>,
+    stat: &rustix::fs::Stat,
+    at: &Path,
+    file_systems: &[PathBuf],
+) -> io::Result<()> {
+    let same = |path: &&PathBuf| fs::metadata(path).is_ok_and(|m| m.dev() == stat.st_dev);
+    let mount = File::open(file_systems.iter().find(same).ok_or(io::ErrorKind::CrossesDevices)?)?;
+    let reachable = sys::reopen_through(mount.as_fd(), fd)?;
+    if let Some(parent) = at.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    OpenOptions::new().create(true).append(true).mode(0o444).open(at)?;
+    let number = std::os::fd::AsRawFd::as_raw_fd(&reachable);
+    Ok(mount_bind(format!("/proc/self/fd/{number}"), at)?)
 }
 
 /// Copies all of the file behind `from`, whatever its position is.

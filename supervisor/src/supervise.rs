@@ -145,19 +145,16 @@ struct Supervisor {
 pub fn run(member: Member, tell: bool) -> Result<(), SuperviseError> {
     let step = |what| move |e: io::Error| SuperviseError::Step(what, e);
     // Before any other thread starts, so that all block them.
-    let signals = sys::signal_descriptor(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
-        .map_err(step("signals"))?;
+    let signals =
+        sys::signal_descriptor(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP]).map_err(step("signals"))?;
     places::raise_file_limit();
     let _lock = places::lock(&member)?;
     places::folders(&member)?;
     let networks = Networks::ensure(&member)?;
     let cgroups = Cgroups::open(member.config.name.as_str());
     let cgroup_kind = cgroups.kind();
-    let launcher = Launcher {
-        ids: (member.config.uid_base, gtvp_model::member::UIDS_PER_MEMBER),
-        cgroups,
-        tell,
-    };
+    let launcher =
+        Launcher { ids: (member.config.uid_base, gtvp_model::member::UIDS_PER_MEMBER), cgroups, tell };
     let records = Records::new(member.run("procs"));
     let (asker, questions) = mailbox().map_err(step("descriptors"))?;
     let boxes = Boxes::adopt(
@@ -240,7 +237,8 @@ impl Supervisor {
     fn wait(&self) -> Vec<Woken> {
         let mut what = vec![Woken::Signal, Woken::Question];
         let bell = self.questions.bell();
-        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::from_borrowed_fd(bell, PollFlags::IN)];
+        let mut fds =
+            vec![PollFd::new(&self.signals, PollFlags::IN), PollFd::from_borrowed_fd(bell, PollFlags::IN)];
         for (n, domain) in self.domains.iter().enumerate() {
             if let Some(process) = &domain.process {
                 what.push(Woken::Domain(n));
@@ -259,7 +257,12 @@ impl Supervisor {
             Timespec { tv_sec: rest.as_secs().try_into().unwrap_or(0), tv_nsec: rest.subsec_nanos().into() }
         });
         match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) => what.into_iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|(w, _)| w).collect(),
+            Ok(_) => what
+                .into_iter()
+                .zip(&fds)
+                .filter(|(_, fd)| !fd.revents().is_empty())
+                .map(|(w, _)| w)
+                .collect(),
             Err(_) => Vec::new(),
         }
     }

@@ -22,7 +22,8 @@ pub fn join(fd: BorrowedFd<'_>, kind: libc::c_int) -> io::Result<()> {
 /// Marks every descriptor from `first` on to be closed at execve.
 pub fn close_on_exec_from(first: u32) -> io::Result<()> {
     // SAFETY: with CLOSE_RANGE_CLOEXEC nothing is closed now, so nobody's descriptor goes away under them.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })
+        .map(drop)
 }
 
 /// Duplicates `fd` to `number`, which then survives execve.
@@ -83,6 +84,37 @@ pub fn owning_user_namespace(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // SAFETY: this ioctl takes no argument and returns a new descriptor, which nobody else owns.
     unsafe {
         let new = check(libc::ioctl(fd.as_raw_fd(), NS_GET_USERNS).into())?;
+        Ok(OwnedFd::from_raw_fd(i32::try_from(new).map_err(io::Error::other)?))
+    }
+}
+
+/// Opens the file behind `fd` once more, through the mount that `mount` is on: a descriptor from another mount namespace
+/// cannot be mounted from, but its file may be reachable in this one too. For mounting only (`O_PATH`).
+pub fn reopen_through(mount: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    /// The largest handle that Linux makes.
+    const MAX_HANDLE: usize = 128;
+    #[repr(C)]
+    struct Handle {
+        size: u32,
+        kind: i32,
+        bytes: [u8; MAX_HANDLE],
+    }
+    let mut handle = Handle { size: 128, kind: 0, bytes: [0; MAX_HANDLE] };
+    let mut mount_id: libc::c_int = 0;
+    // SAFETY: the handle has the kernel's layout with room for the largest one, and both outlive the calls; the new
+    // descriptor is owned by nobody else.
+    unsafe {
+        check(libc::syscall(
+            libc::SYS_name_to_handle_at,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            &raw mut handle,
+            &raw mut mount_id,
+            libc::AT_EMPTY_PATH,
+        ))?;
+        let flags = libc::O_PATH | libc::O_CLOEXEC;
+        let new =
+            check(libc::syscall(libc::SYS_open_by_handle_at, mount.as_raw_fd(), &raw mut handle, flags))?;
         Ok(OwnedFd::from_raw_fd(i32::try_from(new).map_err(io::Error::other)?))
     }
 }

@@ -23,14 +23,22 @@ pub struct Expanded {
 }
 
 /// Checks names, types and completeness, and expands the arguments. `given` are the names of the descriptors that came.
-pub fn expand(row: &TemplateRow, params: &BTreeMap<String, Param>, given: &[String]) -> Result<Expanded, Fault> {
+pub fn expand(
+    row: &TemplateRow,
+    params: &BTreeMap<String, Param>,
+    given: &[String],
+) -> Result<Expanded, Fault> {
     let invalid = |message: String| Fault::new(FaultKind::Invalid, message);
     for (name, value) in params {
         let kind = row.params.get(name).ok_or_else(|| invalid(format!("there is no parameter {name:?}")))?;
         check(kind, value).map_err(|why| invalid(format!("parameter {name}: {why}")))?;
     }
-    let files: Vec<(String, String)> =
-        row.files.iter().filter(|(name, _)| given.contains(name)).map(|(n, p)| (n.clone(), p.clone())).collect();
+    let files: Vec<(String, String)> = row
+        .files
+        .iter()
+        .filter(|(name, _)| given.contains(name))
+        .map(|(n, p)| (n.clone(), p.clone()))
+        .collect();
     let mut numbers = Vec::new();
     for (n, declared) in row.fds.iter().enumerate() {
         let (name, optional) = declared.strip_suffix('?').map_or((declared.as_str(), false), |n| (n, true));
@@ -135,7 +143,8 @@ impl Expander<'_> {
         let mut rest = argument;
         while let Some(open) = rest.find('{') {
             let close = rest[open..].find('}').map(|n| open + n);
-            let close = close.ok_or_else(|| Fault::new(FaultKind::Internal, format!("{argument:?} has no }}")))?;
+            let close =
+                close.ok_or_else(|| Fault::new(FaultKind::Internal, format!("{argument:?} has no }}")))?;
             out.push_str(&rest[..open]);
             out.push_str(&self.value(&rest[open + 1..close])?);
             rest = &rest[close + 1..];
@@ -148,14 +157,16 @@ impl Expander<'_> {
     fn value(&self, name: &str) -> Result<String, Fault> {
         if let Some(fd) = name.strip_prefix("fd:") {
             let number = self.numbers.iter().find(|(n, _)| n == fd).map(|(_, number)| number.to_string());
-            return number.ok_or_else(|| Fault::new(FaultKind::Invalid, format!("descriptor {fd} is missing")));
+            return number
+                .ok_or_else(|| Fault::new(FaultKind::Invalid, format!("descriptor {fd} is missing")));
         }
         match self.params.get(name) {
             Some(Param::Int(n)) => Ok(n.to_string()),
             Some(Param::Word(w)) => Ok(w.clone()),
-            Some(Param::Words(_)) => {
-                Err(Fault::new(FaultKind::Internal, format!("{name} is a list and stands inside an argument")))
-            }
+            Some(Param::Words(_)) => Err(Fault::new(
+                FaultKind::Internal,
+                format!("{name} is a list and stands inside an argument"),
+            )),
             None => Err(Fault::new(FaultKind::Invalid, format!("parameter {name} is missing"))),
         }
     }
@@ -166,7 +177,8 @@ mod tests {
     use super::*;
 
     fn row(text: &str) -> TemplateRow {
-        toml::from_str(&format!("purpose='t'\nowner='drivers'\nprogram='p'\nuid='box:0'\n{text}\n[jail]\n")).unwrap()
+        toml::from_str(&format!("purpose='t'\nowner='drivers'\nprogram='p'\nuid='box:0'\n{text}\n[jail]\n"))
+            .unwrap()
     }
 
     fn params(list: &[(&str, Param)]) -> BTreeMap<String, Param> {
@@ -179,11 +191,9 @@ mod tests {
 
     #[test]
     fn arguments_and_groups_are_filled_in() {
-        let row = row(
-            "fds=['a','b?']\nfiles={kernel='/kernel'}\nargv=['-m','{n}M','fd={fd:a}','{words}']\n\
+        let row = row("fds=['a','b?']\nfiles={kernel='/kernel'}\nargv=['-m','{n}M','fd={fd:a}','{words}']\n\
              group=[{when='fd:b',argv=['b={fd:b}']},{when='param:mode=x',argv=['x']}]\n\
-             [params]\nn={int=[1,9]}\nwords={words=3}\nmode={one_of=['x','y']}",
-        );
+             [params]\nn={int=[1,9]}\nwords={words=3}\nmode={one_of=['x','y']}");
         let given = params(&[
             ("n", Param::Int(5)),
             ("words", Param::Words(names(&["p", "q"]))),
@@ -208,7 +218,10 @@ mod tests {
         }
         assert!(expand(&row, &params(&[]), &a).is_err(), "a missing parameter was accepted");
         assert!(expand(&row, &word("ok"), &[]).is_err(), "a missing descriptor was accepted");
-        assert!(expand(&row, &word("ok"), &names(&["a", "c"])).is_err(), "an unknown descriptor was accepted");
+        assert!(
+            expand(&row, &word("ok"), &names(&["a", "c"])).is_err(),
+            "an unknown descriptor was accepted"
+        );
         assert!(expand(&row, &word("ok"), &names(&["a", "a"])).is_err(), "a doubled descriptor was accepted");
         let high = params(&[("w", Param::Word("ok".into())), ("n", Param::Int(10))]);
         assert!(expand(&row, &high, &a).is_err(), "a number out of range was accepted");

@@ -70,9 +70,31 @@ fn outside_a_jail_the_same_attempts_succeed() {
     // The control: a probe that could do nothing anywhere would pass the test above.
     let probe = env!("CARGO_BIN_EXE_gtvp-probe");
     for attempt in [
-        "open /etc/shadow", "open /usr/bin/env", "write own-binary", "exec /bin/sh", "socket inet", "socket packet", "reach 127.0.0.1:9",
-        "fork", "clone newuser", "clone newnet", "clone3", "unshare user", "unshare mount", "unshare net", "chroot", "fsopen",
-        "open_tree", "ptrace", "kill 1", "setuid 0", "setgid 0", "setgroups", "perf_event_open", "personality", "process_vm_readv",
+        "open /etc/shadow",
+        "open /usr/bin/env",
+        "write own-binary",
+        "exec /bin/sh",
+        "socket inet",
+        "socket packet",
+        "reach 127.0.0.1:9",
+        "fork",
+        "clone newuser",
+        "clone newnet",
+        "clone3",
+        "unshare user",
+        "unshare mount",
+        "unshare net",
+        "chroot",
+        "fsopen",
+        "open_tree",
+        "ptrace",
+        "kill 1",
+        "setuid 0",
+        "setgid 0",
+        "setgroups",
+        "perf_event_open",
+        "personality",
+        "process_vm_readv",
     ] {
         let output = Command::new(probe).args(attempt.split(' ')).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout);

@@ -40,7 +40,11 @@ fn a_killed_domain_is_back_within_a_second_and_loses_no_caller() {
         let killed = Instant::now();
         // Connects at once: the socket is gtvpd's and never goes away.
         let after = until("the domain answers", || {
-            member.tell(domain, &["pid"]).ok().and_then(|pid| pid.parse::<i32>().ok()).filter(|pid| *pid != before)
+            member
+                .tell(domain, &["pid"])
+                .ok()
+                .and_then(|pid| pid.parse::<i32>().ok())
+                .filter(|pid| *pid != before)
         });
         assert!(killed.elapsed() < Duration::from_secs(1), "{domain} was away for {:?}", killed.elapsed());
         assert!(alive(after));
@@ -79,8 +83,11 @@ fn a_file_system_server_outlives_gtvpd_and_its_own_death() {
     let spawned = member.call_with("components", &spawn_lazyfs(3), &[theirs.as_fd()]).unwrap();
     drop(theirs);
     assert_eq!(line(&mut ours), format!("life 1 pid {}", spawned.pid));
-    let uid = std::fs::metadata(format!("/proc/{}", spawned.pid)).map(|m| std::os::unix::fs::MetadataExt::uid(&m));
-    let config = gtvp_model::member::parse(&std::fs::read_to_string(member.folder.join("member.toml")).unwrap()).unwrap();
+    let uid =
+        std::fs::metadata(format!("/proc/{}", spawned.pid)).map(|m| std::os::unix::fs::MetadataExt::uid(&m));
+    let config =
+        gtvp_model::member::parse(&std::fs::read_to_string(member.folder.join("member.toml")).unwrap())
+            .unwrap();
     assert_eq!(uid.unwrap(), config.box_uid(Slot::new(3).unwrap(), 1));
 
     // The same place a second time is refused.
@@ -91,7 +98,10 @@ fn a_file_system_server_outlives_gtvpd_and_its_own_death() {
     kill(spawned.pid, Signal::KILL);
     let second = line(&mut ours);
     let pid: i32 = second.strip_prefix("life 2 pid ").unwrap_or_else(|| panic!("{second}")).parse().unwrap();
-    assert_eq!(until("it is known", || running(&member, "components").pop().filter(|r| r.1 == pid)).0, spawned.process);
+    assert_eq!(
+        until("it is known", || running(&member, "components").pop().filter(|r| r.1 == pid)).0,
+        spawned.process
+    );
 
     // gtvpd dies: it lives on, and the next gtvpd knows it by the same number.
     member.kill_gtvpd();

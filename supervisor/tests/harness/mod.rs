@@ -44,7 +44,10 @@ impl Member {
     /// A member whose gtvpd does not run yet.
     pub fn prepare(change: impl FnOnce(String) -> String) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        assert!(rustix::process::geteuid().is_root(), "these tests make jails and networks: run them as root");
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "these tests make jails and networks: run them as root"
+        );
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
         let id = std::process::id();
         let name = format!("t{id}-{n}");
@@ -55,9 +58,17 @@ impl Member {
         fs::copy(gtvpd, lib.join("gtvpd")).unwrap();
         fs::copy(env!("CARGO_BIN_EXE_gtvp-probe"), lib.join("gtvp-probe")).unwrap();
         let standin = gtvpd.with_file_name("examples").join("standin");
-        for program in
-            ["management", "security", "components", "communication", "drivers", "gateway", "lazyfs", "fetcher", "guest-init"]
-        {
+        for program in [
+            "management",
+            "security",
+            "components",
+            "communication",
+            "drivers",
+            "gateway",
+            "lazyfs",
+            "fetcher",
+            "guest-init",
+        ] {
             fs::copy(&standin, lib.join(format!("gtvp-{program}"))).unwrap();
         }
         let topology = change(include_str!("../../../topology.toml").to_owned());
@@ -168,7 +179,9 @@ impl Member {
         params: &M,
         fds: &[BorrowedFd<'_>],
     ) -> Result<M::Reply, CallError> {
-        self.client(caller, "supervisor").call(params, fds, |_| ControlFlow::Continue(())).map(|(reply, _)| reply)
+        self.client(caller, "supervisor")
+            .call(params, fds, |_| ControlFlow::Continue(()))
+            .map(|(reply, _)| reply)
     }
 
     /// A network namespace on the boxes' bridge, with the address of the box of `slot`: all of a box that its network
