@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Instant;
 
 use gtvp_model::boxview::ExitStatus;
@@ -33,8 +32,8 @@ pub struct Host {
 }
 
 impl Host {
-    pub fn connect(path: &Path) -> Self {
-        let socket = UnixStream::connect(path).unwrap();
+    /// The host behind a connection to the port.
+    pub fn new(socket: UnixStream) -> Self {
         socket.set_read_timeout(Some(LIMIT)).unwrap();
         Self {
             socket,

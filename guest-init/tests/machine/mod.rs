@@ -96,8 +96,12 @@ impl Machine {
     /// Connects to the port.
     pub fn host(&self) -> Host {
         let path = self.dir.join("agent");
-        wait_until("the port listens", || path.exists());
-        Host::connect(&path)
+        let mut socket = None;
+        wait_until("the port listens", || {
+            socket = std::os::unix::net::UnixStream::connect(&path).ok();
+            socket.is_some()
+        });
+        Host::new(socket.unwrap())
     }
 
     /// What the console has shown.
