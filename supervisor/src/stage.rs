@@ -248,8 +248,8 @@ fn make_device(root: &Path, bind: &Bind, uid: u32) -> Result<bool, StageError> {
     Ok(true)
 }
 
-/// Makes a descriptor's file appear. Mounts the file itself where it can be reached from here; else copies what was only to
-/// be read. One to be written must be the file itself.
+/// Makes a descriptor's file appear. Mounts the file itself where it can be reached from here and the program may read it;
+/// else (memory, a private file) copies it, and a copy is only to be read.
 fn place_file(
     root: &Path,
     fd: BorrowedFd<'_>,
@@ -259,25 +259,16 @@ fn place_file(
     let said = || format!("placing {}", file.at);
     let at = inside(root, &file.at);
     let stat = rustix::fs::fstat(fd).during(said)?;
-    // A copy has everyone's permission to be read; a mount has the file's.
-    let readable = file.writable || stat.st_mode & 0o004 != 0;
-    let mounted =
-        if readable { mount_file(fd, &stat, &at, file_systems) } else { Err(io::ErrorKind::Other.into()) };
-    match mounted {
-        Ok(()) => {
-            let mut flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-            if !file.writable {
-                flags |= MountFlags::RDONLY;
-            }
-            mount_remount(&at, flags, c"").during(said)
-        }
-        Err(e) if file.writable => Err(e).during(said),
-        Err(_) => {
-            // An attempt to mount may have left an empty file.
-            let _ = fs::remove_file(&at);
-            copy_file(fd, &at).during(said)
-        }
+    if stat.st_mode & 0o004 == 0 || mount_file(fd, &stat, &at, file_systems).is_err() {
+        // An attempt to mount may have left an empty file.
+        let _ = fs::remove_file(&at);
+        return copy_file(fd, &at).during(said);
     }
+    let mut flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    if !file.writable {
+        flags |= MountFlags::RDONLY;
+    }
+    mount_remount(&at, flags, c"").during(said)
 }
 
 fn mount_file(
