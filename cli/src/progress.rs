@@ -51,7 +51,7 @@ impl Shown {
         match &self.how {
             How::Nothing => {}
             How::Lines => {
-                if progress.phase != self.phase {
+                if progress.phase != self.phase && !progress.phase.is_empty() {
                     self.line(&format!("{:<10} {message}", progress.phase));
                 }
             }
@@ -68,7 +68,9 @@ impl Shown {
                 bar.set_message(message + &count);
             }
         }
-        self.phase.clone_from(&progress.phase);
+        if !progress.phase.is_empty() {
+            self.phase.clone_from(&progress.phase);
+        }
     }
 
     /// Says something beside the bar.

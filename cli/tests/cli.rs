@@ -91,6 +91,21 @@ fn ctrl_c_while_it_starts_cancels_and_leaves_nothing() {
 }
 
 #[test]
+fn ctrl_c_before_the_member_has_answered_leaves_nothing_either() {
+    for word in ["serve", "slow", "exit"] {
+        let member = Member::start();
+        member.played.hesitates.store(true, std::sync::atomic::Ordering::SeqCst);
+        let child = piped(&member, &["run", "--name", "web", "--needs", "nginx", "--", word, "0"]);
+        member.played.wait("it is asked for", |s| s.calls.iter().any(|c| c.0 == "create_box"));
+        signal(&child, INT);
+        member.played.hesitates.store(false, std::sync::atomic::Ordering::SeqCst);
+        let out = child.wait_with_output().unwrap();
+        assert_eq!(out.status.code(), Some(130), "{word}: {}", text(&out.stderr));
+        assert!(member.played.state().boxes.is_empty(), "{word}");
+    }
+}
+
+#[test]
 fn ctrl_c_while_it_runs_reaches_the_application_and_the_box_is_removed() {
     let member = Member::start();
     let child = piped(&member, &["run", "--name", "web", "--needs", "nginx", "--", "serve"]);

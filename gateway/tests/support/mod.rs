@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -89,6 +89,8 @@ pub struct Played {
     changed: Condvar,
     /// This many calls find management restarting.
     pub away: AtomicUsize,
+    /// Boxes are made only once this is no longer set.
+    pub hesitates: AtomicBool,
 }
 
 #[derive(Default)]
@@ -218,6 +220,9 @@ impl Played {
     }
 
     fn create(&self, spec: BoxSpec) -> Result<Answer, Fault> {
+        while self.hesitates.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let name = spec.name.to_string();
         if self.state().boxes.contains_key(&name) {
             return Err(Fault::new(FaultKind::InUse, format!("a box called {name} exists already"))
