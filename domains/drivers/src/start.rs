@@ -227,14 +227,15 @@ fn parameters(shared: &Shared, start: &Start, accelerator: &Accelerator) -> Para
         Accelerator::Tcg(_) => ("tcg", "max,la57=off", ARGUMENTS_TCG),
     };
     let words = [
-        ("name", format!("gtvp-{}-{}", shared.config.name, start.name)),
+        // The template's bound; it is only what a process listing shows.
+        ("name", format!("gtvp-{}-{}", shared.config.name, start.name).chars().take(80).collect()),
         ("accel", accel.into()),
         ("cpu", cpu.into()),
         ("append", append.into()),
         ("mac", tap::mac(&shared.config.name, start.slot)),
     ];
     let numbers = [("cpus", u64::from(start.cpus)), ("memory_mib", start.memory.as_mib())];
-    let words = words.into_iter().map(|(name, word)| (name.to_owned(), Param::Word(word.chars().take(80).collect())));
+    let words = words.into_iter().map(|(name, word)| (name.to_owned(), Param::Word(word)));
     words.chain(numbers.map(|(name, n)| (name.to_owned(), Param::Int(n)))).collect()
 }
 

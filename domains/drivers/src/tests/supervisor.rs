@@ -6,11 +6,12 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 
-use gtvp_ipc::supervisor::{Ended, ProcessEvent, Request, Spawn, Spawned};
+use gtvp_ipc::supervisor::{Ended, Param, ProcessEvent, Request, Spawn, Spawned};
 use gtvp_ipc::{Nothing, wire};
 use gtvp_model::boxspec::Publish;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::Slot;
+use gtvp_model::topology::{ParamType, Topology};
 
 use super::machine;
 
@@ -122,6 +123,7 @@ impl Supervisor {
     }
 
     fn spawn(self: &Arc<Self>, spawn: &Spawn, fds: Vec<OwnedFd>) -> Result<Spawned, Fault> {
+        check(spawn);
         let fds: BTreeMap<_, _> = spawn.fds.iter().cloned().zip(fds).collect();
         let mut state = self.state.lock().unwrap();
         assert!(
@@ -191,6 +193,27 @@ impl Supervisor {
                 return;
             }
         }
+    }
+}
+
+/// What is asked for is what topology.toml allows.
+fn check(spawn: &Spawn) {
+    let topology = Topology::parse(include_str!("../../../../topology.toml")).unwrap();
+    let row = &topology.template[&spawn.template];
+    let known = |fd: &String| {
+        fd == "stderr" || row.files.contains_key(fd) || row.fds.iter().any(|f| f.trim_end_matches('?') == fd)
+    };
+    assert!(spawn.fds.iter().all(known), "{:?}", spawn.fds);
+    assert!(row.fds.iter().all(|f| f.ends_with('?') || spawn.fds.contains(f)), "{:?}", spawn.fds);
+    assert_eq!(spawn.params.keys().collect::<Vec<_>>(), row.params.keys().collect::<Vec<_>>());
+    for (name, kind) in &row.params {
+        let fits = match (kind, &spawn.params[name]) {
+            (ParamType::Int([least, most]), Param::Int(n)) => (least..=most).contains(&n),
+            (ParamType::OneOf(words), Param::Word(word)) => words.contains(word),
+            (ParamType::Word(most), Param::Word(word)) => word.len() <= *most && !word.starts_with('-'),
+            _ => false,
+        };
+        assert!(fits, "parameter {name} is {:?}", spawn.params[name]);
     }
 }
 
