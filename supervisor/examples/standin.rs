@@ -2,6 +2,8 @@
 //! on to other domains, so that they come from the domain's uid; as `gtvp-lazyfs` it stores its descriptor with its
 //! keeper and says over it which life this is. It does nothing that a domain is for.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};

@@ -29,6 +29,8 @@ use crate::{host, keeper, kmsg};
 
 /// Ends that are remembered for a `wait` that comes after them.
 const REMEMBERED: usize = 256;
+/// Longest wait for what a process stored just before it died.
+const LAST_WORD: Duration = Duration::from_millis(900);
 /// Processes of templates without a box (imports) at once.
 const MAX_WITHOUT_BOX: usize = 16;
 
@@ -44,9 +46,12 @@ struct Running {
     held: Held,
     /// Which of its lives stored that.
     life: u64,
+    /// What it stores may still be on its way.
+    storing: bool,
     killed: bool,
     started: Instant,
     due: Option<Instant>,
+    wait: Duration,
     how: String,
     backoff: Backoff,
     waiters: Vec<Post<Result<Ended, Fault>>>,
@@ -102,9 +107,11 @@ impl Boxes {
                     keeper: None,
                     held: Held::default(),
                     life: 0,
+                    storing: false,
                     killed: false,
                     started: Instant::now(),
                     due: None,
+                    wait: Duration::ZERO,
                     how: String::new(),
                     backoff: Backoff::default(),
                     waiters: Vec::new(),
@@ -169,9 +176,11 @@ impl Boxes {
             keeper: None,
             held: Held::default(),
             life: 0,
+            storing: false,
             killed: false,
             started: Instant::now(),
             due: None,
+            wait: Duration::ZERO,
             how: String::new(),
             backoff: Backoff::default(),
             waiters: Vec::new(),
@@ -224,19 +233,36 @@ impl Boxes {
         let name = instance(&record.template, record.slot);
         let path = means.member.keeper_of(&record.template, record.slot);
         let (asker, life) = (asker.clone(), running.life);
+        let end = asker.clone();
         let store = move |held| asker.send(Ask::Held { process: number, life, held });
-        let kept =
-            keeper::copy(&running.held).and_then(|held| keeper::start(name.clone(), &path, held, store));
-        if let Err(e) = kept {
-            say!("{name}: what it stores cannot be kept: {e}");
+        let gone = move || {
+            end.send(Ask::KeeperGone { process: number, life });
+        };
+        let kept = keeper::copy(&running.held)
+            .and_then(|held| keeper::start(name.clone(), &path, held, store, gone));
+        match kept {
+            Ok(()) => {
+                if let Some(running) = self.running.get_mut(&number) {
+                    running.storing = true;
+                }
+            }
+            Err(e) => say!("{name}: what it stores cannot be kept: {e}"),
+        }
+    }
+
+    /// A process stores nothing more. One that has died already can start again with all that it stored.
+    pub fn keeper_gone(&mut self, number: u64, life: u64) {
+        let Some(running) = self.running.get_mut(&number).filter(|r| r.life == life) else { return };
+        running.storing = false;
+        if running.process.is_none() {
+            let earliest = Instant::now() + running.wait;
+            running.due = running.due.map(|due| due.min(earliest));
         }
     }
 
     /// A process has stored something.
     pub fn held(&mut self, number: u64, life: u64, held: Held) {
-        if let Some(running) = self.running.get_mut(&number)
-            && running.life == life
-        {
+        if let Some(running) = self.running.get_mut(&number).filter(|r| r.life == life) {
             running.held = held;
         }
     }
@@ -259,7 +285,9 @@ impl Boxes {
             let wait = running.backoff.died(running.started, now);
             say!("{name} (pid {}) ended: {how}; it starts again in {} ms", process.pid, wait.as_millis());
             running.how = how;
-            running.due = Some(now + wait);
+            running.wait = wait;
+            // Its last word may still be on its way, at most for so long.
+            running.due = Some(now + if running.storing { wait.max(LAST_WORD) } else { wait });
             self.running.insert(number, running);
             return;
         }

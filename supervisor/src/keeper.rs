@@ -26,12 +26,14 @@ pub fn copy(held: &Held) -> io::Result<Held> {
     Ok(Held { state: held.state.clone(), fds })
 }
 
-/// Connects to the process, tells it `held`, and gives everything that it stores to `store` until it goes.
+/// Connects to the process, tells it `held`, gives everything that it stores to `store` until it goes, and calls `gone`
+/// then.
 pub fn start(
     name: String,
     path: &Path,
     held: Held,
     store: impl Fn(Held) -> bool + Send + 'static,
+    gone: impl FnOnce() + Send + 'static,
 ) -> io::Result<()> {
     let stream = UnixStream::connect(path)?;
     let talk = move || {
@@ -58,6 +60,10 @@ pub fn start(
                 }
             }
         }
+    };
+    let talk = move || {
+        talk();
+        gone();
     };
     std::thread::Builder::new().stack_size(STACK).spawn(talk).map(drop)
 }

@@ -90,7 +90,7 @@ fn one(
     domain: &str,
     attempt: &str,
 ) -> Result<Outcome, Box<dyn std::error::Error>> {
-    let (mut theirs_out, ours) = std::io::pipe()?;
+    let (theirs, ours) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let null = std::fs::File::open("/dev/null")?;
     let descriptors = vec![Descriptor { from: 3, number: 0 }, Descriptor { from: 4, number: 1 }];
     let argv = attempt.split(' ').map(str::to_owned).collect();
@@ -109,7 +109,7 @@ fn one(
         process.wait(PATIENCE);
     }
     let mut how = String::new();
-    theirs_out.read_to_string(&mut how)?;
+    std::fs::File::from(theirs).read_to_string(&mut how)?;
     let end = process.end();
     if how.is_empty() {
         how = end.how;

@@ -107,22 +107,19 @@ pub fn programs(plan: &FilterPlan, mismatch: Mismatch) -> Result<Vec<BpfProgram>
             }
             rules.insert(libc::SYS_clone, any_bit_of(0, NAMESPACES)?);
             let eperm = SeccompAction::Errno(libc::EPERM as u32);
-            Ok(vec![without_clone3()?, compile(rules, SeccompAction::Allow, eperm)?])
+            Ok(vec![without_x32(), without_clone3()?, compile(rules, SeccompAction::Allow, eperm)?])
         }
         FilterPlan::List { names, internet, may_fork } => {
             let mut rules = BTreeMap::new();
             for name in names {
                 rules.insert(number(name)?, Vec::new());
             }
-            if rules.contains_key(&libc::SYS_clone) {
+            if let Some(clone) = rules.get_mut(&libc::SYS_clone) {
                 // Threads always; processes where the row says so; namespaces never.
                 let thread = if *may_fork { 0 } else { libc::CLONE_THREAD as u64 };
-                rules.insert(
-                    libc::SYS_clone,
-                    vec![SeccompRule::new(vec![masked(0, NAMESPACES | thread, thread)?])?],
-                );
+                *clone = vec![SeccompRule::new(vec![masked(0, NAMESPACES | thread, thread)?])?];
             }
-            if rules.contains_key(&libc::SYS_socket) {
+            if let Some(socket) = rules.get_mut(&libc::SYS_socket) {
                 let mut families = vec![libc::AF_UNIX];
                 if *internet {
                     families.extend([libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK]);
@@ -132,7 +129,7 @@ pub fn programs(plan: &FilterPlan, mismatch: Mismatch) -> Result<Vec<BpfProgram>
                         SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, family as u64)?;
                     Ok(SeccompRule::new(vec![is])?)
                 };
-                rules.insert(libc::SYS_socket, families.into_iter().map(rule).collect::<Result<_, _>>()?);
+                *socket = families.into_iter().map(rule).collect::<Result<_, _>>()?;
             }
             let otherwise = match mismatch {
                 Mismatch::Kill => SeccompAction::KillProcess,
@@ -151,6 +148,21 @@ pub fn programs(plan: &FilterPlan, mismatch: Mismatch) -> Result<Vec<BpfProgram>
 fn without_clone3() -> Result<BpfProgram, BadFilter> {
     let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
     compile(rules, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))
+}
+
+/// The x32 calls have numbers of their own, which a list of what is denied does not name: none of them.
+fn without_x32() -> BpfProgram {
+    /// `__X32_SYSCALL_BIT`.
+    const X32: u32 = 0x4000_0000;
+    let statement = |code, jt, jf, k| seccompiler::sock_filter { code, jt, jf, k };
+    vec![
+        // BPF_LD | BPF_W | BPF_ABS: the call's number is the first word.
+        statement(0x20, 0, 0, 0),
+        // BPF_JMP | BPF_JGE | BPF_K.
+        statement(0x35, 0, 1, X32),
+        statement(RET_K, 0, 0, SeccompAction::KillProcess.into()),
+        statement(RET_K, 0, 0, SeccompAction::Allow.into()),
+    ]
 }
 
 fn compile(
@@ -195,7 +207,7 @@ mod tests {
     fn an_unknown_call_is_refused_and_the_fixed_list_is_known() {
         let plan = FilterPlan::List { names: vec!["opendoor".into()], internet: false, may_fork: false };
         assert!(matches!(programs(&plan, Mismatch::Kill), Err(BadFilter::Unknown(n)) if n == "opendoor"));
-        assert_eq!(programs(&FilterPlan::Deny, Mismatch::Kill).unwrap().len(), 2);
+        assert_eq!(programs(&FilterPlan::Deny, Mismatch::Kill).unwrap().len(), 3);
     }
 
     #[test]

@@ -91,6 +91,13 @@ pub enum Ask {
         /// What.
         held: Held,
     },
+    /// A process stores nothing more: it is going or gone.
+    KeeperGone {
+        /// Which.
+        process: u64,
+        /// Which of its lives.
+        life: u64,
+    },
     /// The connection that a process is tied to has closed.
     End {
         /// Which.
@@ -296,6 +303,7 @@ impl Supervisor {
                     reply.send(self.domains.iter().map(Kept::status).collect());
                 }
                 Ask::Held { process, life, held } => self.boxes.held(process, life, held),
+                Ask::KeeperGone { process, life } => self.boxes.keeper_gone(process, life),
                 Ask::End { process } => self.boxes.end(&means, process),
             }
         }

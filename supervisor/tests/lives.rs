@@ -1,5 +1,7 @@
 //! Threat 66, and what outlives what: domains, gtvpd and box processes are killed, and nobody else notices for long.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod harness;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! The boxes' network: published ports lead in, nothing else does, and gtvpd's death changes nothing.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod harness;
 
 use std::io::{Read, Write};

@@ -1,5 +1,7 @@
 //! Processes from templates: files from descriptors, foreign programs in their jails, ends with and without an owner.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod harness;
 
 use std::collections::BTreeMap;
@@ -100,13 +102,13 @@ fn a_descriptor_appears_as_a_file_whatever_it_is() {
     let mut second = File::from(memory);
     second.write_all(b"from memory").unwrap();
     second.rewind().unwrap();
-    let (mut out, stdout) = std::io::pipe().unwrap();
+    let (out, stdout) = rustix::pipe::pipe().unwrap();
     let mut client = member.client("drivers", "supervisor");
     let fds = [("stdout", stdout.as_fd()), ("first", first.as_fd()), ("second", second.as_fd())];
     let spawned = spawn(&mut client, "reader", Some(0), &fds);
     drop(stdout);
     let mut text = String::new();
-    out.read_to_string(&mut text).unwrap();
+    File::from(out).read_to_string(&mut text).unwrap();
     assert_eq!(text, "from the store, from memory");
     let ended = wait(&mut client, spawned.process);
     assert_eq!((ended.code, ended.how.as_str()), (Some(0), "exit status 0"));

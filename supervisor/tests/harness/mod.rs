@@ -1,6 +1,7 @@
 //! A real gtvpd in a network namespace of its own, with stand-ins for its programs. Everything that it makes is gone
 //! when the test ends, however it ends.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::fs;
