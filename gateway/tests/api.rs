@@ -273,9 +273,31 @@ fn exec_carries_frames_both_ways_and_hanging_up_ends_the_command() {
     writing.join().unwrap();
     assert_eq!(member.played.state().program.as_ref().unwrap().env["A"], "1");
 
-    let stream = upgraded(&member, r#"{"argv":["wait"]}"#);
+    let mut stream = upgraded(&member, r#"{"argv":["wait"]}"#);
+    // From here the command is silent: nothing but the hang-up itself can end it.
+    assert_eq!(stream::read(&mut stream).unwrap(), Some((StreamKind::Stdout, b"waiting\n".to_vec())));
     drop(stream);
     member.played.wait("the command's other end is closed", |s| s.hung_up == ["exec_box"]);
+}
+
+#[test]
+fn a_command_that_takes_no_input_still_has_its_last_words() {
+    let member = Member::start();
+    ask(&member.socket(), "POST", "/v1/boxes", SPEC);
+    for round in 0..40 {
+        let mut stream = upgraded(&member, r#"{"argv":["exit","3"]}"#);
+        let mut writer = stream.try_clone().unwrap();
+        let writing = std::thread::spawn(move || {
+            let input = vec![b'x'; 100 * 1024];
+            while stream::write(&mut writer, StreamKind::Stdin, &input).is_ok() {}
+        });
+        let mut kinds = Vec::new();
+        while let Ok(Some((kind, _))) = stream::read(&mut stream) {
+            kinds.push(kind);
+        }
+        assert_eq!(kinds, [StreamKind::Stdout, StreamKind::Stderr, StreamKind::Exit], "round {round}");
+        writing.join().unwrap();
+    }
 }
 
 #[test]
