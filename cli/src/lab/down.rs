@@ -1,4 +1,4 @@
-//! `gtvp lab down`.
+//! `gtvp lab down`. Forwarding stays on: who else on this machine has come to need it meanwhile cannot be known.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,8 +13,6 @@ use crate::failure::{io, tell};
 use crate::output::print;
 use crate::target::run_root;
 
-/// Says that a lab switched forwarding on, and that the last one to go down switches it off.
-pub const FORWARD_MARK: &str = "ip_forward";
 /// What a process that should be gone gets.
 const LAST_GRACE: Duration = Duration::from_secs(2);
 
@@ -54,11 +52,6 @@ pub fn down(words: &LabDown) -> Result<(), Fault> {
     net::remove_lab(&lab)?;
     if was_up {
         remove_tree(&run_dir)?;
-    }
-    let mark = root.join("lab").join(FORWARD_MARK);
-    if mark.exists() && state::labs(&root).is_empty() {
-        net::forward(false)?;
-        std::fs::remove_file(&mark).map_err(|e| io(format!("{} cannot be removed", mark.display()), &e))?;
     }
     if words.purge {
         remove_state(&lab)?;

@@ -85,13 +85,12 @@ pub fn make_table(lab: &Lab) -> Result<bool, Fault> {
 }
 
 /// Lets the host pass packets on. Gives whether it did not before.
-pub fn forward(on: bool) -> Result<bool, Fault> {
+pub fn forward() -> Result<bool, Fault> {
     let cannot = |e: std::io::Error| io(format!("{FORWARD} cannot be written"), &e);
-    let want = if on { "1" } else { "0" };
-    if std::fs::read_to_string(FORWARD).map_err(cannot)?.trim() == want {
+    if std::fs::read_to_string(FORWARD).map_err(cannot)?.trim() == "1" {
         return Ok(false);
     }
-    std::fs::write(FORWARD, want).map_err(cannot)?;
+    std::fs::write(FORWARD, "1").map_err(cannot)?;
     Ok(true)
 }
 

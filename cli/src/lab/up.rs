@@ -165,9 +165,7 @@ fn prepare(lab: &Lab, root: &Path, made: &mut Vec<String>) -> Result<(), Fault> 
     if net::make_table(lab)? {
         made.push("masquerade".into());
     }
-    if net::forward(true)? {
-        // So that the last lab that goes down puts it back.
-        state::write(&root.join("lab").join(super::down::FORWARD_MARK), "0\n")?;
+    if net::forward()? {
         made.push("forwarding".into());
     }
     Ok(())
