@@ -108,7 +108,11 @@ impl Client {
         let lost = |source| CallError::Lost { callee: M::CALLEE, method: M::NAME, source };
         let unreadable = |source| CallError::Unreadable { callee: M::CALLEE, method: M::NAME, source };
         let request = serde_json::to_vec(&Outgoing { method: M::NAME, params }).map_err(unreadable)?;
-        wire::send(&self.stream, &request, fds).map_err(lost)?;
+        match wire::send(&self.stream, &request, fds) {
+            // A callee that refuses by who we are answers and hangs up without reading: its answer is there to be read.
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
+            other => other.map_err(lost)?,
+        }
         loop {
             let (json, fds) = wire::recv(&self.stream)
                 .map_err(lost)?

@@ -120,16 +120,15 @@ pub fn programs(plan: &FilterPlan, mismatch: Mismatch) -> Result<Vec<BpfProgram>
                 *clone = vec![SeccompRule::new(vec![masked(0, NAMESPACES | thread, thread)?])?];
             }
             if let Some(socket) = rules.get_mut(&libc::SYS_socket) {
-                let mut families = vec![libc::AF_UNIX];
+                let mut families = vec![libc::AF_UNIX as u64];
                 if *internet {
-                    families.extend([libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK]);
+                    families.extend([libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK].map(|f| f as u64));
                 }
-                let rule = |family: i32| -> Result<SeccompRule, BadFilter> {
-                    let is =
-                        SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, family as u64)?;
-                    Ok(SeccompRule::new(vec![is])?)
-                };
-                *socket = families.into_iter().map(rule).collect::<Result<_, _>>()?;
+                *socket = equal_to_one_of(0, &families)?;
+            }
+            // How std makes a descriptor non-blocking or close-on-exec; any other request only where the row has ioctl.
+            if let std::collections::btree_map::Entry::Vacant(ioctl) = rules.entry(libc::SYS_ioctl) {
+                ioctl.insert(equal_to_one_of(1, &[libc::FIONBIO, libc::FIOCLEX])?);
             }
             let otherwise = match mismatch {
                 Mismatch::Kill => SeccompAction::KillProcess,
@@ -175,6 +174,15 @@ fn compile(
 
 fn masked(argument: u8, mask: u64, value: u64) -> Result<SeccompCondition, BadFilter> {
     Ok(SeccompCondition::new(argument, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(mask), value)?)
+}
+
+/// Rules that match when the 32 bits of `argument` are one of `values`: one for each.
+fn equal_to_one_of(argument: u8, values: &[u64]) -> Result<Vec<SeccompRule>, BadFilter> {
+    let rule = |value: &u64| {
+        let equal = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, *value)?;
+        Ok(SeccompRule::new(vec![equal])?)
+    };
+    values.iter().map(rule).collect()
 }
 
 /// Rules that match when `argument` has any bit of `mask`: one for each.
