@@ -176,6 +176,8 @@ pub struct Life {
     told: bool,
     /// Why QEMU is as good as gone.
     lost: Option<String>,
+    /// Whether it was given up because its guest never spoke.
+    silent: bool,
     deadline: Option<Instant>,
 }
 
@@ -198,7 +200,7 @@ impl Life {
     }
 
     fn at(phase: Phase, paused: bool, hold: bool) -> Self {
-        Self { phase, paused, hold, awaited: false, refusal: None, told: false, lost: None, deadline: None }
+        Self { phase, paused, hold, awaited: false, refusal: None, told: false, lost: None, silent: false, deadline: None }
     }
 
     /// Where it is.
@@ -209,6 +211,11 @@ impl Life {
     /// Whether its processors are halted.
     pub fn paused(&self) -> bool {
         self.paused
+    }
+
+    /// Whether it was given up because its guest never spoke: only its console may say why.
+    pub fn silent(&self) -> bool {
+        self.silent
     }
 
     /// When [`Event::Due`] is due.
@@ -425,7 +432,10 @@ impl Life {
             };
         }
         match &self.phase {
-            Phase::Booting => self.fail(format!("its guest said nothing for {} seconds", BOOT.as_secs()), now),
+            Phase::Booting => {
+                self.silent = true;
+                self.fail(format!("its guest said nothing for {} seconds", BOOT.as_secs()), now)
+            }
             Phase::Configuring => {
                 self.fail(format!("its application was not started within {} seconds", CONFIGURE.as_secs()), now)
             }

@@ -77,12 +77,12 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Replaces a small file as a whole.
+/// Replaces a small file as a whole. Not made to last over a crash of the host: that ends the machines that these files
+/// speak of, and a start does not wait for the disk.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     file.write_all(bytes)?;
-    file.sync_data()?;
     std::fs::rename(&new, path)
 }
 

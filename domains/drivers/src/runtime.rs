@@ -104,7 +104,6 @@ pub struct Machine {
 /// What a box's thread remembers.
 #[derive(Default)]
 pub struct Notes {
-    spoke: bool,
     full: bool,
     gap: bool,
     shutdown: Option<String>,
@@ -321,7 +320,6 @@ impl Machine {
     fn on_message(&mut self, message: ToHost) {
         match message {
             ToHost::Welcome { protocol, state, .. } => {
-                self.notes.spoke = true;
                 self.feed(engine::Event::Welcome { protocol, state });
             }
             ToHost::State(state) => self.feed(engine::Event::State(state)),
@@ -452,10 +450,10 @@ impl Machine {
 
     /// A guest that never spoke has said why on its console, if anywhere.
     fn with_console(&self, fault: Fault) -> Fault {
-        if fault.kind != FaultKind::BoxFailed || self.notes.spoke || fault.message.contains("console") {
+        if !self.life.silent() {
             return fault;
         }
-        match words::last_line(&words::tail(&console::path(&self.folder()))) {
+        match words::last_of_console(&words::tail(&console::path(&self.folder()))) {
             Some(line) => fault.because(format!("the last on its console: {line}")),
             None => fault,
         }

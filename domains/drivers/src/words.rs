@@ -48,7 +48,7 @@ pub fn last_words(known: &Known<'_>) -> String {
         (Some("guest-panic"), None) => "its kernel panicked".to_owned(),
         (_, None) => format!("QEMU ended ({})", known.how),
     };
-    if let Some(line) = last_line(known.console) {
+    if let Some(line) = last_of_console(known.console) {
         words.push_str("; the last on its console: ");
         words.push_str(&line);
     }
@@ -60,6 +60,12 @@ pub fn kernel_panic(console: &str) -> Option<String> {
     const MARK: &str = "Kernel panic - not syncing:";
     let at = console.rfind(MARK)?;
     console[at + MARK.len()..].lines().next().map(clean).filter(|l| !l.is_empty())
+}
+
+/// The last line of a console that says something of the guest; firmware greets on the same wire.
+pub fn last_of_console(text: &str) -> Option<String> {
+    let firmware = |l: &String| l.starts_with("SeaBIOS") || l.starts_with("Booting from");
+    text.lines().rev().map(clean).find(|l| !l.is_empty() && !firmware(l))
 }
 
 /// The last line that says something.
@@ -103,14 +109,14 @@ mod tests {
     #[test]
     fn the_reason_of_qemu_is_told_with_what_the_console_said_last() {
         let known = Known {
-            console: "\x1bc\x1b[?7l\x1b[2JBooting\x07 from ROM..\n\n",
+            console: "\x1bc\x1b[?7lgtvp: mounting\x07 the root\n\x1b[2JBooting from ROM..\n\n",
             stderr: "qemu-system-x86_64: cannot set up guest memory 'ram'\n",
             how: "exit status 1",
             shutdown: None,
         };
         assert_eq!(
             last_words(&known),
-            "QEMU ended (exit status 1): qemu-system-x86_64: cannot set up guest memory 'ram'; the last on its console: Booting from ROM.."
+            "QEMU ended (exit status 1): qemu-system-x86_64: cannot set up guest memory 'ram'; the last on its console: gtvp: mounting the root"
         );
         let killed = Known { how: "signal 9", ..Known::default() };
         assert_eq!(last_words(&killed), "QEMU ended (signal 9)");
