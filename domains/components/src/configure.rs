@@ -49,7 +49,8 @@ configure() { dpkg --force-confold --configure "$@" || fail "a package could not
 [ -e /usr/bin/awk ] || { [ -e /usr/bin/mawk ] && ln -s mawk /usr/bin/awk; }
 "#,
     );
-    let base = base_names(closure);
+    let essential = closure.packages.iter().filter(|p| p.paragraph().get("Essential") == Some("yes"));
+    let base = reach(closure, essential.map(|p| p.name.as_str()).collect());
     let line = |package: &Package| format!("preinst {} {} {}\n", package.name, info_name(package), package.arch);
     let scripted: BTreeSet<&str> = closure.with_scripts().map(|p| p.name.as_str()).collect();
     // The accounts come first: every other script may own files to them.
@@ -64,14 +65,10 @@ configure() { dpkg --force-confold --configure "$@" || fail "a package could not
     }
     let by_name: BTreeMap<&str, &Package> = closure.packages.iter().map(|p| (p.name.as_str(), p)).collect();
     for package in closure.packages.iter().filter(|p| !base.contains(p.name.as_str()) && scripted.contains(p.name.as_str())) {
-        let before: Vec<&str> = package
-            .paragraph()
-            .relations("Pre-Depends")
-            .iter()
-            .flatten()
-            .filter_map(|r| by_name.get(r.name.as_str()).map(|p| p.name.as_str()))
-            .filter(|n| !base.contains(n))
-            .collect();
+        // Whatever it depends on before it is unpacked must be configured by then, with all that that depends on.
+        let wanted = package.paragraph().relations("Pre-Depends");
+        let wanted = wanted.iter().flatten().filter_map(|r| by_name.get(r.name.as_str()).map(|p| p.name.as_str()));
+        let before: Vec<&str> = reach(closure, wanted.collect()).into_iter().filter(|n| !base.contains(n)).collect();
         let configure = if before.is_empty() { String::new() } else { format!("configure {}; ", before.join(" ")) };
         text.push_str(&format!("[ -e /var/lib/dpkg/info/{}.preinst ] && {{ {configure}{}}}\n", info_name(package), line(package).replace('\n', "; ")));
     }
@@ -86,8 +83,8 @@ exit 0
     text
 }
 
-/// The essential packages and everything that they depend on.
-fn base_names(closure: &Closure) -> BTreeSet<&str> {
+/// These packages and everything that they depend on.
+fn reach<'a>(closure: &'a Closure, from: Vec<&'a str>) -> BTreeSet<&'a str> {
     let mut provides: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for package in &closure.packages {
         provides.entry(package.name.clone()).or_default().push(&package.name);
@@ -97,8 +94,7 @@ fn base_names(closure: &Closure) -> BTreeSet<&str> {
     }
     let by_name: BTreeMap<&str, &Package> = closure.packages.iter().map(|p| (p.name.as_str(), p)).collect();
     let mut found = BTreeSet::new();
-    let mut open: Vec<&str> =
-        closure.packages.iter().filter(|p| p.paragraph().get("Essential") == Some("yes")).map(|p| p.name.as_str()).collect();
+    let mut open = from;
     while let Some(name) = open.pop() {
         if !found.insert(name) {
             continue;
@@ -175,7 +171,8 @@ mod tests {
                 package("bash", "Essential: yes\nPre-Depends: libc6\n"),
                 package("libc6", "Multi-Arch: same\n"),
                 package("nginx", "Depends: libc6\nPre-Depends: init\n"),
-                package("init", ""),
+                package("init", "Depends: init-data | other\n"),
+                package("init-data", ""),
             ],
         );
         c.scripts = c.packages.iter().map(|p| p.name != "bash").collect();
@@ -187,7 +184,7 @@ mod tests {
         let text = script(&closure());
         let at = |needle: &str| text.find(needle).unwrap_or_else(|| panic!("{needle} is missing in {text}"));
         assert!(at("preinst base-passwd base-passwd amd64") < at("preinst libc6 libc6:amd64 amd64"));
-        assert!(at("configure base-passwd bash libc6") < at("configure init; preinst nginx"));
+        assert!(at("configure base-passwd bash libc6") < at("configure init init-data; preinst nginx"));
         assert!(at("preinst nginx") < at("configure --pending"));
         let shell = std::process::Command::new("sh").args(["-n", "-c", &text]).status().unwrap();
         assert!(shell.success());
@@ -200,7 +197,7 @@ mod tests {
         more.packages.push(package("zzz-data", ""));
         more.scripts.push(false);
         assert_eq!(inputs(&first), inputs(&more));
-        more.scripts[5] = true;
+        more.scripts[6] = true;
         assert_ne!(inputs(&first), inputs(&more));
     }
 
