@@ -27,21 +27,20 @@ impl Cgroups {
         Self { base: None }
     }
 
-    /// Makes the member's group.
-    pub fn open(member: &str) -> Self {
-        let name = format!("gtvp-{member}");
+    /// Makes the member's group, called `name`.
+    pub fn open(name: &str) -> Self {
         for root in ROOTS_V2.iter().map(Path::new) {
             let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
             if controllers.split_ascii_whitespace().any(|c| c == "memory") {
                 let made = enable(root)
-                    .and_then(|()| make(&root.join(&name)))
-                    .and_then(|()| enable(&root.join(&name)));
-                return Self { base: told(made).map(|()| Base::V2(root.join(&name))) };
+                    .and_then(|()| make(&root.join(name)))
+                    .and_then(|()| enable(&root.join(name)));
+                return Self { base: told(made).map(|()| Base::V2(root.join(name))) };
             }
         }
         let v1 = Path::new(ROOT_V1);
         if v1.join("memory.limit_in_bytes").exists() || v1.join("cgroup.procs").exists() {
-            return Self { base: told(make(&v1.join(&name))).map(|()| Base::V1(v1.join(&name))) };
+            return Self { base: told(make(&v1.join(name))).map(|()| Base::V1(v1.join(name))) };
         }
         Self { base: None }
     }

@@ -43,7 +43,7 @@ pub fn run(member: &Member) -> i32 {
         }
     }
     Networks::remove(member);
-    Cgroups::open(member.config.name.as_str()).remove_all();
+    Cgroups::open(&member.server_wide_name()).remove_all();
     // The API's socket may be elsewhere.
     let _ = fs::remove_file(&member.config.api_socket);
     if let Err(e) = fs::remove_dir_all(&member.config.run_dir) {

@@ -103,14 +103,20 @@ impl Member {
         self.run("keeper").join(format!("{}.sock", instance(template, slot)))
     }
 
+    /// The member's name in what the whole server sees. Two members of one name can run on one server (two labs), but never
+    /// with the same uids.
+    pub fn server_wide_name(&self) -> String {
+        format!("gtvp-{}-{:x}", self.config.name, self.config.uid_base)
+    }
+
     /// The name of the boxes' network namespace.
     pub fn box_netns(&self) -> String {
-        format!("gtvp-{}-box", self.config.name)
+        format!("{}-box", self.server_wide_name())
     }
 
     /// The name of the sources' network namespace.
     pub fn source_netns(&self) -> String {
-        format!("gtvp-{}-src", self.config.name)
+        format!("{}-src", self.server_wide_name())
     }
 }
 

@@ -158,7 +158,7 @@ pub fn run(member: Member, tell: bool) -> Result<(), SuperviseError> {
     let _lock = places::lock(&member)?;
     places::folders(&member)?;
     let networks = Networks::ensure(&member)?;
-    let cgroups = Cgroups::open(member.config.name.as_str());
+    let cgroups = Cgroups::open(&member.server_wide_name());
     let cgroup_kind = cgroups.kind();
     let launcher =
         Launcher { ids: (member.config.uid_base, gtvp_model::member::UIDS_PER_MEMBER), cgroups, tell };

@@ -40,9 +40,6 @@ pub fn up(words: &LabUp) -> Result<(), Fault> {
     };
     let existing = state::members_of(&root, words.name.as_str()).len();
     let count = usize::from(words.members).max(existing);
-    for n in 1..=u8::try_from(count).unwrap_or(u8::MAX) {
-        not_shared(&lab, &lab.member(n, &root)?, &root)?;
-    }
     let mut made = Vec::new();
     prepare(&lab, &root, &mut made)?;
     let mut members = Vec::new();
@@ -65,24 +62,6 @@ pub fn up(words: &LabUp) -> Result<(), Fault> {
     });
     print(&how_to_talk(&members));
     Ok(())
-}
-
-/// Refuses a member whose gtvpd would take the networks of another lab's member of the same name for its own. Only a
-/// gtvpd that names them after its member alone has any of that name.
-fn not_shared(lab: &Lab, member: &Member, root: &Path) -> Result<(), Fault> {
-    let pin = Path::new(net::NETNS_DIR).join(format!("gtvp-{}-box", member.name));
-    let other = state::members(root)
-        .into_iter()
-        .find(|o| o.lab != lab.name.as_str() && o.config.name.as_str() == member.name);
-    match other {
-        Some(other) if pin.exists() => Err(Fault::new(
-            FaultKind::InUse,
-            format!("{} runs and has the networks of a member {}", other.full_name(), member.name),
-        )
-        .because(format!("{} is its", pin.display()))
-        .hint(format!("gtvp lab down --name {}", other.lab))),
-        _ => Ok(()),
-    }
 }
 
 fn same_dir(lab: &Lab, words: &LabUp) -> Result<(), Fault> {
