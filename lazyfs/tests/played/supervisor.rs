@@ -72,7 +72,8 @@ impl Supervisor {
 
     /// Forgets everything and connects again, as a supervisor that was itself restarted.
     pub fn restart_itself(&mut self) {
-        *self.held.0.lock().unwrap() = Held::default();
+        // The old one's connection does not count any more, whatever still comes over it.
+        self.held = Arc::default();
         self.connect();
     }
 
