@@ -38,7 +38,12 @@ struct Fetcher {
 
 /// Answers until `components` goes.
 pub fn serve(folder: &Path, control: UnixStream, relays: Option<UnixStream>) {
-    let fetcher = Arc::new(Fetcher { folder: folder.to_owned(), next: AtomicU64::new(0), idle: Mutex::default(), ranges: Ranges::default() });
+    let fetcher = Arc::new(Fetcher {
+        folder: folder.to_owned(),
+        next: AtomicU64::new(0),
+        idle: Mutex::default(),
+        ranges: Ranges::default(),
+    });
     if let Some(relays) = relays {
         let fetcher = fetcher.clone();
         std::thread::spawn(move || {
@@ -70,14 +75,19 @@ impl Fetcher {
 
     /// A file of its own for one transfer.
     fn file_name(&self) -> PathBuf {
-        self.folder.join(format!("fetch-{}-{}", std::process::id(), self.next.fetch_add(1, Ordering::Relaxed)))
+        self.folder.join(format!(
+            "fetch-{}-{}",
+            std::process::id(),
+            self.next.fetch_add(1, Ordering::Relaxed)
+        ))
     }
 
     fn acquire(&self, want: &Acquire, caller: &UnixStream) -> Result<(Fetched, Vec<OwnedFd>), Fault> {
         let mut uri = want.uri.clone();
         for _ in 0..MAX_REDIRECTS {
             let scheme = scheme_of(&uri)?;
-            let mut method = self.method(&scheme, &want.config).map_err(|e| unreachable(&uri, &e.to_string()))?;
+            let mut method =
+                self.method(&scheme, &want.config).map_err(|e| unreachable(&uri, &e.to_string()))?;
             let file = self.file_name();
             let outcome = method.fetch(&uri, &file, want.size, caller);
             let opened = File::open(&file);
@@ -154,7 +164,11 @@ impl Fetcher {
 }
 
 /// Messages from a method to its relay, with the file that a finished transfer made.
-fn carry(output: &mut BufReader<ChildStdout>, relay: &UnixStream, files: &Mutex<HashMap<String, PathBuf>>) -> io::Result<()> {
+fn carry(
+    output: &mut BufReader<ChildStdout>,
+    relay: &UnixStream,
+    files: &Mutex<HashMap<String, PathBuf>>,
+) -> io::Result<()> {
     while let Some(message) = Message::read(output)? {
         let mut fds = Vec::new();
         let file = message
@@ -241,7 +255,8 @@ impl Method {
     fn await_message(&mut self, file: &Path, caller: &UnixStream) -> io::Result<()> {
         let mut told = 0;
         while self.output.buffer().is_empty() {
-            let mut fds = [PollFd::new(self.output.get_ref(), PollFlags::IN), PollFd::new(caller, PollFlags::RDHUP)];
+            let mut fds =
+                [PollFd::new(self.output.get_ref(), PollFlags::IN), PollFd::new(caller, PollFlags::RDHUP)];
             let ready = match poll(&mut fds, Some(&REPORT)) {
                 Err(rustix::io::Errno::INTR) => continue,
                 other => other?,

@@ -44,9 +44,15 @@ fn answer_all(stream: &UnixStream, folder: &Path) {
         let gone = match request {
             Request::Setup(p) => {
                 let done = fs::write(config(folder), configuration(folder, &p.contents));
-                channel::answer(stream, done.map(|()| (Nothing {}, vec![])).map_err(|e| internal("apt cannot be set up", e)))
+                channel::answer(
+                    stream,
+                    done.map(|()| (Nothing {}, vec![])).map_err(|e| internal("apt cannot be set up", e)),
+                )
             }
-            Request::Run(p) => channel::answer(stream, run(folder, p.program, &p.args).map_err(|e| internal("apt cannot be run", e))),
+            Request::Run(p) => channel::answer(
+                stream,
+                run(folder, p.program, &p.args).map_err(|e| internal("apt cannot be run", e)),
+            ),
             Request::ReadIndex(p) => channel::answer(stream, read_index(folder, &p.path)),
         };
         if gone.is_none() {
@@ -177,7 +183,11 @@ fn scratch(folder: &Path) -> io::Result<File> {
     static NUMBER: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     let n = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let path = folder.join("tmp").join(format!("out-{}-{n}", std::process::id()));
-    let fd = rustix::fs::open(&path, OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))?;
+    let fd = rustix::fs::open(
+        &path,
+        OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC,
+        Mode::from_raw_mode(0o600),
+    )?;
     fs::remove_file(&path)?;
     Ok(fd.into())
 }

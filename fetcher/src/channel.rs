@@ -14,7 +14,9 @@ pub fn serve_all(control: &UnixStream, handle: impl Fn(UnixStream) + Clone + Sen
         for fd in fds {
             let handle = handle.clone();
             // Without a thread the connection is dropped, which its caller sees.
-            let _ = std::thread::Builder::new().stack_size(512 * 1024).spawn(move || handle(UnixStream::from(fd)));
+            let _ = std::thread::Builder::new()
+                .stack_size(512 * 1024)
+                .spawn(move || handle(UnixStream::from(fd)));
         }
     }
 }

@@ -43,7 +43,8 @@ fn main() -> ExitCode {
 
 fn run(args: &[String]) -> Result<(), Ended> {
     let name = args.first().and_then(|a| Path::new(a).file_name()).map(|n| n.to_string_lossy().into_owned());
-    if let (Some(method), Some(path)) = (name.filter(|n| relay::METHODS.contains(&n.as_str())), args.first()) {
+    if let (Some(method), Some(path)) = (name.filter(|n| relay::METHODS.contains(&n.as_str())), args.first())
+    {
         return Ok(relay::run(&method, Path::new(path))?);
     }
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {

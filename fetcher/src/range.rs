@@ -40,7 +40,8 @@ impl Ranges {
             return Err(Fault::new(FaultKind::Invalid, "that part cannot be asked for"));
         }
         let bytes = self.get(want).map_err(|e| unreachable(&want.uri, &e.to_string()))?;
-        let stored = store(file, &bytes).map_err(|e| Fault::internal("the fetcher cannot keep a file", &e))?;
+        let stored =
+            store(file, &bytes).map_err(|e| Fault::internal("the fetcher cannot keep a file", &e))?;
         Ok((Fetched { bytes: bytes.len() as u64 }, vec![stored.into()]))
     }
 
@@ -49,7 +50,9 @@ impl Ranges {
         let (host, path) = rest.split_once('/').ok_or_else(|| bad("the URI has no path"))?;
         let proxy = want.proxy.as_deref().map(|p| p.trim_end_matches('/'));
         let (server, target) = match proxy {
-            Some(p) => (p.strip_prefix("http://").ok_or_else(|| bad("the proxy is not http"))?, want.uri.clone()),
+            Some(p) => {
+                (p.strip_prefix("http://").ok_or_else(|| bad("the proxy is not http"))?, want.uri.clone())
+            }
             None => (host, format!("/{path}")),
         };
         let server = if server.contains(':') { server.to_owned() } else { format!("{server}:80") };
@@ -66,7 +69,13 @@ impl Ranges {
         self.ask(&server, stream, &ask, want)
     }
 
-    fn ask(&self, server: &str, mut stream: BufReader<TcpStream>, ask: &str, want: &Range) -> io::Result<Vec<u8>> {
+    fn ask(
+        &self,
+        server: &str,
+        mut stream: BufReader<TcpStream>,
+        ask: &str,
+        want: &Range,
+    ) -> io::Result<Vec<u8>> {
         stream.get_mut().write_all(ask.as_bytes())?;
         let (bytes, reusable) = read_answer(&mut stream, want)?;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -141,7 +150,8 @@ fn read_answer(input: &mut impl BufRead, want: &Range) -> io::Result<(Vec<u8>, b
             if name.eq_ignore_ascii_case("content-length") {
                 length = value.trim().parse::<u64>().ok();
             }
-            reusable &= !(name.eq_ignore_ascii_case("connection") && value.trim().eq_ignore_ascii_case("close"));
+            reusable &=
+                !(name.eq_ignore_ascii_case("connection") && value.trim().eq_ignore_ascii_case("close"));
         }
     }
     // A server that ignores ranges answers 200 with everything: its beginning serves as well.
@@ -175,7 +185,11 @@ mod tests {
         let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nabcdef";
         assert_eq!(read_answer(&mut &whole[..], &want(0, 6)).unwrap(), (b"abcdef".to_vec(), true));
         assert!(read_answer(&mut &whole[..], &want(1, 3)).is_err());
-        let endless = b"HTTP/1.1 206 P\r\n".iter().chain(b"a: b\r\n".iter().cycle().take(6000)).copied().collect::<Vec<_>>();
+        let endless = b"HTTP/1.1 206 P\r\n"
+            .iter()
+            .chain(b"a: b\r\n".iter().cycle().take(6000))
+            .copied()
+            .collect::<Vec<_>>();
         assert!(read_answer(&mut &endless[..], &want(0, 3)).is_err());
     }
 }

@@ -50,7 +50,9 @@ fn from_apt(stream: &UnixStream, wanted: &Wanted) -> io::Result<()> {
                 message.fields.retain(|(k, _)| !k.eq_ignore_ascii_case("Filename"));
             }
             // What the methods look at, and nothing about this place.
-            601 => message.fields.retain(|(_, v)| v.starts_with("Acquire::") || v.starts_with("APT::Architecture")),
+            601 => message
+                .fields
+                .retain(|(_, v)| v.starts_with("Acquire::") || v.starts_with("APT::Architecture")),
             _ => {}
         }
         let text = serde_json::to_vec(&MethodMessage { text: message.to_text() })?;

@@ -39,8 +39,12 @@ pub struct Index {
 /// Brings the indices up to date. Answers with warnings about sources that could not be had.
 pub fn update(session: &Session) -> Result<Vec<String>, Fault> {
     let done = session.run(Program::AptGet, &["-q", "update"])?;
-    let complaints: Vec<String> =
-        done.err.lines().filter(|l| l.starts_with("W:") || l.starts_with("E:")).map(|l| l[2..].trim().to_owned()).collect();
+    let complaints: Vec<String> = done
+        .err
+        .lines()
+        .filter(|l| l.starts_with("W:") || l.starts_with("E:"))
+        .map(|l| l[2..].trim().to_owned())
+        .collect();
     let usable = indices(session)?.iter().any(|i| i.kind == "Packages");
     if usable {
         return Ok(complaints);
@@ -49,7 +53,8 @@ pub fn update(session: &Session) -> Result<Vec<String>, Fault> {
     for complaint in complaints.into_iter().take(8) {
         fault = fault.because(complaint);
     }
-    Err(fault.hint("the sources are those of /etc/apt/sources.list and /etc/apt/sources.list.d on the member"))
+    Err(fault
+        .hint("the sources are those of /etc/apt/sources.list and /etc/apt/sources.list.d on the member"))
 }
 
 /// The indices that apt has.
@@ -62,7 +67,12 @@ pub fn indices(session: &Session) -> Result<Vec<Index>, Fault> {
 fn parse_index(line: &str) -> Option<Index> {
     let [path, kind, label, suite, arch] = line.split('|').collect::<Vec<_>>()[..] else { return None };
     let (kind, arch) = kind.strip_prefix(CONTENTS).map_or((kind, arch), |own| ("Contents", own));
-    Some(Index { path: path.into(), kind: kind.into(), origin: format!("{label}/{suite}"), arch: arch.into() })
+    Some(Index {
+        path: path.into(),
+        kind: kind.into(),
+        origin: format!("{label}/{suite}"),
+        arch: arch.into(),
+    })
 }
 
 /// Resolves needs, which are sorted and each there once, to a closure.
@@ -102,12 +112,15 @@ pub fn find(session: &Session, need: &Need) -> Result<Package, Fault> {
         return Err(refusal(session, std::slice::from_ref(need), &listed));
     }
     let (file, uri) = listed.out.lines().filter_map(parse_uri).next().ok_or_else(|| unexpected("no URI"))?;
-    let [package_name, version, arch] = file.split('_').collect::<Vec<_>>()[..] else { return Err(unexpected(&file)) };
+    let [package_name, version, arch] = file.split('_').collect::<Vec<_>>()[..] else {
+        return Err(unexpected(&file));
+    };
     let version = version.replace("%3a", ":");
     let shown = session.run(Program::AptCache, &["show", &format!("{package_name}={version}")])?;
     let policy = session.run(Program::AptCache, &["policy", package_name])?;
     let origins = origins_of_policy(&policy.out, &version);
-    let chosen = Chosen { name: package_name.into(), version, arch: arch.trim_end_matches(".deb").into(), origins };
+    let chosen =
+        Chosen { name: package_name.into(), version, arch: arch.trim_end_matches(".deb").into(), origins };
     package(&chosen, &paragraphs(&shown.out), Some(&uri))
 }
 
@@ -142,8 +155,12 @@ fn kernel(session: &Session) -> Result<Package, Fault> {
     let depends = newest.relations("Depends");
     let image = depends.iter().flatten().find(|r| r.name.starts_with("linux-image-"));
     let image = image.ok_or_else(|| missing(&format!("{KERNEL} depends on no image")))?;
-    let version = image.version.as_ref().map_or_else(|| newest.get("Version").unwrap_or("").to_owned(), |(_, v)| v.clone());
-    let need: Need = format!("{}={version}", image.name).parse().map_err(|_| missing("its name is not usable"))?;
+    let version = image
+        .version
+        .as_ref()
+        .map_or_else(|| newest.get("Version").unwrap_or("").to_owned(), |(_, v)| v.clone());
+    let need: Need =
+        format!("{}={version}", image.name).parse().map_err(|_| missing("its name is not usable"))?;
     find(session, &need)
 }
 
@@ -187,7 +204,8 @@ fn file_name(name: &str, version: &str, arch: &str) -> String {
 }
 
 fn unexpected(what: &str) -> Fault {
-    Fault::new(FaultKind::Internal, "apt answered something that is not understood").because(what.chars().take(200).collect::<String>())
+    Fault::new(FaultKind::Internal, "apt answered something that is not understood")
+        .because(what.chars().take(200).collect::<String>())
 }
 
 fn package(chosen: &Chosen, shown: &[Paragraph], uri: Option<&String>) -> Result<Package, Fault> {
@@ -200,8 +218,11 @@ fn package(chosen: &Chosen, shown: &[Paragraph], uri: Option<&String>) -> Result
     let candidates: Vec<&Paragraph> = shown.iter().filter(is_it).collect();
     let digests: BTreeSet<&str> = candidates.iter().filter_map(|p| p.get("SHA256")).collect();
     if digests.len() > 1 {
-        return Err(Fault::new(FaultKind::Integrity, format!("two sources offer different packages as {label}"))
-            .hint("take one of the two sources out of the member's apt sources"));
+        return Err(Fault::new(
+            FaultKind::Integrity,
+            format!("two sources offer different packages as {label}"),
+        )
+        .hint("take one of the two sources out of the member's apt sources"));
     }
     let found = candidates.first().ok_or_else(|| unexpected(&format!("nothing about {label}")))?;
     let source: Digest = digests
@@ -226,7 +247,9 @@ fn package(chosen: &Chosen, shown: &[Paragraph], uri: Option<&String>) -> Result
 fn refusal(session: &Session, needs: &[Need], output: &Output) -> Fault {
     for line in output.err.lines() {
         let Some(text) = line.strip_prefix("E: ") else { continue };
-        let quoted = |after: &str| text.split_once(after).and_then(|(_, r)| r.split('\'').next()).unwrap_or_default().to_owned();
+        let quoted = |after: &str| {
+            text.split_once(after).and_then(|(_, r)| r.split('\'').next()).unwrap_or_default().to_owned()
+        };
         if let Some(name) = text.strip_prefix("Unable to locate package ") {
             return not_found(session, name);
         }
@@ -235,9 +258,16 @@ fn refusal(session: &Session, needs: &[Need], output: &Output) -> Fault {
             return Fault::new(FaultKind::NotFound, format!("no source has {name}={}", quoted("Version '")))
                 .hint(versions_of(session, &name));
         }
-        if text.contains("has no installation candidate") || text.starts_with("Can't select candidate version") || text.starts_with("Can't find a source") {
+        if text.contains("has no installation candidate")
+            || text.starts_with("Can't select candidate version")
+            || text.starts_with("Can't find a source")
+        {
             let name = quoted("'");
-            let name = if name.is_empty() { needs.first().map_or(String::new(), |n| n.package.clone()) } else { name };
+            let name = if name.is_empty() {
+                needs.first().map_or(String::new(), |n| n.package.clone())
+            } else {
+                name
+            };
             let providers: Vec<&str> = output
                 .out
                 .lines()
@@ -246,7 +276,8 @@ fn refusal(session: &Session, needs: &[Need], output: &Output) -> Fault {
                 .filter_map(|l| l.split_whitespace().next())
                 .take(8)
                 .collect();
-            let fault = Fault::new(FaultKind::NotFound, format!("{name} is not a package that can be installed"));
+            let fault =
+                Fault::new(FaultKind::NotFound, format!("{name} is not a package that can be installed"));
             return if providers.is_empty() {
                 fault.hint(versions_of(session, &name))
             } else {
@@ -255,7 +286,8 @@ fn refusal(session: &Session, needs: &[Need], output: &Output) -> Fault {
         }
     }
     let listed: Vec<String> = needs.iter().map(ToString::to_string).collect();
-    let mut fault = Fault::new(FaultKind::Invalid, format!("the needs cannot be met together: {}", listed.join(", ")));
+    let mut fault =
+        Fault::new(FaultKind::Invalid, format!("the needs cannot be met together: {}", listed.join(", ")));
     let reasons = output.out.lines().skip_while(|l| !l.contains("unmet dependencies")).skip(1);
     for reason in reasons.chain(output.err.lines()).map(str::trim).filter(|l| !l.is_empty()).take(12) {
         fault = fault.because(reason.trim_start_matches("E: "));
@@ -264,7 +296,8 @@ fn refusal(session: &Session, needs: &[Need], output: &Output) -> Fault {
 }
 
 fn versions_of(session: &Session, name: &str) -> String {
-    let shown = session.run(Program::AptCache, &["show", name]).map(|o| paragraphs(&o.out)).unwrap_or_default();
+    let shown =
+        session.run(Program::AptCache, &["show", name]).map(|o| paragraphs(&o.out)).unwrap_or_default();
     let versions: BTreeSet<&str> = shown.iter().filter_map(|p| p.get("Version")).collect();
     if versions.is_empty() {
         return "no source has it at any version".into();
@@ -326,7 +359,10 @@ mod tests {
         let line = "Inst libgcrypt20 (1.10.1-3+deb12u1 Debian:12.15/oldstable, Debian-Security:12/oldstable-security [amd64]) []";
         let chosen = parse_inst(line).unwrap();
         assert_eq!(chosen.origins, ["Debian/oldstable", "Debian-Security/oldstable-security"]);
-        assert_eq!((chosen.name.as_str(), chosen.version.as_str(), chosen.arch.as_str()), ("libgcrypt20", "1.10.1-3+deb12u1", "amd64"));
+        assert_eq!(
+            (chosen.name.as_str(), chosen.version.as_str(), chosen.arch.as_str()),
+            ("libgcrypt20", "1.10.1-3+deb12u1", "amd64")
+        );
         assert_eq!(parse_inst("Conf libc6 (2.36 Debian:12/stable [amd64])"), None);
         let uri = "'http://h/pool/a_1%3a2_all.deb' a_1%3a2_all.deb 12 SHA256:ab";
         assert_eq!(parse_uri(uri), Some(("a_1%3a2_all.deb".into(), "http://h/pool/a_1%3a2_all.deb".into())));
@@ -344,7 +380,12 @@ mod tests {
     #[test]
     fn two_publishers_of_one_name_are_refused() {
         let chosen = Chosen { name: "a".into(), version: "1".into(), arch: "all".into(), origins: vec![] };
-        let p = |sha: char| format!("Package: a\nVersion: 1\nArchitecture: all\nSize: 4\nSHA256: {}\n", sha.to_string().repeat(64));
+        let p = |sha: char| {
+            format!(
+                "Package: a\nVersion: 1\nArchitecture: all\nSize: 4\nSHA256: {}\n",
+                sha.to_string().repeat(64)
+            )
+        };
         let uri = "http://h/a".to_owned();
         let same = paragraphs(&format!("{}\n{}", p('a'), p('a')));
         assert!(package(&chosen, &same, Some(&uri)).is_ok());

@@ -116,7 +116,8 @@ pub fn read(input: impl Read, kind: Kind, sink: &mut dyn Sink) -> Result<Vec<Ent
         if path.is_root() {
             continue;
         }
-        let target = || ext.link.clone().or_else(|| raw.link_name_bytes().map(|l| l.into_owned())).unwrap_or_default();
+        let target =
+            || ext.link.clone().or_else(|| raw.link_name_bytes().map(|l| l.into_owned())).unwrap_or_default();
         let size = header.size()?;
         let what = match header.entry_type().as_byte() {
             b'0' | 0 | b'7' => {
@@ -163,7 +164,10 @@ pub fn read(input: impl Read, kind: Kind, sink: &mut dyn Sink) -> Result<Vec<Ent
 }
 
 /// Hard links become files that name the first path of their contents.
-fn join_links(entries: &mut BTreeMap<RootPath, Entry>, links: Vec<(RootPath, RootPath)>) -> Result<(), BadArchive> {
+fn join_links(
+    entries: &mut BTreeMap<RootPath, Entry>,
+    links: Vec<(RootPath, RootPath)>,
+) -> Result<(), BadArchive> {
     let mut groups: BTreeMap<RootPath, Vec<RootPath>> = BTreeMap::new();
     // A link to a link leads to the same file.
     let mut leads: BTreeMap<RootPath, RootPath> = BTreeMap::new();
@@ -220,7 +224,8 @@ fn long(raw: &mut impl Read) -> Result<Vec<u8>, BadArchive> {
 /// Records of a pax header (POSIX.1-2001): `LENGTH KEY=VALUE\n`.
 fn pax(mut bytes: &[u8], into: &mut Extended) {
     while let Some(space) = bytes.iter().position(|c| *c == b' ') {
-        let length: usize = std::str::from_utf8(&bytes[..space]).ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+        let length: usize =
+            std::str::from_utf8(&bytes[..space]).ok().and_then(|n| n.parse().ok()).unwrap_or(0);
         if length <= space + 1 || length > bytes.len() {
             return;
         }
@@ -232,12 +237,16 @@ fn pax(mut bytes: &[u8], into: &mut Extended) {
             b"path" => into.path = Some(value.to_vec()),
             b"linkpath" => into.link = Some(value.to_vec()),
             _ => {
-                let Some(name) = key.strip_prefix(b"SCHILY.xattr.").and_then(|n| std::str::from_utf8(n).ok()) else {
+                let Some(name) = key.strip_prefix(b"SCHILY.xattr.").and_then(|n| std::str::from_utf8(n).ok())
+                else {
                     continue;
                 };
                 if name == "trusted.overlay.opaque" && matches!(value, b"y" | b"x") {
                     into.opaque = true;
-                } else if (name == "security.capability" || name.starts_with("user.")) && name.len() <= 255 && value.len() <= 65536 {
+                } else if (name == "security.capability" || name.starts_with("user."))
+                    && name.len() <= 255
+                    && value.len() <= 65536
+                {
                     into.xattrs.insert(name.to_owned(), value.iter().map(|b| format!("{b:02x}")).collect());
                 }
                 // Others say something about the machine that wrote the archive.
@@ -380,7 +389,10 @@ pub(crate) mod tests {
     fn an_extended_header_is_bounded() {
         let huge = vec![b'a'; 2 * 1024 * 1024];
         for kind in [b'L', b'K', b'x', b'g'] {
-            assert!(matches!(parse(|t| add(t, kind, b"x", b"", &huge), Kind::Package), Err(BadArchive::Extended)));
+            assert!(matches!(
+                parse(|t| add(t, kind, b"x", b"", &huge), Kind::Package),
+                Err(BadArchive::Extended)
+            ));
         }
     }
 
@@ -390,7 +402,9 @@ pub(crate) mod tests {
         let mut e = Extended::default();
         let mut record = format!("{} ", 32).into_bytes();
         record.truncate(0);
-        for (key, value) in [("user.a", &b"h\xff"[..]), ("trusted.overlay.opaque", b"y"), ("security.selinux", b"x")] {
+        for (key, value) in
+            [("user.a", &b"h\xff"[..]), ("trusted.overlay.opaque", b"y"), ("security.selinux", b"x")]
+        {
             let body = [b" SCHILY.xattr.", key.as_bytes(), b"=", value, b"\n"].concat();
             let n = body.len() + 2;
             record.extend_from_slice(n.to_string().as_bytes());

@@ -16,8 +16,21 @@ use crate::store::{Record, Store};
 /// The modules that guest-init inserts, in this order, as far as the kernel's package has them and does not have them built
 /// in (guest-init's README names them).
 const MODULES: &[&str] = &[
-    "virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_console", "fuse", "virtiofs",
-    "overlay", "virtio_blk", "failover", "net_failover", "virtio_net", "virtio-rng", "virtio_balloon",
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "virtio_console",
+    "fuse",
+    "virtiofs",
+    "overlay",
+    "virtio_blk",
+    "failover",
+    "net_failover",
+    "virtio_net",
+    "virtio-rng",
+    "virtio_balloon",
 ];
 /// Version of how they are made.
 const FORMAT: &str = "gtvp-boot 1";
@@ -38,7 +51,8 @@ struct Made {
 /// Kernel and initramfs, open for reading and checked.
 pub fn open(importer: &Importer, kernel: &Record, guest_init: &Path) -> Result<(File, File), Fault> {
     let store = &importer.store;
-    let init = std::fs::read(guest_init).map_err(|e| Fault::internal("guest-init is not where gtvpd puts it", &e))?;
+    let init = std::fs::read(guest_init)
+        .map_err(|e| Fault::internal("guest-init is not where gtvpd puts it", &e))?;
     let key = Digest::of(format!("{FORMAT} {} {}", kernel.manifest, Digest::of(&init)).as_bytes());
     if let Some(made) = store.noted::<Made>("boot", &key) {
         if let (Ok(k), Ok(i)) = (store.open_checked(&made.kernel), store.open_checked(&made.initramfs)) {
@@ -48,8 +62,10 @@ pub fn open(importer: &Importer, kernel: &Record, guest_init: &Path) -> Result<(
         store.set_aside(&made.initramfs)?;
     }
     let manifest = store.manifest(&kernel.manifest)?;
-    let image = contents(store, &manifest, |p| p.starts_with("boot/vmlinuz-"), MAX_KERNEL)?
-        .ok_or_else(|| Fault::new(FaultKind::Integrity, format!("{} has no kernel in it", kernel.reference)))?;
+    let image =
+        contents(store, &manifest, |p| p.starts_with("boot/vmlinuz-"), MAX_KERNEL)?.ok_or_else(|| {
+            Fault::new(FaultKind::Integrity, format!("{} has no kernel in it", kernel.reference))
+        })?;
     let mut staged = store.stage()?;
     // Uncompressed it starts seconds earlier where there is no hardware virtualization; what has no entry for that
     // (PVH) starts as it is.
@@ -64,7 +80,12 @@ pub fn open(importer: &Importer, kernel: &Record, guest_init: &Path) -> Result<(
 }
 
 /// The first file whose path is wanted.
-fn contents(store: &Store, manifest: &Manifest, wanted: impl Fn(&str) -> bool, most: u64) -> Result<Option<Vec<u8>>, Fault> {
+fn contents(
+    store: &Store,
+    manifest: &Manifest,
+    wanted: impl Fn(&str) -> bool,
+    most: u64,
+) -> Result<Option<Vec<u8>>, Fault> {
     for entry in &manifest.entries {
         if let EntryKind::File { digest, size, .. } = &entry.kind {
             if *size <= most && wanted(&entry.path.to_string()) {
@@ -197,7 +218,15 @@ mod tests {
         let mut c = Cpio::default();
         c.file("init", 0o755, b"hello");
         let bytes = c.finish();
-        let head = "070701000000010000".to_owned() + "81ed" + &"0".repeat(16) + "00000001" + "00000000" + "00000005" + &"0".repeat(32) + "00000005" + "00000000";
+        let head = "070701000000010000".to_owned()
+            + "81ed"
+            + &"0".repeat(16)
+            + "00000001"
+            + "00000000"
+            + "00000005"
+            + &"0".repeat(32)
+            + "00000005"
+            + "00000000";
         assert_eq!(head.len(), 110);
         assert_eq!(std::str::from_utf8(&bytes[..110]).unwrap(), head);
         // Name and data each end on a multiple of four.

@@ -79,29 +79,30 @@ impl Builder {
     pub fn shared_folders(&self) -> BTreeMap<String, Folder> {
         let mut who: BTreeMap<&str, Option<u32>> = BTreeMap::new();
         let above = |path: &str| path.match_indices('/').map(|(i, _)| i).collect::<Vec<_>>();
-        let mut note = |path: &'_ str, packages: &BTreeSet<u32>, whole: bool, all: &mut BTreeMap<String, ()>| {
-            let mut ends = above(path);
-            if whole {
-                ends.push(path.len());
-            }
-            let one = packages.first().copied().filter(|_| packages.len() == 1);
-            for end in ends {
-                // Safe to slice: `/` and the end are boundaries of characters.
-                let folder = &path[..end];
-                match (who_get(&who, folder), one) {
-                    (None, _) => {}
-                    (Some(before), now) if before == now => continue,
-                    (Some(_), _) => {
-                        all.insert(folder.to_owned(), ());
-                        continue;
+        let mut note =
+            |path: &'_ str, packages: &BTreeSet<u32>, whole: bool, all: &mut BTreeMap<String, ()>| {
+                let mut ends = above(path);
+                if whole {
+                    ends.push(path.len());
+                }
+                let one = packages.first().copied().filter(|_| packages.len() == 1);
+                for end in ends {
+                    // Safe to slice: `/` and the end are boundaries of characters.
+                    let folder = &path[..end];
+                    match (who_get(&who, folder), one) {
+                        (None, _) => {}
+                        (Some(before), now) if before == now => continue,
+                        (Some(_), _) => {
+                            all.insert(folder.to_owned(), ());
+                            continue;
+                        }
                     }
+                    if one.is_none() {
+                        all.insert(folder.to_owned(), ());
+                    }
+                    who.insert(self.key(path, end), one);
                 }
-                if one.is_none() {
-                    all.insert(folder.to_owned(), ());
-                }
-                who.insert(self.key(path, end), one);
-            }
-        };
+            };
         let mut shared = BTreeMap::new();
         for (path, packages) in &self.paths {
             note(path, packages, false, &mut shared);
@@ -109,12 +110,22 @@ impl Builder {
         for (path, (packages, _)) in &self.folders {
             note(path, packages, true, &mut shared);
         }
-        shared.into_keys().map(|p| { let f = self.folders.get(&p).map_or(PLAIN_FOLDER, |(_, f)| *f); (p, f) }).collect()
+        shared
+            .into_keys()
+            .map(|p| {
+                let f = self.folders.get(&p).map_or(PLAIN_FOLDER, |(_, f)| *f);
+                (p, f)
+            })
+            .collect()
     }
 
     fn key<'a>(&'a self, path: &str, end: usize) -> &'a str {
         // The path is a key of one of the two maps: borrow from there.
-        let own = self.paths.get_key_value(path).map(|(k, _)| k).or_else(|| self.folders.get_key_value(path).map(|(k, _)| k));
+        let own = self
+            .paths
+            .get_key_value(path)
+            .map(|(k, _)| k)
+            .or_else(|| self.folders.get_key_value(path).map(|(k, _)| k));
         own.map_or("", |k| &k[..end])
     }
 
@@ -207,7 +218,8 @@ impl Catalogue {
         while low < high {
             let start = start_of(low + (high - low) / 2);
             if path_at(start) < at {
-                let end = bytes[start..].iter().position(|c| *c == b'\n').map_or(bytes.len(), |p| start + p + 1);
+                let end =
+                    bytes[start..].iter().position(|c| *c == b'\n').map_or(bytes.len(), |p| start + p + 1);
                 low = end;
             } else {
                 high = start;
@@ -217,7 +229,8 @@ impl Catalogue {
             let mut parts = line.splitn(2, |c| *c == b'\t');
             let path = parts.next().unwrap_or_default();
             let numbers = parts.next().unwrap_or_default();
-            let numbers = String::from_utf8_lossy(numbers).split(',').filter_map(|n| n.parse().ok()).collect();
+            let numbers =
+                String::from_utf8_lossy(numbers).split(',').filter_map(|n| n.parse().ok()).collect();
             (path, numbers)
         })
     }
@@ -236,13 +249,34 @@ mod tests {
     fn built() -> Builder {
         let mut b = Builder::default();
         let index = b"bin/sh   shells/dash\nusr/bin/perl perl/perl,perl/perl-base\nusr/share/x y/file  misc/dash\nusr/share/nginx/html/index.html httpd/nginx\nusr/share/nginx/html/a.png httpd/nginx,other/none\nnot/wanted some/other\n";
-        let names: HashMap<&[u8], u32> = [(&b"dash"[..], 0), (&b"perl"[..], 1), (&b"perl-base"[..], 2), (&b"nginx"[..], 3)].into();
+        let names: HashMap<&[u8], u32> =
+            [(&b"dash"[..], 0), (&b"perl"[..], 1), (&b"perl-base"[..], 2), (&b"nginx"[..], 3)].into();
         b.contents(&index[..], &names).unwrap();
-        let dir = |p: &str, mode| Entry { path: path(p), kind: EntryKind::Dir { opaque: false }, mode, uid: 0, gid: 4, mtime: 0, xattrs: BTreeMap::new() };
+        let dir = |p: &str, mode| Entry {
+            path: path(p),
+            kind: EntryKind::Dir { opaque: false },
+            mode,
+            uid: 0,
+            gid: 4,
+            mtime: 0,
+            xattrs: BTreeMap::new(),
+        };
         let manifest = Manifest {
-            format: 1, reference: "deb:x=1:all".into(), origin: String::new(), source: Digest::of(b""), source_size: 0, level: 0,
-            provides: vec![], needs: vec![],
-            entries: vec![dir("usr", 0o755), dir("usr/share", 0o755), dir("var", 0o755), dir("var/log", 0o755), dir("var/log/x", 0o2750)],
+            format: 1,
+            reference: "deb:x=1:all".into(),
+            origin: String::new(),
+            source: Digest::of(b""),
+            source_size: 0,
+            level: 0,
+            provides: vec![],
+            needs: vec![],
+            entries: vec![
+                dir("usr", 0o755),
+                dir("usr/share", 0o755),
+                dir("var", 0o755),
+                dir("var/log", 0o755),
+                dir("var/log/x", 0o2750),
+            ],
         };
         b.manifest(4, &manifest);
         b
@@ -277,8 +311,26 @@ mod tests {
         let shared = built().shared_folders();
         assert_eq!(shared.keys().map(String::as_str).collect::<Vec<_>>(), ["usr", "usr/bin", "usr/share"]);
         let mut b = built();
-        let dir = Entry { path: path("var/log/x"), kind: EntryKind::Dir { opaque: false }, mode: 0o755, uid: 0, gid: 0, mtime: 0, xattrs: BTreeMap::new() };
-        let m = Manifest { format: 1, reference: "r".into(), origin: String::new(), source: Digest::of(b""), source_size: 0, level: 0, provides: vec![], needs: vec![], entries: vec![dir] };
+        let dir = Entry {
+            path: path("var/log/x"),
+            kind: EntryKind::Dir { opaque: false },
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            xattrs: BTreeMap::new(),
+        };
+        let m = Manifest {
+            format: 1,
+            reference: "r".into(),
+            origin: String::new(),
+            source: Digest::of(b""),
+            source_size: 0,
+            level: 0,
+            provides: vec![],
+            needs: vec![],
+            entries: vec![dir],
+        };
         b.manifest(5, &m);
         assert_eq!(b.shared_folders()["var/log/x"], Folder { mode: 0o2750, uid: 0, gid: 4 });
     }

@@ -64,6 +64,9 @@ pub struct Closure {
     pub builder: Option<Digest>,
     /// What names the derived component: the inputs of the scripts.
     pub inputs: Option<Digest>,
+    /// How the layers were made: another version of GTVP makes them anew.
+    #[serde(default)]
+    pub made_with: Option<Digest>,
 }
 
 impl Closure {
@@ -71,7 +74,16 @@ impl Closure {
     pub fn new(kernel: Package, packages: Vec<Package>) -> Self {
         let packages = ordered(packages);
         let scripts = vec![false; packages.len()];
-        Self { kernel, packages, scripts, base: None, dpkg: None, builder: None, inputs: None }
+        Self {
+            kernel,
+            packages,
+            scripts,
+            base: None,
+            dpkg: None,
+            builder: None,
+            inputs: None,
+            made_with: None,
+        }
     }
 
     /// Its composition.
@@ -106,9 +118,8 @@ pub fn ordered(packages: Vec<Package>) -> Vec<Package> {
     }
     let mut out = Vec::with_capacity(by_name.len());
     while !by_name.is_empty() {
-        let free = |name: &&String| {
-            before.get(*name).is_none_or(|b| b.iter().all(|n| !by_name.contains_key(n)))
-        };
+        let free =
+            |name: &&String| before.get(*name).is_none_or(|b| b.iter().all(|n| !by_name.contains_key(n)));
         let next = by_name.keys().find(free).or_else(|| by_name.keys().next()).cloned();
         if let Some(package) = next.and_then(|n| by_name.remove(&n)) {
             out.push(package);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs;
 use std::io::BufReader;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
@@ -83,12 +83,17 @@ fn tell(on: OnProgress<'_>, p: Progress) -> Result<(), Fault> {
 
 impl Composer {
     /// With its records in `state`.
-    pub fn new(state: PathBuf, importer: Arc<Importer>, sources: Arc<Sources>, remembered: SourcesState) -> Self {
+    pub fn new(
+        state: PathBuf,
+        importer: Arc<Importer>,
+        sources: Arc<Sources>,
+        remembered: SourcesState,
+    ) -> Self {
         Self { state, importer, sources, resolving: Mutex::new(remembered) }
     }
 
     /// What is remembered of the sources in `state`.
-    pub fn remembered(state: &std::path::Path) -> SourcesState {
+    pub fn remembered(state: &Path) -> SourcesState {
         let read = fs::read(state.join("sources.json")).ok().and_then(|b| serde_json::from_slice(&b).ok());
         read.unwrap_or(SourcesState { updated_ms: 0, contents: vec!["amd64".into()] })
     }
@@ -97,7 +102,7 @@ impl Composer {
         self.state.join(folder).join(name.to_string())
     }
 
-    fn save(&self, path: &PathBuf, bytes: &[u8]) -> Result<(), Fault> {
+    fn save(&self, path: &Path, bytes: &[u8]) -> Result<(), Fault> {
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).map_err(|e| Fault::internal("a record cannot be written", &e))?;
         }
@@ -106,7 +111,8 @@ impl Composer {
 
     /// The closure of a composition.
     pub fn closure(&self, composition: &Digest) -> Result<Closure, Fault> {
-        let unknown = || Fault::new(FaultKind::NotFound, format!("composition {} is not known", composition.short()));
+        let unknown =
+            || Fault::new(FaultKind::NotFound, format!("composition {} is not known", composition.short()));
         let bytes = fs::read(self.file("closures", composition)).map_err(|_| unknown())?;
         let closure: Closure = serde_json::from_slice(&bytes).map_err(|_| unknown())?;
         // A record that was changed on disk is no record of this composition.
@@ -120,7 +126,12 @@ impl Composer {
     }
 
     /// Composes needs. Warnings about sources go to `warn`.
-    pub fn compose(&self, needs: &[Need], on: OnProgress<'_>, warn: &dyn Fn(String)) -> Result<Composed, Fault> {
+    pub fn compose(
+        &self,
+        needs: &[Need],
+        on: OnProgress<'_>,
+        warn: &dyn Fn(String),
+    ) -> Result<Composed, Fault> {
         let mut needs = needs.to_vec();
         needs.sort();
         needs.dedup();
@@ -129,7 +140,8 @@ impl Composer {
         let digest = closure.composition().digest();
         if !self.is_prepared(&closure) {
             fetched = self.prepare(&mut closure, on)?;
-            let bytes = serde_json::to_vec(&closure).map_err(|e| Fault::internal("a closure cannot be written", &e))?;
+            let bytes = serde_json::to_vec(&closure)
+                .map_err(|e| Fault::internal("a closure cannot be written", &e))?;
             self.save(&self.file("closures", digest), &bytes)?;
         }
         let store = &self.importer.store;
@@ -155,6 +167,7 @@ impl Composer {
         let layers = [closure.base, closure.dpkg, closure.builder, Some(closure.kernel.source)];
         layers.iter().all(|l| l.is_some_and(|source| store.record(&source).is_some()))
             && closure.inputs.is_some()
+            && closure.made_with == Some(layers::made_with(closure))
             && self.file("catalogues", closure.composition().digest()).exists()
             && closure.with_scripts().all(|p| store.record(&p.source).is_some())
     }
@@ -167,18 +180,25 @@ impl Composer {
         let mut state = self.resolving.lock().unwrap_or_else(PoisonError::into_inner);
         let known: Option<Resolved> =
             fs::read(self.file("resolved", key)).ok().and_then(|b| serde_json::from_slice(&b).ok());
-        let fresh = crate::now_ms().saturating_sub(state.updated_ms) < u64::try_from(FRESH.as_millis()).unwrap_or(u64::MAX);
+        let fresh = crate::now_ms().saturating_sub(state.updated_ms)
+            < u64::try_from(FRESH.as_millis()).unwrap_or(u64::MAX);
         if let Some(known) = known.as_ref().filter(|k| fresh && k.updated_ms == state.updated_ms) {
             if let Ok(closure) = self.closure(&known.composition) {
                 return Ok(closure);
             }
         }
         let before = known.and_then(|k| self.closure(&k.composition).ok());
-        let session = match self.sources.session().and_then(|s| if fresh { Ok(s) } else { self.update(&s, &mut state, on, warn).map(|()| s) }) {
+        let session = match self
+            .sources
+            .session()
+            .and_then(|s| if fresh { Ok(s) } else { self.update(&s, &mut state, on, warn).map(|()| s) })
+        {
             Ok(session) => session,
             Err(fault) => {
                 // The sources are out of reach: what was found before is still true enough to start a box from.
-                let Some(closure) = before.filter(|_| fault.kind == FaultKind::SourceUnreachable) else { return Err(fault) };
+                let Some(closure) = before.filter(|_| fault.kind == FaultKind::SourceUnreachable) else {
+                    return Err(fault);
+                };
                 warn(format!("{fault}; the composition found before is used"));
                 return Ok(closure);
             }
@@ -202,7 +222,8 @@ impl Composer {
         if let Ok(prepared) = self.closure(&digest) {
             closure = prepared;
         } else {
-            let bytes = serde_json::to_vec(&closure).map_err(|e| Fault::internal("a closure cannot be written", &e))?;
+            let bytes = serde_json::to_vec(&closure)
+                .map_err(|e| Fault::internal("a closure cannot be written", &e))?;
             self.save(&self.file("closures", digest), &bytes)?;
         }
         let resolved = Resolved { updated_ms: state.updated_ms, composition: digest };
@@ -210,7 +231,13 @@ impl Composer {
         Ok(closure)
     }
 
-    fn update(&self, session: &Session, state: &mut SourcesState, on: OnProgress<'_>, warn: &dyn Fn(String)) -> Result<(), Fault> {
+    fn update(
+        &self,
+        session: &Session,
+        state: &mut SourcesState,
+        on: OnProgress<'_>,
+        warn: &dyn Fn(String),
+    ) -> Result<(), Fault> {
         tell(on, progress("resolve", "fetching the sources' indices", 0, 0))?;
         for warning in apt::update(session)? {
             warn(warning);
@@ -234,7 +261,8 @@ impl Composer {
 
     fn wants_contents_of_all(&self, closure: &Closure) -> bool {
         let store = &self.importer.store;
-        let lacking = closure.packages.iter().filter(|p| p.arch == "all" && store.record(&p.source).is_none());
+        let lacking =
+            closure.packages.iter().filter(|p| p.arch == "all" && store.record(&p.source).is_none());
         !self.sources.has_contents("all") && lacking.map(|p| p.size).sum::<u64>() > CONTENTS_ALL_BYTES
     }
 
@@ -258,7 +286,9 @@ impl Composer {
         closure.scripts = closure
             .packages
             .iter()
-            .map(|p| store.record(&p.source).is_some_and(|r| r.control.keys().any(|n| deb::is_install_script(n))))
+            .map(|p| {
+                store.record(&p.source).is_some_and(|r| r.control.keys().any(|n| deb::is_install_script(n)))
+            })
             .collect();
         tell(on, progress("import", "making the catalogue", 0, 0))?;
         let mut builder = catalogue::Builder::default();
@@ -280,19 +310,28 @@ impl Composer {
             }
             let file = session.index(&index.path)?;
             let text = BufReader::with_capacity(256 * 1024, flate2::read::MultiGzDecoder::new(file));
-            builder.contents(text, &here).map_err(|e| Fault::internal("a Contents index cannot be read", &e))?;
+            builder
+                .contents(text, &here)
+                .map_err(|e| Fault::internal("a Contents index cannot be read", &e))?;
         }
         closure.base = Some(layers::base(&self.importer, &builder)?);
         closure.dpkg = Some(layers::dpkg(&self.importer, closure, &builder)?);
         closure.builder = Some(layers::builder(&self.importer, closure)?);
         closure.inputs = Some(configure::inputs(closure));
+        closure.made_with = Some(layers::made_with(closure));
         self.save(&self.file("catalogues", closure.composition().digest()), &builder.finish())?;
         Ok(fetched)
     }
 
     /// For packages that are not imported and whose paths an index tells: whether they have maintainer scripts, by what their
     /// first bytes say. Unchecked: a package that turns out otherwise is refused when it is linked.
-    fn hints(&self, closure: &Closure, session: &Arc<Session>, is_covered: &dyn Fn(&Package) -> bool, on: OnProgress<'_>) -> Result<BTreeMap<Digest, bool>, Fault> {
+    fn hints(
+        &self,
+        closure: &Closure,
+        session: &Arc<Session>,
+        is_covered: &dyn Fn(&Package) -> bool,
+        on: OnProgress<'_>,
+    ) -> Result<BTreeMap<Digest, bool>, Fault> {
         let store = &self.importer.store;
         let mut hints = BTreeMap::new();
         let mut queue = VecDeque::new();
@@ -319,7 +358,10 @@ impl Composer {
                         let Some(package) = next else { return };
                         if let Some(scripts) = hint(session, package) {
                             let _ = store.note("hints", &package.source, &scripts);
-                            found.lock().unwrap_or_else(PoisonError::into_inner).insert(package.source, scripts);
+                            found
+                                .lock()
+                                .unwrap_or_else(PoisonError::into_inner)
+                                .insert(package.source, scripts);
                         }
                     }
                 });
@@ -329,9 +371,15 @@ impl Composer {
     }
 
     /// Imports packages, several at once; the bytes that were fetched.
-    pub fn import_all(&self, packages: &[Package], session: &Arc<Session>, on: OnProgress<'_>) -> Result<u64, Fault> {
+    pub fn import_all(
+        &self,
+        packages: &[Package],
+        session: &Arc<Session>,
+        on: OnProgress<'_>,
+    ) -> Result<u64, Fault> {
         let store = &self.importer.store;
-        let queue: VecDeque<&Package> = packages.iter().filter(|p| store.record(&p.source).is_none()).collect();
+        let queue: VecDeque<&Package> =
+            packages.iter().filter(|p| store.record(&p.source).is_none()).collect();
         let total: u64 = queue.iter().map(|p| p.size).sum();
         let count = queue.len();
         if count == 0 {
@@ -353,7 +401,11 @@ impl Composer {
                             done.fetch_add(n.saturating_sub(counted), Ordering::Relaxed);
                             counted = counted.max(n);
                             let _ = told.send(Ok(String::new()));
-                            if stop.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                            if stop.load(Ordering::Relaxed) {
+                                ControlFlow::Break(())
+                            } else {
+                                ControlFlow::Continue(())
+                            }
                         };
                         let imported = self.importer.package(package, &|| Ok(session.clone()), &mut on_bytes);
                         done.fetch_add(package.size.saturating_sub(counted), Ordering::Relaxed);
@@ -368,7 +420,11 @@ impl Composer {
             for message in hear {
                 let failed = match message {
                     Ok(name) => {
-                        let what = if name.is_empty() { format!("fetching {count} packages") } else { format!("imported {name}") };
+                        let what = if name.is_empty() {
+                            format!("fetching {count} packages")
+                        } else {
+                            format!("imported {name}")
+                        };
                         tell(on, progress("fetch", what, done.load(Ordering::Relaxed), total)).err()
                     }
                     Err(fault) => Some(fault),
@@ -387,7 +443,8 @@ impl Composer {
 fn hint(session: &Session, package: &Package) -> Option<bool> {
     let mut bytes = session.peek(&package.uri, 0, BEGINNING.min(package.size))?;
     let (from, length) = deb::control_extent(&bytes)?;
-    let end = from.checked_add(length).filter(|e| *e <= package.size && *e <= gtvp_ipc::fetcher::MAX_RANGE)?;
+    let end =
+        from.checked_add(length).filter(|e| *e <= package.size && *e <= gtvp_ipc::fetcher::MAX_RANGE)?;
     let have = bytes.len() as u64;
     if end > have {
         bytes.extend(session.peek(&package.uri, have, end - have)?);

@@ -51,26 +51,43 @@ configure() { dpkg --force-confold --configure "$@" || fail "a package could not
     );
     let essential = closure.packages.iter().filter(|p| p.paragraph().get("Essential") == Some("yes"));
     let base = reach(closure, essential.map(|p| p.name.as_str()).collect());
-    let line = |package: &Package| format!("preinst {} {} {}\n", package.name, info_name(package), package.arch);
+    let line =
+        |package: &Package| format!("preinst {} {} {}\n", package.name, info_name(package), package.arch);
     let scripted: BTreeSet<&str> = closure.with_scripts().map(|p| p.name.as_str()).collect();
     // The accounts come first: every other script may own files to them.
-    let mut first: Vec<&Package> = closure.packages.iter().filter(|p| base.contains(p.name.as_str())).collect();
+    let mut first: Vec<&Package> =
+        closure.packages.iter().filter(|p| base.contains(p.name.as_str())).collect();
     first.sort_by_key(|p| (p.name != "base-passwd", p.name != "base-files", p.name.clone()));
     for package in first.iter().filter(|p| scripted.contains(p.name.as_str())) {
-        text.push_str(&format!("[ -e /var/lib/dpkg/info/{}.preinst ] && {}", info_name(package), line(package)));
+        text.push_str(&format!(
+            "[ -e /var/lib/dpkg/info/{}.preinst ] && {}",
+            info_name(package),
+            line(package)
+        ));
     }
     let names: Vec<&str> = first.iter().map(|p| p.name.as_str()).collect();
     if !names.is_empty() {
         text.push_str(&format!("configure {}\n", names.join(" ")));
     }
     let by_name: BTreeMap<&str, &Package> = closure.packages.iter().map(|p| (p.name.as_str(), p)).collect();
-    for package in closure.packages.iter().filter(|p| !base.contains(p.name.as_str()) && scripted.contains(p.name.as_str())) {
+    for package in closure
+        .packages
+        .iter()
+        .filter(|p| !base.contains(p.name.as_str()) && scripted.contains(p.name.as_str()))
+    {
         // Whatever it depends on before it is unpacked must be configured by then, with all that that depends on.
         let wanted = package.paragraph().relations("Pre-Depends");
-        let wanted = wanted.iter().flatten().filter_map(|r| by_name.get(r.name.as_str()).map(|p| p.name.as_str()));
-        let before: Vec<&str> = reach(closure, wanted.collect()).into_iter().filter(|n| !base.contains(n)).collect();
-        let configure = if before.is_empty() { String::new() } else { format!("configure {}; ", before.join(" ")) };
-        text.push_str(&format!("[ -e /var/lib/dpkg/info/{}.preinst ] && {{ {configure}{}}}\n", info_name(package), line(package).replace('\n', "; ")));
+        let wanted =
+            wanted.iter().flatten().filter_map(|r| by_name.get(r.name.as_str()).map(|p| p.name.as_str()));
+        let before: Vec<&str> =
+            reach(closure, wanted.collect()).into_iter().filter(|n| !base.contains(n)).collect();
+        let configure =
+            if before.is_empty() { String::new() } else { format!("configure {}; ", before.join(" ")) };
+        text.push_str(&format!(
+            "[ -e /var/lib/dpkg/info/{}.preinst ] && {{ {configure}{}}}\n",
+            info_name(package),
+            line(package).replace('\n', "; ")
+        ));
     }
     text.push_str(
         r#"configure --pending
@@ -109,7 +126,11 @@ fn reach<'a>(closure: &'a Closure, from: Vec<&'a str>) -> BTreeSet<&'a str> {
 }
 
 /// Makes the derived component from a builder box's writable layer.
-pub fn derive(importer: &Importer, inputs: &Digest, upper: impl Read) -> Result<std::sync::Arc<Record>, Fault> {
+pub fn derive(
+    importer: &Importer,
+    inputs: &Digest,
+    upper: impl Read,
+) -> Result<std::sync::Arc<Record>, Fault> {
     let mut staged = importer.store.stage()?;
     let entries = archive::read(Bounded::new(upper, MAX_UPPER), Kind::Upper, &mut staged).map_err(|e| {
         Fault::new(FaultKind::Internal, "the builder box's writable layer cannot be taken over").caused_by(&e)
@@ -122,16 +143,42 @@ pub fn derive(importer: &Importer, inputs: &Digest, upper: impl Read) -> Result<
 
 /// Where everything below is left out.
 const DROPPED: &[&str] = &[
-    "tmp", "run", "var/tmp", "var/run", "dev", "proc", "sys", "var/cache", "var/lib/apt", "usr/lib/gtvp", "lost+found",
-    "var/lib/dpkg/info", "var/lib/dpkg/triggers", "var/lib/dpkg/updates", "var/lib/dpkg/parts",
+    "tmp",
+    "run",
+    "var/tmp",
+    "var/run",
+    "dev",
+    "proc",
+    "sys",
+    "var/cache",
+    "var/lib/apt",
+    "usr/lib/gtvp",
+    "lost+found",
+    "var/lib/dpkg/info",
+    "var/lib/dpkg/triggers",
+    "var/lib/dpkg/updates",
+    "var/lib/dpkg/parts",
 ];
 /// What is kept below one of them.
 const KEPT: &[&str] = &["var/cache/debconf"];
 /// Files that say something about the builder box, or that another layer has.
 const DROPPED_FILES: &[&str] = &[
-    "etc/machine-id", "etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/mtab", "etc/ld.so.cache", "usr/sbin/policy-rc.d", "usr/sbin/ldconfig",
-    "var/lib/dpkg/status", "var/lib/dpkg/status-old", "var/lib/dpkg/available", "var/lib/dpkg/available-old", "var/lib/dpkg/lock",
-    "var/lib/dpkg/lock-frontend", "var/lib/systemd/random-seed", "etc/.pwd.lock",
+    "etc/machine-id",
+    "etc/hostname",
+    "etc/hosts",
+    "etc/resolv.conf",
+    "etc/mtab",
+    "etc/ld.so.cache",
+    "usr/sbin/policy-rc.d",
+    "usr/sbin/ldconfig",
+    "var/lib/dpkg/status",
+    "var/lib/dpkg/status-old",
+    "var/lib/dpkg/available",
+    "var/lib/dpkg/available-old",
+    "var/lib/dpkg/lock",
+    "var/lib/dpkg/lock-frontend",
+    "var/lib/systemd/random-seed",
+    "etc/.pwd.lock",
 ];
 
 /// What of a writable layer belongs to the component.
@@ -203,13 +250,28 @@ mod tests {
 
     #[test]
     fn noise_is_left_out() {
-        let file = |p: &str, size| own_entry(own_path(p).unwrap(), EntryKind::File { size, digest: Digest::of(b""), hardlink_of: None }, 0o644);
+        let file = |p: &str, size| {
+            own_entry(
+                own_path(p).unwrap(),
+                EntryKind::File { size, digest: Digest::of(b""), hardlink_of: None },
+                0o644,
+            )
+        };
         let all = vec![
-            file("etc/passwd", 9), file("etc/machine-id", 9), file("tmp/x", 1), file("var/log/dpkg.log", 9), file("var/log/btmp", 0),
-            file("var/cache/debconf/config.dat", 5), file("var/cache/ldconfig/aux-cache", 5), file("var/lib/dpkg/status", 3),
+            file("etc/passwd", 9),
+            file("etc/machine-id", 9),
+            file("tmp/x", 1),
+            file("var/log/dpkg.log", 9),
+            file("var/log/btmp", 0),
+            file("var/cache/debconf/config.dat", 5),
+            file("var/cache/ldconfig/aux-cache", 5),
+            file("var/lib/dpkg/status", 3),
             file("var/lib/dpkg/alternatives/awk", 3),
         ];
         let left: Vec<String> = kept(all).iter().map(|e| e.path.to_string()).collect();
-        assert_eq!(left, ["etc/passwd", "var/log/btmp", "var/cache/debconf/config.dat", "var/lib/dpkg/alternatives/awk"]);
+        assert_eq!(
+            left,
+            ["etc/passwd", "var/log/btmp", "var/cache/debconf/config.dat", "var/lib/dpkg/alternatives/awk"]
+        );
     }
 }

@@ -79,12 +79,14 @@ mod tests {
 
     #[test]
     fn paragraphs_and_relations_read() {
-        let text = "Package: a\nDepends: b (>= 1.2), c:any | d [amd64],\n e\nDescription: x\n y\n\n\nPackage: z\n";
+        let text =
+            "Package: a\nDepends: b (>= 1.2), c:any | d [amd64],\n e\nDescription: x\n y\n\n\nPackage: z\n";
         let all = paragraphs(text);
         assert_eq!(all.len(), 2);
         assert_eq!(all[0].get("description"), Some("x\n y"));
         let deps = all[0].relations("Depends");
-        let names: Vec<Vec<&str>> = deps.iter().map(|g| g.iter().map(|r| r.name.as_str()).collect()).collect();
+        let names: Vec<Vec<&str>> =
+            deps.iter().map(|g| g.iter().map(|r| r.name.as_str()).collect()).collect();
         assert_eq!(names, [vec!["b"], vec!["c", "d"], vec!["e"]]);
         assert_eq!(deps[0][0].version, Some((">=".into(), "1.2".into())));
     }

@@ -55,7 +55,8 @@ pub fn read(input: impl Read, size: u64, sink: &mut dyn Sink) -> Result<Package,
             let part = decompress(compression, ar.member())?;
             members = Some(control_part(Bounded::new(part, MAX_CONTROL))?);
         } else if let Some(compression) = name.strip_prefix("data.tar") {
-            let members: BTreeMap<String, Vec<u8>> = members.ok_or(BadDeb::Format("its control part does not come first"))?;
+            let members: BTreeMap<String, Vec<u8>> =
+                members.ok_or(BadDeb::Format("its control part does not come first"))?;
             let text = members.get("control").ok_or(BadDeb::Format("it has no control file"))?;
             let control = paragraphs(&String::from_utf8_lossy(text)).into_iter().next();
             let control = control.ok_or(BadDeb::Format("its control file is empty"))?;
@@ -106,7 +107,8 @@ fn control_part(input: impl Read) -> Result<BTreeMap<String, Vec<u8>>, BadDeb> {
         let mut entry = entry?;
         let name = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_owned();
         let plain = matches!(entry.header().entry_type().as_byte(), b'0' | 0);
-        let usable = !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_+.".contains(&c));
+        let usable =
+            !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_+.".contains(&c));
         if !plain || !usable {
             continue;
         }
@@ -164,7 +166,8 @@ impl<R: Read> Ar<R> {
         }
         let text = |range: std::ops::Range<usize>| String::from_utf8_lossy(&header[range]).trim().to_owned();
         let digits = text(48..58);
-        let length = Some(&digits).filter(|d| d.bytes().all(|c| c.is_ascii_digit())).and_then(|d| d.parse().ok());
+        let length =
+            Some(&digits).filter(|d| d.bytes().all(|c| c.is_ascii_digit())).and_then(|d| d.parse().ok());
         self.left = length.ok_or(BadDeb::Format("a member's length is not a number"))?;
         self.pad = self.left % 2 == 1;
         self.offset += 60;
@@ -211,7 +214,9 @@ pub(crate) mod tests {
     use crate::archive::tests::{Forget, add};
 
     pub(crate) fn member(out: &mut Vec<u8>, name: &str, data: &[u8]) {
-        out.extend_from_slice(format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 100_644, data.len()).as_bytes());
+        out.extend_from_slice(
+            format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n", 0, 0, 0, 100_644, data.len()).as_bytes(),
+        );
         out.extend_from_slice(data);
         if data.len() % 2 == 1 {
             out.push(b'\n');
@@ -241,7 +246,8 @@ pub(crate) mod tests {
 
     #[test]
     fn a_package_reads_and_every_cut_of_it_is_refused() {
-        let deb = package("Package: x\nVersion: 1\n", &[("postinst", "#!/bin/sh\n")], &[("./usr/x", b"hello")]);
+        let deb =
+            package("Package: x\nVersion: 1\n", &[("postinst", "#!/bin/sh\n")], &[("./usr/x", b"hello")]);
         let whole = read(deb.as_slice(), deb.len() as u64, &mut Forget).unwrap();
         assert_eq!(whole.control.get("Package"), Some("x"));
         assert!(whole.members.contains_key("postinst"));

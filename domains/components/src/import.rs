@@ -56,7 +56,8 @@ impl From<StoreError> for Fault {
             StoreError::Io(..) if full => FaultKind::NoRoom,
             StoreError::Io(..) => FaultKind::Internal,
         };
-        let message = if full { "the disk with the component store is full" } else { "the component store failed" };
+        let message =
+            if full { "the disk with the component store is full" } else { "the component store failed" };
         Fault::new(kind, message).caused_by(&e)
     }
 }
@@ -110,7 +111,12 @@ impl Importer {
         }
     }
 
-    fn fetch(&self, package: &Package, session: &Session, on_bytes: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<Arc<Record>, Fault> {
+    fn fetch(
+        &self,
+        package: &Package,
+        session: &Session,
+        on_bytes: &mut dyn FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<Arc<Record>, Fault> {
         let reference = package.reference();
         let fetched = session.fetch(&package.uri, package.size, &mut *on_bytes)?;
         let deb = self.checked_copy(package, fetched)?;
@@ -119,8 +125,13 @@ impl Importer {
         };
         let mut staged = self.store.stage()?;
         let unpacked = deb::read(&deb, package.size, &mut staged).map_err(refused)?;
-        if unpacked.control.get("Package") != Some(package.name.as_str()) || unpacked.control.get("Version") != Some(package.version.as_str()) {
-            return Err(Fault::new(FaultKind::Integrity, format!("{reference} says of itself that it is another package")));
+        if unpacked.control.get("Package") != Some(package.name.as_str())
+            || unpacked.control.get("Version") != Some(package.version.as_str())
+        {
+            return Err(Fault::new(
+                FaultKind::Integrity,
+                format!("{reference} says of itself that it is another package"),
+            ));
         }
         let mut control = BTreeMap::new();
         for (name, bytes) in unpacked.members.iter().filter(|(n, _)| *n != "control") {
@@ -153,7 +164,13 @@ impl Importer {
     fn checked_copy(&self, package: &Package, fetched: File) -> Result<File, Fault> {
         let path = self.store.scratch();
         let failed = |e: std::io::Error| Fault::from(StoreError::Io(path.clone(), e));
-        let own = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
+        let own = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
         std::fs::remove_file(&path).map_err(failed)?;
         let mut hash = sha2::Sha256::new();
         let mut input = fetched.take(package.size + 1);
@@ -178,7 +195,12 @@ impl Importer {
     }
 
     /// A component that is made here. The same entries under the same name are the same component.
-    pub fn made(&self, name: &str, staged: Staged<'_>, mut entries: Vec<Entry>) -> Result<(Digest, Arc<Record>), Fault> {
+    pub fn made(
+        &self,
+        name: &str,
+        staged: Staged<'_>,
+        mut entries: Vec<Entry>,
+    ) -> Result<(Digest, Arc<Record>), Fault> {
         entries.sort_by(|a, b| a.path.cmp(&b.path));
         entries.dedup_by(|a, b| a.path == b.path);
         let listed = serde_json::to_vec(&entries).unwrap_or_default();
@@ -188,7 +210,14 @@ impl Importer {
     }
 
     /// A component that is made here from inputs with this digest.
-    pub fn made_from(&self, name: &str, source: &Digest, size: u64, staged: Staged<'_>, entries: Vec<Entry>) -> Result<Arc<Record>, Fault> {
+    pub fn made_from(
+        &self,
+        name: &str,
+        source: &Digest,
+        size: u64,
+        staged: Staged<'_>,
+        entries: Vec<Entry>,
+    ) -> Result<Arc<Record>, Fault> {
         if let Some(record) = self.store.record(source) {
             return Ok(record);
         }
@@ -206,9 +235,16 @@ impl Importer {
         self.commit(staged, source, manifest, BTreeMap::new())
     }
 
-    fn commit(&self, staged: Staged<'_>, source: &Digest, manifest: Manifest, control: BTreeMap<String, Digest>) -> Result<Arc<Record>, Fault> {
+    fn commit(
+        &self,
+        staged: Staged<'_>,
+        source: &Digest,
+        manifest: Manifest,
+        control: BTreeMap<String, Digest>,
+    ) -> Result<Arc<Record>, Fault> {
         manifest.check().map_err(|e| {
-            Fault::new(FaultKind::Integrity, format!("{} makes no manifest", manifest.reference)).caused_by(&e)
+            Fault::new(FaultKind::Integrity, format!("{} makes no manifest", manifest.reference))
+                .caused_by(&e)
         })?;
         let digest = manifest.digest();
         let signature = self.security.sign(digest)?;

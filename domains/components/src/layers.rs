@@ -13,25 +13,52 @@ use crate::configure;
 use crate::import::{Importer, own_entry, own_path};
 use crate::store::Staged;
 
+/// Version of how layers are made; another one makes them anew.
+const FORMAT: u32 = 1;
 /// Links of a merged-/usr system.
-const LINKS: &[(&str, &str)] = &[("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")];
+const LINKS: &[(&str, &str)] =
+    &[("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")];
 /// Folders that exist before any package does, with their modes.
 const FOLDERS: &[(&str, u32)] = &[
-    ("boot", 0o755), ("dev", 0o755), ("etc", 0o755), ("home", 0o755), ("mnt", 0o755), ("opt", 0o755), ("proc", 0o555),
-    ("root", 0o700), ("run", 0o755), ("srv", 0o755), ("sys", 0o555), ("tmp", 0o1777), ("usr", 0o755), ("usr/bin", 0o755),
-    ("usr/lib", 0o755), ("usr/lib64", 0o755), ("usr/local", 0o755), ("usr/local/bin", 0o755), ("usr/local/lib", 0o755),
-    ("usr/local/sbin", 0o755), ("usr/sbin", 0o755), ("usr/share", 0o755), ("var", 0o755), ("var/cache", 0o755),
-    ("var/lib", 0o755), ("var/log", 0o755), ("var/tmp", 0o1777),
+    ("boot", 0o755),
+    ("dev", 0o755),
+    ("etc", 0o755),
+    ("home", 0o755),
+    ("mnt", 0o755),
+    ("opt", 0o755),
+    ("proc", 0o555),
+    ("root", 0o700),
+    ("run", 0o755),
+    ("srv", 0o755),
+    ("sys", 0o555),
+    ("tmp", 0o1777),
+    ("usr", 0o755),
+    ("usr/bin", 0o755),
+    ("usr/lib", 0o755),
+    ("usr/lib64", 0o755),
+    ("usr/local", 0o755),
+    ("usr/local/bin", 0o755),
+    ("usr/local/lib", 0o755),
+    ("usr/local/sbin", 0o755),
+    ("usr/sbin", 0o755),
+    ("usr/share", 0o755),
+    ("var", 0o755),
+    ("var/cache", 0o755),
+    ("var/lib", 0o755),
+    ("var/log", 0o755),
+    ("var/tmp", 0o1777),
 ];
 /// Fields of an index that dpkg's status does not have.
-const INDEX_FIELDS: &[&str] = &["Filename", "Size", "MD5sum", "SHA1", "SHA256", "SHA512", "Description-md5", "Tag"];
+const INDEX_FIELDS: &[&str] =
+    &["Filename", "Size", "MD5sum", "SHA1", "SHA256", "SHA512", "Description-md5", "Tag"];
 /// Where dpkg keeps its records.
 const ADMIN: &str = "var/lib/dpkg";
 
 /// The skeleton: links, folders of every system, and folders that several packages of the closure have, so that a LOOKUP
 /// on the way to a file links nothing.
 pub fn base(importer: &Importer, catalogue: &Builder) -> Result<Digest, Fault> {
-    let folder = |path: &str, mode| Ok::<_, Fault>(own_entry(own_path(path)?, EntryKind::Dir { opaque: false }, mode));
+    let folder =
+        |path: &str, mode| Ok::<_, Fault>(own_entry(own_path(path)?, EntryKind::Dir { opaque: false }, mode));
     let mut entries: BTreeMap<String, Entry> = BTreeMap::new();
     for (path, known) in catalogue.shared_folders() {
         let escaped = gtvp_model::component::RootPath::try_from(path.clone());
@@ -96,8 +123,14 @@ pub fn dpkg(importer: &Importer, closure: &Closure, catalogue: &Builder) -> Resu
             Some(record) => {
                 for (name, digest) in &record.control {
                     let bytes = store.read_object(digest, 64 * 1024 * 1024)?;
-                    let runs = matches!(name.as_str(), "preinst" | "postinst" | "prerm" | "postrm" | "config");
-                    layer.known(&format!("{info}.{name}"), bytes.len() as u64, *digest, if runs { 0o755 } else { 0o644 })?;
+                    let runs =
+                        matches!(name.as_str(), "preinst" | "postinst" | "prerm" | "postrm" | "config");
+                    layer.known(
+                        &format!("{info}.{name}"),
+                        bytes.len() as u64,
+                        *digest,
+                        if runs { 0o755 } else { 0o644 },
+                    )?;
                     if name == "triggers" {
                         triggers(&String::from_utf8_lossy(&bytes), package, &mut interests, &mut named);
                     }
@@ -133,6 +166,11 @@ pub fn builder(importer: &Importer, closure: &Closure) -> Result<Digest, Fault> 
     Ok(importer.made("builder", layer.staged, layer.entries)?.0)
 }
 
+/// What the layers depend on beside the packages: this version's ways.
+pub fn made_with(closure: &Closure) -> Digest {
+    Digest::of(format!("{FORMAT}\n{}", configure::script(closure)).as_bytes())
+}
+
 /// The name under which dpkg keeps a package's files.
 pub fn info_name(package: &Package) -> String {
     let same = package.paragraph().get("Multi-Arch") == Some("same");
@@ -159,7 +197,11 @@ fn status(closure: &Closure, state: &str) -> String {
 fn list(paths: impl Iterator<Item = String>) -> String {
     let mut all: std::collections::BTreeSet<String> = std::collections::BTreeSet::new();
     // Scripts ask whether a package owns /lib64 and the like by that name (usr-is-merged takes away what nobody owns).
-    let alias = |p: &String| p.strip_prefix("usr/").filter(|r| r.starts_with("lib64/") || r.starts_with("lib32/") || r.starts_with("libx32/")).map(str::to_owned);
+    let alias = |p: &String| {
+        p.strip_prefix("usr/")
+            .filter(|r| r.starts_with("lib64/") || r.starts_with("lib32/") || r.starts_with("libx32/"))
+            .map(str::to_owned)
+    };
     let paths = paths.flat_map(|p| alias(&p).into_iter().chain(std::iter::once(p)).collect::<Vec<_>>());
     for path in paths {
         for (i, _) in path.match_indices('/') {
@@ -200,7 +242,8 @@ mod tests {
 
     #[test]
     fn dpkgs_records_say_what_a_real_system_says() {
-        let multi = package("libx", "Multi-Arch: same\nArchitecture: amd64\nSHA256: 00\nDescription: x\n y\n");
+        let multi =
+            package("libx", "Multi-Arch: same\nArchitecture: amd64\nSHA256: 00\nDescription: x\n y\n");
         assert_eq!(info_name(&multi), "libx:amd64");
         let closure = Closure::new(package("linux", ""), vec![multi.clone(), package("a", "")]);
         let text = status(&closure, "install ok unpacked");
@@ -209,7 +252,12 @@ mod tests {
         assert!(list(["usr/lib64/ld.so".to_owned()].into_iter()).contains("\n/lib64\n/lib64/ld.so\n"));
         assert_eq!(list(["usr/bin/a".to_owned()].into_iter()), "/.\n/usr\n/usr/bin\n/usr/bin/a\n");
         let (mut files, mut named) = (String::new(), BTreeMap::new());
-        triggers("interest-noawait ldconfig\ninterest /usr/share/x\nactivate y\n", &multi, &mut files, &mut named);
+        triggers(
+            "interest-noawait ldconfig\ninterest /usr/share/x\nactivate y\n",
+            &multi,
+            &mut files,
+            &mut named,
+        );
         assert_eq!(files, "/usr/share/x libx:amd64\n");
         assert_eq!(named["ldconfig"], "libx:amd64/noawait\n");
     }

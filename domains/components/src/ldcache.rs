@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 
 /// Folders that ldconfig looks into on Debian amd64, first first.
-const FOLDERS: &[&str] = &["usr/local/lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "usr/local/lib", "usr/lib"];
+const FOLDERS: &[&str] =
+    &["usr/local/lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "usr/local/lib", "usr/lib"];
 /// `FLAG_ELF_LIBC6 | FLAG_X8664_LIB64`.
 const FLAGS: u32 = 0x0303;
 const MAGIC: &[u8] = b"glibc-ld.so.cache1.1";
@@ -38,7 +39,9 @@ pub fn build<'a>(paths: impl Iterator<Item = &'a str>) -> Option<Vec<u8>> {
         strings.push(0);
         let value = at(&strings);
         // Where Debian's own files are: /lib is a link to /usr/lib.
-        let shown = path.strip_prefix("usr/lib/x86_64-linux-gnu/").map_or_else(|| format!("/{path}"), |n| format!("/lib/x86_64-linux-gnu/{n}"));
+        let shown = path
+            .strip_prefix("usr/lib/x86_64-linux-gnu/")
+            .map_or_else(|| format!("/{path}"), |n| format!("/lib/x86_64-linux-gnu/{n}"));
         strings.extend_from_slice(shown.as_bytes());
         strings.push(0);
         records.extend_from_slice(&FLAGS.to_le_bytes());
@@ -67,7 +70,8 @@ fn compare(a: &str, b: &str) -> std::cmp::Ordering {
             (true, true) => {
                 let number = |s: &mut &[u8]| {
                     let n = s.iter().take_while(|c| c.is_ascii_digit()).count();
-                    let value = s[..n].iter().fold(0u64, |v, c| v.wrapping_mul(10).wrapping_add(u64::from(c - b'0')));
+                    let value =
+                        s[..n].iter().fold(0u64, |v, c| v.wrapping_mul(10).wrapping_add(u64::from(c - b'0')));
                     *s = &s[n..];
                     value
                 };
@@ -92,14 +96,25 @@ mod tests {
     /// The host's own ldconfig reads what is written here.
     #[test]
     fn ldconfig_reads_the_cache() {
-        let names = ["usr/lib/x86_64-linux-gnu/libc.so.6", "usr/lib/libz.so.1", "usr/lib/x86_64-linux-gnu/libz.so.1", "usr/bin/x", "usr/lib/x86_64-linux-gnu/libssl.so.3"];
+        let names = [
+            "usr/lib/x86_64-linux-gnu/libc.so.6",
+            "usr/lib/libz.so.1",
+            "usr/lib/x86_64-linux-gnu/libz.so.1",
+            "usr/bin/x",
+            "usr/lib/x86_64-linux-gnu/libssl.so.3",
+        ];
         let cache = build(names.into_iter()).unwrap();
         let dir = std::env::temp_dir().join(format!("gtvp-ldcache-{}", std::process::id()));
         std::fs::write(&dir, cache).unwrap();
-        let shown = std::process::Command::new("/sbin/ldconfig").args(["-p", "-C"]).arg(&dir).output().unwrap();
+        let shown =
+            std::process::Command::new("/sbin/ldconfig").args(["-p", "-C"]).arg(&dir).output().unwrap();
         std::fs::remove_file(&dir).unwrap();
         let text = String::from_utf8_lossy(&shown.stdout).into_owned();
-        for line in ["libc.so.6 (libc6,x86-64) => /lib/x86_64-linux-gnu/libc.so.6", "libz.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/libz.so.1", "libssl.so.3"] {
+        for line in [
+            "libc.so.6 (libc6,x86-64) => /lib/x86_64-linux-gnu/libc.so.6",
+            "libz.so.1 (libc6,x86-64) => /lib/x86_64-linux-gnu/libz.so.1",
+            "libssl.so.3",
+        ] {
             assert!(text.contains(line), "{text} {:?}", shown.stderr);
         }
         assert!(text.starts_with("3 libs"), "{text}");

@@ -12,6 +12,7 @@ mod deb;
 mod import;
 mod layers;
 mod ldcache;
+mod memory;
 mod roots;
 mod security;
 mod service;
@@ -39,6 +40,7 @@ use crate::sources::{BySupervisor, Sources};
 const GUEST_INIT: &str = "/gtvp/guest-init";
 
 fn run() -> Result<std::convert::Infallible, Box<dyn std::error::Error>> {
+    memory::prepare();
     let place = Place::open(Domain::Components)?;
     let listener = place.listener()?;
     let state = Path::new(STATE);

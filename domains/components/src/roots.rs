@@ -108,7 +108,8 @@ impl Roots {
     }
 
     fn write(&self, slot: Slot, record: &Record) -> io::Result<()> {
-        let (path, tmp) = (self.dir.join(slot.get().to_string()), self.dir.join(format!("{}.new", slot.get())));
+        let (path, tmp) =
+            (self.dir.join(slot.get().to_string()), self.dir.join(format!("{}.new", slot.get())));
         fs::write(&tmp, serde_json::to_vec(record)?)?;
         fs::rename(&tmp, &path)
     }

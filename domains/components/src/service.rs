@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
 use gtvp_ipc::components::{
-    Attached, Composed, Derive, Derived, Found, Layer, LinkedReply, Missing, NamesReply, OpenRoot, Request, RootEvent, ShowReply, View,
+    Attached, Composed, Derive, Derived, Found, Layer, LinkedReply, Missing, NamesReply, OpenRoot, Request,
+    RootEvent, ShowReply, View,
 };
 use gtvp_ipc::security::AppraiseComponent;
 use gtvp_ipc::supervisor::{Kill, Spawn};
@@ -26,7 +27,7 @@ use crate::compose::{Composer, progress, shown};
 use crate::import::{Imported, Importer};
 use crate::roots::{Linked, Root, Roots};
 use crate::store::Record;
-use crate::{boot, configure, deb};
+use crate::{boot, configure, deb, memory};
 
 /// Places in a root's order: derived and dpkg's records hide packages, the skeleton hides nothing.
 const DERIVED: u32 = 0;
@@ -56,10 +57,41 @@ pub struct Components {
 impl Service for Components {
     type Request = Request;
 
-    fn handle(&self, caller: &Caller, request: Request, fds: Vec<OwnedFd>, session: &mut Session) -> Result<Answer, Fault> {
+    fn handle(
+        &self,
+        caller: &Caller,
+        request: Request,
+        fds: Vec<OwnedFd>,
+        session: &mut Session,
+    ) -> Result<Answer, Fault> {
+        let large = matches!(
+            request,
+            Request::Compose(_)
+                | Request::OpenRoot(_)
+                | Request::Derive(_)
+                | Request::Import(_)
+                | Request::Missing(_)
+        );
+        let answer = self.answer(caller, request, fds, session);
+        if large {
+            memory::settle();
+        }
+        answer
+    }
+}
+
+impl Components {
+    fn answer(
+        &self,
+        caller: &Caller,
+        request: Request,
+        fds: Vec<OwnedFd>,
+        session: &mut Session,
+    ) -> Result<Answer, Fault> {
         match request {
             Request::Compose(p) => {
-                let composed: Composed = self.composer.compose(&p.needs, &mut said(session), &|w| self.warn(w))?;
+                let composed: Composed =
+                    self.composer.compose(&p.needs, &mut said(session), &|w| self.warn(w))?;
                 Ok(Answer::of(&composed))
             }
             Request::OpenRoot(p) => self.open_root(&p, session),
@@ -72,11 +104,13 @@ impl Service for Components {
                 let sources = self.composer.sources.session()?;
                 self.composer.import_all(std::slice::from_ref(&package), &sources, on)?;
                 let record = self.importer.store.record(&package.source);
-                let record = record.ok_or_else(|| Fault::new(FaultKind::Internal, "an import left nothing"))?;
+                let record =
+                    record.ok_or_else(|| Fault::new(FaultKind::Internal, "an import left nothing"))?;
                 Ok(Answer::of(&self.view(&record)))
             }
             Request::List(_) => {
-                let mut all: Vec<ComponentView> = self.importer.store.records().iter().map(|(_, r)| self.view(r)).collect();
+                let mut all: Vec<ComponentView> =
+                    self.importer.store.records().iter().map(|(_, r)| self.view(r)).collect();
                 all.sort_by(|a, b| a.reference.cmp(&b.reference));
                 Ok(Answer::of(&all))
             }
@@ -128,7 +162,10 @@ fn said(session: &mut Session) -> impl FnMut(Progress) -> ControlFlow<()> + '_ {
 impl Components {
     fn tell(&self, slot: Option<Slot>, severity: Severity, kind: &str, message: impl Into<String>) {
         let event = RootEvent { slot, severity, kind: kind.to_owned(), message: message.into() };
-        self.watchers.lock().unwrap_or_else(PoisonError::into_inner).retain(|w| w.send(event.clone()).is_ok());
+        self.watchers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|w| w.send(event.clone()).is_ok());
     }
 
     fn warn(&self, warning: String) {
@@ -147,7 +184,8 @@ impl Components {
     }
 
     fn root_of(&self, caller: &Caller) -> Result<(Slot, Arc<Root>), Fault> {
-        let slot = caller.slot.ok_or_else(|| Fault::new(FaultKind::Denied, "the caller belongs to no box"))?;
+        let slot =
+            caller.slot.ok_or_else(|| Fault::new(FaultKind::Denied, "the caller belongs to no box"))?;
         let root = self.roots.get(slot);
         Ok((slot, root.ok_or_else(|| Fault::new(FaultKind::NotFound, "this box has no root"))?))
     }
@@ -173,14 +211,19 @@ impl Components {
     }
 
     fn show(&self, reference: &str) -> Result<Answer, Fault> {
-        let full = if reference.starts_with("gtvp:") || reference.starts_with("deb:") { reference.to_owned() } else { format!("deb:{reference}") };
+        let full = if reference.starts_with("gtvp:") || reference.starts_with("deb:") {
+            reference.to_owned()
+        } else {
+            format!("deb:{reference}")
+        };
         let matches = |r: &Record| {
             r.reference == full
                 || r.reference.split('=').next() == Some(&full)
                 || r.reference.rsplit_once(':').map(|(f, _)| f) == Some(&full)
                 || (reference.len() >= 4 && r.manifest.to_string().starts_with(reference))
         };
-        let mut found: Vec<Arc<Record>> = self.importer.store.records().into_iter().map(|(_, r)| r).filter(|r| matches(r)).collect();
+        let mut found: Vec<Arc<Record>> =
+            self.importer.store.records().into_iter().map(|(_, r)| r).filter(|r| matches(r)).collect();
         found.sort_by_key(|r| std::cmp::Reverse(r.imported_ms));
         let record = found.first().ok_or_else(|| {
             Fault::new(FaultKind::NotFound, format!("there is no component {reference} in the store"))
@@ -211,14 +254,20 @@ impl Components {
 
     fn derive(&self, asked: &Derive, fds: Vec<OwnedFd>) -> Result<Answer, Fault> {
         let closure = self.composer.closure(&asked.composition)?;
-        let inputs = closure.inputs.ok_or_else(|| Fault::new(FaultKind::WrongState, "the composition is not prepared"))?;
-        let fd = fds.into_iter().next().ok_or_else(|| Fault::new(FaultKind::Invalid, "the writable layer is missing"))?;
+        let inputs = closure
+            .inputs
+            .ok_or_else(|| Fault::new(FaultKind::WrongState, "the composition is not prepared"))?;
+        let fd = fds
+            .into_iter()
+            .next()
+            .ok_or_else(|| Fault::new(FaultKind::Invalid, "the writable layer is missing"))?;
         let record = configure::derive(&self.importer, &inputs, std::fs::File::from(fd))?;
         Ok(Answer::of(&Derived { component: record.manifest }))
     }
 
     fn linked(&self, slot: Slot) -> Result<Answer, Fault> {
-        let root = self.roots.get(slot).ok_or_else(|| Fault::new(FaultKind::NotFound, "this box has no root"))?;
+        let root =
+            self.roots.get(slot).ok_or_else(|| Fault::new(FaultKind::NotFound, "this box has no root"))?;
         let record = root.record();
         let closure = self.composer.closure(&record.composition)?;
         let sources = root.sources();
@@ -240,7 +289,10 @@ impl Components {
     fn open_root(&self, asked: &OpenRoot, session: &mut Session) -> Result<Answer, Fault> {
         let closure = self.composer.closure(&asked.composition)?;
         let on = &mut said(session);
-        let unprepared = || Fault::new(FaultKind::WrongState, "the composition is not prepared").hint("compose its needs again");
+        let unprepared = || {
+            Fault::new(FaultKind::WrongState, "the composition is not prepared")
+                .hint("compose its needs again")
+        };
         let (base, dpkg) = (closure.base.ok_or_else(unprepared)?, closure.dpkg.ok_or_else(unprepared)?);
         let mut first = vec![(BASE, base), (DPKG, dpkg)];
         match asked.view {
@@ -248,8 +300,11 @@ impl Components {
             View::Application if closure.with_scripts().next().is_some() => {
                 let inputs = closure.inputs.ok_or_else(unprepared)?;
                 if self.importer.store.record(&inputs).is_none() {
-                    return Err(Fault::new(FaultKind::WrongState, "its packages' maintainer scripts have not run")
-                        .hint("compose its needs again: none starts half-configured"));
+                    return Err(Fault::new(
+                        FaultKind::WrongState,
+                        "its packages' maintainer scripts have not run",
+                    )
+                    .hint("compose its needs again: none starts half-configured"));
                 }
                 first.push((DERIVED, inputs));
             }
@@ -257,7 +312,8 @@ impl Components {
         }
         let _ = on(progress("link", "kernel and initramfs", 0, 0));
         let sources = || self.composer.sources.session();
-        let kernel = self.importer.package(&closure.kernel, &sources, &mut |_| ControlFlow::Continue(()))?.record;
+        let kernel =
+            self.importer.package(&closure.kernel, &sources, &mut |_| ControlFlow::Continue(()))?.record;
         self.appraise(&kernel)?;
         let (kernel, initramfs) = boot::open(&self.importer, &kernel, &self.guest_init)?;
         self.kill(asked.slot)?;
@@ -275,7 +331,9 @@ impl Components {
             self.link(asked.slot, &root, precedence, source, &imported, None, Instant::now()).map(drop)
         });
         match linked_all.and_then(|()| self.spawn(asked.slot)) {
-            Ok(socket) => Ok(Answer::nothing().with_fds(vec![socket.into(), kernel.into(), initramfs.into()])),
+            Ok(socket) => {
+                Ok(Answer::nothing().with_fds(vec![socket.into(), kernel.into(), initramfs.into()]))
+            }
             Err(fault) => {
                 let _ = self.roots.remove(asked.slot);
                 Err(fault)
@@ -286,7 +344,12 @@ impl Components {
     /// Starts the box's file-system server; the other end of its vhost-user socket.
     fn spawn(&self, slot: Slot) -> Result<UnixStream, Fault> {
         let (ours, theirs) = UnixStream::pair().map_err(|e| Fault::internal("no socket can be made", &e))?;
-        let spawn = Spawn { template: "lazyfs".into(), slot: Some(slot), params: Default::default(), fds: vec!["vhost".into()] };
+        let spawn = Spawn {
+            template: "lazyfs".into(),
+            slot: Some(slot),
+            params: Default::default(),
+            fds: vec!["vhost".into()],
+        };
         gtvp_ipc::call_with(&self.supervisor, &spawn, &[theirs.as_fd()], |_| ControlFlow::Continue(()))?;
         Ok(ours)
     }
@@ -306,7 +369,13 @@ impl Components {
 
     /// A LOOKUP that no linked component answers: fetches, appraises and links every component of the closure that has
     /// the path. The answer names all of them, those too that were linked before, so that it can be asked again.
-    fn missing(&self, slot: Slot, root: &Arc<Root>, asked: &Missing, session: &Session) -> Result<Found, Fault> {
+    fn missing(
+        &self,
+        slot: Slot,
+        root: &Arc<Root>,
+        asked: &Missing,
+        session: &Session,
+    ) -> Result<Found, Fault> {
         let begun = Instant::now();
         let composition = root.composition();
         let providers = self.composer.catalogue(&composition)?.providers(&asked.path);
@@ -331,7 +400,8 @@ impl Components {
                         FaultKind::Cancelled => "component.cancelled",
                         _ => "component.refused",
                     };
-                    let message = format!("{} was not linked for {}: {fault}", package.reference(), shown(&asked.path));
+                    let message =
+                        format!("{} was not linked for {}: {fault}", package.reference(), shown(&asked.path));
                     self.tell(Some(slot), Severity::Error, kind, message);
                     failure = Some(fault);
                 }
@@ -341,7 +411,10 @@ impl Components {
         failure.map_or(Ok(Found { layers }), Err)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one place calls it; a struct for that would say nothing more")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one place calls it; a struct for that would say nothing more"
+    )]
     fn fault_in(
         &self,
         slot: Slot,
@@ -354,13 +427,17 @@ impl Components {
     ) -> Result<Layer, Fault> {
         let package: &Package = &closure.packages[number as usize];
         let sources = || self.composer.sources.session();
-        let mut on_bytes = |_| if session.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        let mut on_bytes =
+            |_| if session.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         let imported = self.importer.package(package, &sources, &mut on_bytes)?;
         let has_scripts = imported.record.control.keys().any(|n| deb::is_install_script(n));
         if has_scripts && !closure.scripts.get(number as usize).copied().unwrap_or(false) {
-            return Err(Fault::new(FaultKind::Integrity, "it has maintainer scripts that were denied when the box was composed")
-                .because("the beginning of the package, which is not signed, said otherwise")
-                .hint("stop the box and start it again: its needs are composed anew"));
+            return Err(Fault::new(
+                FaultKind::Integrity,
+                "it has maintainer scripts that were denied when the box was composed",
+            )
+            .because("the beginning of the package, which is not signed, said otherwise")
+            .hint("stop the box and start it again: its needs are composed anew"));
         }
         self.link(slot, root, FIRST_PACKAGE + number, package.source, &imported, Some(path), begun)
     }
@@ -380,7 +457,11 @@ impl Components {
         let appraisal = self.appraise(record)?;
         let layer = Layer { precedence, manifest: record.manifest };
         let reference = &record.reference;
-        let component = if reference.starts_with("deb:") { reference.rsplit_once(':').map_or(reference.as_str(), |(r, _)| r) } else { reference };
+        let component = if reference.starts_with("deb:") {
+            reference.rsplit_once(':').map_or(reference.as_str(), |(r, _)| r)
+        } else {
+            reference
+        };
         let took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let view = LinkedComponent {
             component: component.to_owned(),
@@ -395,7 +476,12 @@ impl Components {
         let cannot = |e| Fault::internal("the box's root cannot be recorded", &e);
         self.roots.link(slot, root, linked, &self.importer.store).map_err(cannot)?;
         if let Some(path) = because {
-            self.tell(Some(slot), Severity::Info, "component.linked", format!("{component} because of {} ({took_ms} ms)", shown(path)));
+            self.tell(
+                Some(slot),
+                Severity::Info,
+                "component.linked",
+                format!("{component} because of {} ({took_ms} ms)", shown(path)),
+            );
         }
         Ok(layer)
     }
@@ -405,8 +491,12 @@ impl Components {
         let names = self.composer.catalogue(&composition)?.names(dir);
         let closure = self.composer.closure(&composition)?;
         let linked = root.sources();
-        let is_open = |n: &u32| closure.packages.get(*n as usize).is_some_and(|p| !linked.contains_key(&p.source));
-        let names = names.into_iter().filter(|(_, who)| who.iter().any(is_open)).filter_map(|(n, _)| RootPath::try_from(n).ok());
+        let is_open =
+            |n: &u32| closure.packages.get(*n as usize).is_some_and(|p| !linked.contains_key(&p.source));
+        let names = names
+            .into_iter()
+            .filter(|(_, who)| who.iter().any(is_open))
+            .filter_map(|(n, _)| RootPath::try_from(n).ok());
         Ok(Answer::of(&NamesReply { names: names.collect() }))
     }
 
@@ -425,18 +515,39 @@ impl Components {
             manifest.entries.iter().any(|e| matches!(&e.kind, gtvp_model::component::EntryKind::File { digest: d, .. } if d == digest)).then_some(())
         };
         let Some(package) = closure.packages.iter().find(|p| has_it(p).is_some()) else {
-            self.tell(Some(slot), Severity::Error, "component.damaged", format!("contents {} are damaged, and were made here", digest.short()));
-            return Err(Fault::new(FaultKind::Integrity, "damaged contents were made on this member and cannot be fetched again")
-                .hint("remove the box and run it again"));
+            self.tell(
+                Some(slot),
+                Severity::Error,
+                "component.damaged",
+                format!("contents {} are damaged, and were made here", digest.short()),
+            );
+            return Err(Fault::new(
+                FaultKind::Integrity,
+                "damaged contents were made on this member and cannot be fetched again",
+            )
+            .hint("remove the box and run it again"));
         };
-        self.tell(Some(slot), Severity::Warning, "component.damaged", format!("{} has damaged contents; it is fetched again", package.reference()));
+        self.tell(
+            Some(slot),
+            Severity::Warning,
+            "component.damaged",
+            format!("{} has damaged contents; it is fetched again", package.reference()),
+        );
         store.forget(&package.source)?;
         let sources = || self.composer.sources.session();
         self.importer.package(package, &sources, &mut |_| ControlFlow::Continue(()))?;
         if store.open_checked(digest).is_err() {
-            return Err(Fault::new(FaultKind::Integrity, format!("{} could not be repaired", package.reference())));
+            return Err(Fault::new(
+                FaultKind::Integrity,
+                format!("{} could not be repaired", package.reference()),
+            ));
         }
-        self.tell(Some(slot), Severity::Info, "component.repaired", format!("{} is whole again", package.reference()));
+        self.tell(
+            Some(slot),
+            Severity::Info,
+            "component.repaired",
+            format!("{} is whole again", package.reference()),
+        );
         Ok(Answer::nothing())
     }
 }

@@ -26,7 +26,11 @@ const LINGER: Duration = Duration::from_secs(20);
 /// Starts the two processes.
 pub trait Launcher: Send + Sync {
     /// Starts one, with these named sockets; it ends when what is returned is dropped.
-    fn start(&self, template: &str, fds: Vec<(&'static str, UnixStream)>) -> Result<Box<dyn Any + Send + Sync>, Fault>;
+    fn start(
+        &self,
+        template: &str,
+        fds: Vec<(&'static str, UnixStream)>,
+    ) -> Result<Box<dyn Any + Send + Sync>, Fault>;
 }
 
 /// Starts them through gtvpd, from the templates in topology.toml.
@@ -36,8 +40,13 @@ pub struct BySupervisor {
 }
 
 impl Launcher for BySupervisor {
-    fn start(&self, template: &str, fds: Vec<(&'static str, UnixStream)>) -> Result<Box<dyn Any + Send + Sync>, Fault> {
-        let unavailable = |e: std::io::Error| Fault::new(FaultKind::Unavailable, "gtvpd cannot be reached").caused_by(&e);
+    fn start(
+        &self,
+        template: &str,
+        fds: Vec<(&'static str, UnixStream)>,
+    ) -> Result<Box<dyn Any + Send + Sync>, Fault> {
+        let unavailable =
+            |e: std::io::Error| Fault::new(FaultKind::Unavailable, "gtvpd cannot be reached").caused_by(&e);
         let mut client = Client::connect(&self.socket).map_err(unavailable)?;
         let spawn = Spawn {
             template: template.to_owned(),
@@ -111,9 +120,15 @@ impl Sources {
     fn start(&self) -> Result<Session, Fault> {
         let pair = || UnixStream::pair().map_err(|e| Fault::internal("no socket can be made", &e));
         let ((apt, apt_end), (fetcher, fetcher_end), (relay_a, relay_b)) = (pair()?, pair()?, pair()?);
-        let fetcher_process = self.launcher.start("fetcher", vec![("control", fetcher_end), ("relay", relay_b)])?;
+        let fetcher_process =
+            self.launcher.start("fetcher", vec![("control", fetcher_end), ("relay", relay_b)])?;
         let apt_process = self.launcher.start("apt", vec![("control", apt_end), ("relay", relay_a)])?;
-        let session = Session { apt: Mutex::new(apt), fetcher: Mutex::new(fetcher), config: OnceLock::new(), _processes: vec![fetcher_process, apt_process] };
+        let session = Session {
+            apt: Mutex::new(apt),
+            fetcher: Mutex::new(fetcher),
+            config: OnceLock::new(),
+            _processes: vec![fetcher_process, apt_process],
+        };
         let contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner).clone();
         session.setup(contents)?;
         Ok(session)
@@ -135,7 +150,9 @@ impl Sources {
 
 /// A connection of its own to one of the two.
 fn channel(control: &Mutex<UnixStream>) -> Result<Client, Fault> {
-    let gone = |e: std::io::Error| Fault::new(FaultKind::Unavailable, "the fetcher's process has gone").caused_by(&e);
+    let gone = |e: std::io::Error| {
+        Fault::new(FaultKind::Unavailable, "the fetcher's process has gone").caused_by(&e)
+    };
     let (ours, theirs) = UnixStream::pair().map_err(gone)?;
     let control = control.lock().unwrap_or_else(PoisonError::into_inner);
     wire::send(&control, b"{}", &[theirs.as_fd()]).map_err(gone)?;
@@ -162,7 +179,8 @@ impl Session {
         let (ran, fds) = channel(&self.apt)?.call(&run, &[], |_| ControlFlow::Continue(()))?;
         let mut texts = fds.into_iter().map(|fd| {
             let (mut file, mut bytes) = (File::from(fd), Vec::new());
-            let read = std::io::Seek::rewind(&mut file).and_then(|()| file.take(MAX_OUTPUT).read_to_end(&mut bytes));
+            let read =
+                std::io::Seek::rewind(&mut file).and_then(|()| file.take(MAX_OUTPUT).read_to_end(&mut bytes));
             read.map(|_| String::from_utf8_lossy(&bytes).into_owned())
         });
         let mut next = || texts.next().unwrap_or_else(|| Ok(String::new()));
@@ -193,12 +211,18 @@ impl Session {
     }
 
     /// Fetches what is at a URI: unchecked bytes. `on_bytes` hears how many have come, and may end it.
-    pub fn fetch(&self, uri: &str, size: u64, mut on_bytes: impl FnMut(u64) -> ControlFlow<()>) -> Result<File, Fault> {
+    pub fn fetch(
+        &self,
+        uri: &str,
+        size: u64,
+        mut on_bytes: impl FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<File, Fault> {
         let ask = Acquire { uri: uri.to_owned(), size, config: self.config()?.to_vec() };
         match channel(&self.fetcher)?.call(&ask, &[], |p| on_bytes(p.bytes)) {
             Ok((_, fds)) => one(fds),
             Err(e @ (CallError::Lost { .. } | CallError::Unreachable { .. })) => {
-                Err(Fault::new(FaultKind::SourceUnreachable, format!("{uri} cannot be fetched")).caused_by(&e))
+                Err(Fault::new(FaultKind::SourceUnreachable, format!("{uri} cannot be fetched"))
+                    .caused_by(&e))
             }
             Err(e) => Err(e.into()),
         }
@@ -218,8 +242,12 @@ impl Session {
     /// a program finds).
     fn proxy(&self) -> Option<Option<String>> {
         let config = self.config().ok()?;
-        let value = |name: &str| config.iter().find_map(|c| c.strip_prefix(name)?.strip_prefix('=').map(str::to_owned));
-        if value("Acquire::http::Proxy-Auto-Detect").is_some() || value("Acquire::http::ProxyAutoDetect").is_some() {
+        let value = |name: &str| {
+            config.iter().find_map(|c| c.strip_prefix(name)?.strip_prefix('=').map(str::to_owned))
+        };
+        if value("Acquire::http::Proxy-Auto-Detect").is_some()
+            || value("Acquire::http::ProxyAutoDetect").is_some()
+        {
             return None;
         }
         match value("Acquire::http::Proxy") {

@@ -72,7 +72,10 @@ const DIRS: [&str; 7] = ["objects", "manifests", "index", "tmp", "damaged", "hin
 impl Store {
     /// Opens the store in `root`, making it where there is none and tidying what an interrupted import left.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let at = |path: &Path| { let path = path.to_owned(); move |e| StoreError::Io(path, e) };
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |e| StoreError::Io(path, e)
+        };
         for dir in DIRS {
             let path = root.join(dir);
             fs::create_dir_all(&path).map_err(at(&path))?;
@@ -95,7 +98,11 @@ impl Store {
             let record = fs::read(entry.path()).ok().and_then(|b| serde_json::from_slice::<Record>(&b).ok());
             match (name.parse::<Digest>(), record) {
                 (Ok(source), Some(record)) => {
-                    store.index.lock().unwrap_or_else(PoisonError::into_inner).insert(source, Arc::new(record));
+                    store
+                        .index
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .insert(source, Arc::new(record));
                 }
                 // Written by a version that knew less, or damaged: imported again when needed.
                 _ => drop(fs::remove_file(entry.path())),
@@ -185,7 +192,12 @@ impl Store {
 
     /// Everything that was imported, by source.
     pub fn records(&self) -> Vec<(Digest, Arc<Record>)> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(k, v)| (*k, v.clone())).collect()
+        self.index
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .map(|(k, v)| (*k, v.clone()))
+            .collect()
     }
 
     /// Forgets an import, so that the next one does it again.
@@ -285,7 +297,13 @@ impl Staged<'_> {
     }
 
     /// Makes the contents, the manifest with its signature, and last the record the store's.
-    pub fn commit(self, source: &Digest, manifest: &Manifest, signature: &Signature, record: Record) -> Result<Arc<Record>, StoreError> {
+    pub fn commit(
+        self,
+        source: &Digest,
+        manifest: &Manifest,
+        signature: &Signature,
+        record: Record,
+    ) -> Result<Arc<Record>, StoreError> {
         self.commit_objects()?;
         let store = self.store;
         let digest = record.manifest;
@@ -365,4 +383,89 @@ pub fn content_bytes(manifest: &Manifest) -> u64 {
             _ => 0,
         })
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::import::{Importer, own_entry, own_path};
+    use crate::tests::{Folder, Trusting};
+
+    fn one_file(importer: &Importer, name: &str, bytes: &[u8]) -> (Digest, Arc<Record>) {
+        let store = importer.store.clone();
+        let mut staged = store.stage().unwrap();
+        let digest = staged.bytes(bytes).unwrap();
+        let kind = EntryKind::File { size: bytes.len() as u64, digest, hardlink_of: None };
+        importer.made(name, staged, vec![own_entry(own_path("etc/x").unwrap(), kind, 0o644)]).unwrap()
+    }
+
+    fn open(folder: &Folder) -> Importer {
+        Importer::new(Arc::new(Store::open(&folder.0).unwrap()), Box::new(Trusting))
+    }
+
+    #[test]
+    fn an_import_cut_off_at_any_step_leaves_no_component_and_can_be_done_again() {
+        // The files that a whole import writes, in the order in which they get their names.
+        let steps = ["objects", "sig", "manifest", "index"];
+        for reached in 0..steps.len() {
+            let folder = Folder::new();
+            let (source, record) = one_file(&open(&folder), "x", b"contents");
+            let manifest = folder.0.join("manifests").join(record.manifest.to_string());
+            let gone = [
+                manifest.with_extension("sig"),
+                manifest.clone(),
+                folder.0.join("index").join(source.to_string()),
+            ];
+            gone[reached.min(2)..].iter().for_each(|p| fs::remove_file(p).unwrap());
+            fs::write(folder.0.join("tmp").join("t9"), b"half").unwrap();
+            fs::create_dir(folder.0.join("tmp").join("t10")).unwrap();
+            let again = open(&folder);
+            assert!(again.store.record(&source).is_none(), "cut after {}", steps[reached]);
+            assert_eq!(fs::read_dir(folder.0.join("tmp")).unwrap().count(), 0);
+            let (_, whole) = one_file(&again, "x", b"contents");
+            assert_eq!(whole.manifest, record.manifest);
+            assert!(
+                again.store.manifest(&whole.manifest).is_ok()
+                    && again.store.signature(&whole.manifest).is_ok()
+            );
+        }
+    }
+
+    #[test]
+    fn a_flipped_byte_is_found_and_the_next_import_heals_it() {
+        let folder = Folder::new();
+        let importer = open(&folder);
+        let (source, record) = one_file(&importer, "x", b"contents");
+        let store = &importer.store;
+        let EntryKind::File { digest, .. } =
+            store.manifest(&record.manifest).unwrap().entries[0].kind.clone()
+        else {
+            panic!()
+        };
+        fs::remove_file(store.object(&digest)).unwrap();
+        fs::write(store.object(&digest), b"c0ntents").unwrap();
+        assert!(matches!(store.open_checked(&digest), Err(StoreError::Object(_))));
+        assert!(matches!(store.read_object(&digest, 100), Err(StoreError::Object(_))));
+        store.set_aside(&digest).unwrap();
+        store.forget(&source).unwrap();
+        one_file(&importer, "x", b"contents");
+        assert!(store.open_checked(&digest).is_ok());
+        // A manifest is checked as well.
+        let path = store.manifest_path(&record.manifest);
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, b"{}").unwrap();
+        assert!(matches!(store.manifest(&record.manifest), Err(StoreError::Manifest(..))));
+    }
+
+    #[test]
+    fn an_import_that_fails_leaves_nothing() {
+        let folder = Folder::new();
+        let importer = open(&folder);
+        let mut staged = importer.store.stage().unwrap();
+        staged.bytes(b"some").unwrap();
+        assert!(staged.file(10, &mut &b"short"[..]).is_err(), "contents shorter than their header says");
+        drop(staged);
+        assert_eq!(fs::read_dir(folder.0.join("tmp")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(folder.0.join("objects")).unwrap().count(), 0);
+    }
 }

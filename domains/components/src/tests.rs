@@ -69,7 +69,11 @@ impl Drop for Ended {
 }
 
 impl Launcher for Plain {
-    fn start(&self, template: &str, fds: Vec<(&'static str, UnixStream)>) -> Result<Box<dyn Any + Send + Sync>, Fault> {
+    fn start(
+        &self,
+        template: &str,
+        fds: Vec<(&'static str, UnixStream)>,
+    ) -> Result<Box<dyn Any + Send + Sync>, Fault> {
         let mode = if template == "apt" { "apt" } else { "fetch" };
         let folder = self.0.join(mode);
         fs::create_dir_all(&folder).unwrap();
@@ -88,7 +92,10 @@ fn fetcher() -> PathBuf {
     let path = own.parent().and_then(Path::parent).unwrap().join("gtvp-fetcher");
     static BUILT: std::sync::Once = std::sync::Once::new();
     BUILT.call_once(|| {
-        let built = Command::new(env!("CARGO")).args(["build", "--quiet", "--package", "gtvp-fetcher"]).status().unwrap();
+        let built = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--package", "gtvp-fetcher"])
+            .status()
+            .unwrap();
         assert!(built.success() && path.exists());
     });
     path
@@ -119,7 +126,8 @@ fn a_real_package_is_found_checked_and_imported() {
     assert_eq!(imported.fetched, package.size);
     let store = &m.composer.importer.store;
     let manifest = store.manifest(&imported.record.manifest).unwrap();
-    let entry = manifest.entries.iter().find(|e| e.path == RootPath::new(b"usr/bin/hostname").unwrap()).unwrap();
+    let entry =
+        manifest.entries.iter().find(|e| e.path == RootPath::new(b"usr/bin/hostname").unwrap()).unwrap();
     let EntryKind::File { digest, size, .. } = &entry.kind else { panic!("{entry:?}") };
     let mut bytes = Vec::new();
     store.open_checked(digest).unwrap().read_to_end(&mut bytes).unwrap();
@@ -155,15 +163,32 @@ fn needs_become_a_composition_that_is_the_same_every_time() {
     let need = std::env::var("GTVP_TEST_NEEDS").unwrap_or_else(|_| "nginx".into());
     let needs: Vec<_> = need.split(',').map(|n| n.parse().unwrap()).collect();
     let first = m.composer.compose(&needs, &mut on, &|w| eprintln!("{w}")).unwrap();
-    eprintln!("{} packages, {} bytes, {} fetched, {} with scripts", first.composition.items.len(), first.composition.closure_bytes(), first.fetched_bytes, first.scripts);
+    eprintln!(
+        "{} packages, {} bytes, {} fetched, {} with scripts",
+        first.composition.items.len(),
+        first.composition.closure_bytes(),
+        first.fetched_bytes,
+        first.scripts
+    );
     let again = m.composer.compose(&needs, &mut on, &|w| eprintln!("{w}")).unwrap();
     assert_eq!((again.digest, again.fetched_bytes), (first.digest, 0));
     let closure = m.composer.closure(&first.digest).unwrap();
     let store = &m.composer.importer.store;
-    let lacking: BTreeMap<&str, u64> = closure.packages.iter().filter(|p| store.record(&p.source).is_none()).map(|p| (p.name.as_str(), p.size)).collect();
+    let lacking: BTreeMap<&str, u64> = closure
+        .packages
+        .iter()
+        .filter(|p| store.record(&p.source).is_none())
+        .map(|p| (p.name.as_str(), p.size))
+        .collect();
     eprintln!("not imported: {lacking:?}");
     let catalogue = m.composer.catalogue(&first.digest).unwrap();
-    let who = |p: &str| catalogue.providers(&RootPath::new(p.as_bytes()).unwrap()).into_iter().map(|n| closure.packages[n as usize].name.clone()).collect::<Vec<_>>();
+    let who = |p: &str| {
+        catalogue
+            .providers(&RootPath::new(p.as_bytes()).unwrap())
+            .into_iter()
+            .map(|n| closure.packages[n as usize].name.clone())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(who("usr/bin/dash"), ["dash"]);
     assert_eq!(who("usr/lib/x86_64-linux-gnu/libc.so.6"), ["libc6"]);
     assert!(who("usr/bin/nothing-has-this").is_empty());
@@ -228,9 +253,14 @@ fn maintainer_scripts_run_and_their_result_is_a_component() {
     let work = Folder::new();
     let lower = work.0.join("lower");
     // Highest precedence first: what is there stays.
-    let sources = [closure.builder.unwrap(), closure.dpkg.unwrap()].into_iter().chain(closure.packages.iter().map(|p| p.source)).chain([closure.base.unwrap()]);
+    let sources = [closure.builder.unwrap(), closure.dpkg.unwrap()]
+        .into_iter()
+        .chain(closure.packages.iter().map(|p| p.source))
+        .chain([closure.base.unwrap()]);
     fs::create_dir_all(lower.join("usr/bin")).unwrap();
-    for (alias, target) in [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")] {
+    for (alias, target) in
+        [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")]
+    {
         std::os::unix::fs::symlink(target, lower.join(alias)).unwrap();
     }
     for source in sources {
@@ -247,15 +277,36 @@ fn maintainer_scripts_run_and_their_result_is_a_component() {
         composed.configure.unwrap().command.join(" ")
     );
     let t = std::time::Instant::now();
-    let status = Command::new("unshare").args(["-m", "-n", "-p", "-f", "sh", "-c", &script]).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").status().unwrap();
+    let status = Command::new("unshare")
+        .args(["-m", "-n", "-p", "-f", "sh", "-c", &script])
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .status()
+        .unwrap();
     eprintln!("scripts ran in {:?}", t.elapsed());
     assert!(status.success(), "{status}");
-    let tar = Command::new("tar").arg("-C").arg(work.0.join("upper")).args(["--xattrs", "--xattrs-include=*", "-cf", "-", "."]).output().unwrap();
+    let tar = Command::new("tar")
+        .arg("-C")
+        .arg(work.0.join("upper"))
+        .args(["--xattrs", "--xattrs-include=*", "-cf", "-", "."])
+        .output()
+        .unwrap();
     let inputs = closure.inputs.unwrap();
     let record = crate::configure::derive(&m.composer.importer, &inputs, tar.stdout.as_slice()).unwrap();
     let manifest = store.manifest(&record.manifest).unwrap();
     for e in &manifest.entries {
-        eprintln!("{:o} {}:{} {} {:?}", e.mode, e.uid, e.gid, e.path, match &e.kind { EntryKind::File { size, .. } => size.to_string(), EntryKind::Symlink { target } => format!("-> {target}"), other => format!("{other:?}") });
+        eprintln!(
+            "{:o} {}:{} {} {:?}",
+            e.mode,
+            e.uid,
+            e.gid,
+            e.path,
+            match &e.kind {
+                EntryKind::File { size, .. } => size.to_string(),
+                EntryKind::Symlink { target } => format!("-> {target}"),
+                other => format!("{other:?}"),
+            }
+        );
     }
     assert!(manifest.entries.iter().any(|e| e.path.to_string() == "etc/passwd"));
     // The next time nothing needs to run.

@@ -66,7 +66,18 @@ mod tests {
 
     #[test]
     fn versions_are_ordered_as_dpkg_does() {
-        let ordered = ["1.0~rc1-1", "1.0-1", "1.0-1+b1", "1.0-1.1", "1.0-10", "1.0a-1", "1.0+1-1", "1.2-1", "1.10-1", "1:0.1-1"];
+        let ordered = [
+            "1.0~rc1-1",
+            "1.0-1",
+            "1.0-1+b1",
+            "1.0-1.1",
+            "1.0-10",
+            "1.0a-1",
+            "1.0+1-1",
+            "1.2-1",
+            "1.10-1",
+            "1:0.1-1",
+        ];
         for (i, a) in ordered.iter().enumerate() {
             for (j, b) in ordered.iter().enumerate() {
                 assert_eq!(compare(a, b), i.cmp(&j), "{a} {b}");
