@@ -268,14 +268,7 @@ fn refusal(session: &Session, needs: &[Need], output: &Output) -> Fault {
             } else {
                 name
             };
-            let providers: Vec<&str> = output
-                .out
-                .lines()
-                .chain(output.err.lines())
-                .filter(|l| l.starts_with("  "))
-                .filter_map(|l| l.split_whitespace().next())
-                .take(8)
-                .collect();
+            let providers = providers(&output.out);
             let fault =
                 Fault::new(FaultKind::NotFound, format!("{name} is not a package that can be installed"));
             return if providers.is_empty() {
@@ -293,6 +286,13 @@ fn refusal(session: &Session, needs: &[Need], output: &Output) -> Fault {
         fault = fault.because(reason.trim_start_matches("E: "));
     }
     fault
+}
+
+/// The packages that apt names instead of one that cannot be installed.
+fn providers(text: &str) -> Vec<&str> {
+    let listed =
+        text.lines().skip_while(|l| !l.contains("provided by:") && !l.contains("replace it:")).skip(1);
+    listed.take_while(|l| l.starts_with("  ")).filter_map(|l| l.split_whitespace().next()).take(8).collect()
 }
 
 fn versions_of(session: &Session, name: &str) -> String {
@@ -367,6 +367,13 @@ mod tests {
         let uri = "'http://h/pool/a_1%3a2_all.deb' a_1%3a2_all.deb 12 SHA256:ab";
         assert_eq!(parse_uri(uri), Some(("a_1%3a2_all.deb".into(), "http://h/pool/a_1%3a2_all.deb".into())));
         assert_eq!(file_name("a", "1:2", "all"), "a_1%3a2_all.deb");
+    }
+
+    #[test]
+    fn who_provides_a_virtual_package_is_told() {
+        let text = "NOTE: This is only a simulation!\n      apt-get needs root\nPackage httpd is a virtual package provided by:\n  \
+            nginx 1.22 (= 1.22)\n  apache2 2.4\nYou should explicitly select one to install.\n";
+        assert_eq!(providers(text), ["nginx", "apache2"]);
     }
 
     #[test]
