@@ -148,6 +148,21 @@ impl Lab {
         row["pid"].as_i64().and_then(|p| i32::try_from(p).ok())
     }
 
+    /// Process ids of the member whose command line has all of `words`: those that run under its uids.
+    pub fn processes(&self, words: &[&str]) -> Vec<i32> {
+        let text = std::fs::read_to_string(self.socket.with_file_name("member.toml")).expect("the member's member.toml");
+        let base = gtvp_model::member::parse(&text).expect("member.toml").uid_base;
+        let uids = base..base + gtvp_model::member::UIDS_PER_MEMBER;
+        running(words).into_iter().filter(|(_, uid)| uids.contains(uid)).map(|(pid, _)| pid).collect()
+    }
+
+    /// Process id of the member's gtvpd.
+    pub fn gtvpd(&self) -> Option<i32> {
+        let config = format!("lab/{}/m1/member.toml", self.name);
+        // Its jailing stages carry the same words for a moment; it is the oldest.
+        running(&["gtvpd", "--config", &config]).into_iter().filter(|(_, uid)| *uid == 0).map(|(pid, _)| pid).min()
+    }
+
     /// Removes a box whatever it does.
     pub fn remove(&self, name: &str) {
         self.ok(&["box", "rm", "--force", name]);
@@ -230,15 +245,16 @@ pub fn signal(pid: i32, signal: rustix::process::Signal) {
     rustix::process::kill_process(pid, signal).expect("the process is there");
 }
 
-/// Process ids of this machine whose command line has all of `words`.
-pub fn processes(words: &[&str]) -> Vec<i32> {
+/// Process ids and uids of this machine's processes whose command line has all of `words`.
+fn running(words: &[&str]) -> Vec<(i32, u32)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
         let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
+        let Ok(meta) = entry.metadata() else { continue };
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
         if words.iter().all(|w| line.contains(w)) {
-            found.push(pid);
+            found.push((pid, std::os::unix::fs::MetadataExt::uid(&meta)));
         }
     }
     found

@@ -31,7 +31,11 @@ pub fn run(lab: &str, stories: &[Story]) -> ExitCode {
             println!("test {name} ... {word} ({:.1} s)", begun.elapsed().as_secs_f32());
             if outcome.is_err() {
                 failed.push(*name);
-                println!("{}", lab.gtvp(&["events"]).out);
+                println!("{}", lab.gtvp(&["events", "--tail", "60"]).out);
+                // The next story finds the member as this one did.
+                for left in lab.boxes() {
+                    lab.gtvp(&["box", "rm", "--force", left["name"].as_str().unwrap_or_default()]);
+                }
             }
         }
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use gtvp_e2e::{Lab, SOON, http_get, processes, signal, until};
+use gtvp_e2e::{Lab, SOON, http_get, signal, until};
 use rustix::process::Signal;
 
 use crate::running::nginx;
@@ -81,29 +81,27 @@ pub fn a_box_serves_while_each_process_is_killed(lab: &Lab) {
         assert_eq!(lab.ok(&["exec", "web", "--", "echo", "alive"]), "alive\n", "after {domain} was killed");
     }
 
-    let lazyfs = processes(&["gtvp-lazyfs"]);
+    let lazyfs = lab.processes(&["gtvp-lazyfs"]);
     assert_eq!(lazyfs.len(), 1, "one box, {lazyfs:?}");
     signal(lazyfs[0], Signal::KILL);
-    until("the file-system server is back", SOON, || processes(&["gtvp-lazyfs"]).into_iter().find(|p| *p != lazyfs[0]));
+    until("the file-system server is back", SOON, || lab.processes(&["gtvp-lazyfs"]).into_iter().find(|p| *p != lazyfs[0]));
     // A command whose files were never read needs the new server.
     assert!(lab.ok(&["exec", "web", "--", "sh", "-c", "find /usr/share/nginx -type f | xargs cat | wc -c"]).trim().parse::<u64>().unwrap() > 0);
     load.goes_on();
 
-    let config = format!("lab/e2e/m1/member.toml");
-    let supervisors = processes(&["gtvpd", &config]);
-    let supervisor = *supervisors.iter().min().expect("gtvpd runs");
+    let supervisor = lab.gtvpd().expect("gtvpd runs");
     signal(supervisor, Signal::KILL);
     until("gtvpd is back and answers", SOON, || {
-        let new = processes(&["gtvpd", &config]).into_iter().find(|p| !supervisors.contains(p))?;
+        let new = lab.gtvpd().filter(|p| *p != supervisor)?;
         (lab.gtvp(&["member", "show"]).code == 0).then_some(new)
     });
     load.goes_on();
     assert_eq!(lab.state_of("web"), "running", "after gtvpd was killed");
     assert_eq!(lab.ok(&["exec", "web", "--", "echo", "alive"]), "alive\n", "after gtvpd was killed");
     // The new gtvpd is the file-system server's keeper now.
-    let lazyfs = processes(&["gtvp-lazyfs"]);
+    let lazyfs = lab.processes(&["gtvp-lazyfs"]);
     signal(lazyfs[0], Signal::KILL);
-    until("the file-system server is back again", SOON, || processes(&["gtvp-lazyfs"]).into_iter().find(|p| *p != lazyfs[0]));
+    until("the file-system server is back again", SOON, || lab.processes(&["gtvp-lazyfs"]).into_iter().find(|p| *p != lazyfs[0]));
     assert!(lab.ok(&["exec", "web", "--", "sh", "-c", "cat /usr/sbin/nginx | wc -c"]).trim().parse::<u64>().unwrap() > 1000);
     load.goes_on();
     load.end();

@@ -3,13 +3,13 @@
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
-use gtvp_e2e::{Ended, Lab, SOON, START_WITHIN, processes, signal, until};
+use gtvp_e2e::{Ended, Lab, SOON, START_WITHIN, signal, until};
 use rustix::process::Signal;
 
 use crate::running::nginx;
 
-fn machines() -> usize {
-    processes(&["qemu-system-x86_64", "org.gtvp.agent"]).len()
+fn machines(lab: &Lab) -> usize {
+    lab.processes(&["qemu-system-x86_64"]).len()
 }
 
 pub fn bad_input_is_refused_and_leaves_nothing(lab: &Lab) {
@@ -25,10 +25,10 @@ pub fn bad_input_is_refused_and_leaves_nothing(lab: &Lab) {
     let said = run(&["--name", "Bad_Name", "--needs", "nginx", "--", "nginx"]);
     assert!(said.contains("a-z"), "{said}");
 
-    let before = machines();
+    let before = machines(lab);
     let said = run(&["--name", "nocmd", "--needs", "nginx", "--", "no-such-command"]);
     assert!(said.contains("no-such-command") && said.contains("does not exist in the box"), "{said}");
-    assert_eq!(machines(), before, "a machine was left behind");
+    assert_eq!(machines(lab), before, "a machine was left behind");
 
     nginx(lab, "web", 8080);
     let said = run(&[&["--name", "web", "--needs", "nginx"][..], &web].concat());
@@ -53,7 +53,7 @@ pub fn bad_input_is_refused_and_leaves_nothing(lab: &Lab) {
     let left: Vec<_> = lab.boxes().iter().map(|b| b["name"].clone()).collect();
     assert_eq!(left, ["web"]);
     lab.remove("web");
-    until("every machine is gone", SOON, || (machines() == 0).then_some(()));
+    until("every machine is gone", SOON, || (machines(lab) == 0).then_some(()));
 }
 
 pub fn ctrl_c_leaves_nothing(lab: &Lab) {
@@ -76,6 +76,6 @@ pub fn ctrl_c_leaves_nothing(lab: &Lab) {
         let status = until("gtvp ends", SOON, || child.0.try_wait().unwrap());
         assert!(!status.success(), "gtvp run ended well although it was broken off");
         assert!(lab.find("broken-off").is_none(), "a box was left behind at {phase}");
-        until("the machine is gone", SOON, || (machines() == 0).then_some(()));
+        until("the machine is gone", SOON, || (machines(lab) == 0).then_some(()));
     }
 }
