@@ -66,7 +66,8 @@ impl Keeper {
             }
             Some(Left { device: state.device, fds: held.fds, linked: state.linked })
         };
-        let state = State { format: FORMAT, ..State::default() };
+        let linked = left.as_ref().map(|l| l.linked.clone()).unwrap_or_default();
+        let state = State { format: FORMAT, linked, device: Words::default() };
         let this = Arc::new(Self(Mutex::new(Inner { supervisor: Some(supervisor), state, fds: Vec::new() })));
         let answering = this.clone();
         std::thread::Builder::new()
@@ -111,8 +112,12 @@ impl Keeper {
 }
 
 impl Inner {
-    /// Without a supervisor there is nobody to restart us either; the next one gets it all.
+    /// Without a supervisor there is nobody to restart us either; the next one gets it all. Nothing is sent before the device is
+    /// known: it would replace what a process before us left, and we may die before the rest follows.
     fn send(&mut self) {
+        if self.fds.is_empty() {
+            return;
+        }
         let Some(supervisor) = &self.supervisor else { return };
         let sent = serde_json::to_string(&self.state)
             .and_then(|state| serde_json::to_vec(&Held { state, fds: Vec::new() }))
@@ -133,5 +138,34 @@ fn accept(listener: &UnixListener) -> io::Result<(UnixStream, std::os::unix::net
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
             other => return other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gtvp_ipc::components::Layer;
+    use gtvp_model::digest::Digest;
+
+    #[test]
+    fn what_was_left_is_not_replaced_by_half_of_it() {
+        let folder = std::env::temp_dir().join(format!("gtvp-lazyfs-keeper-{}", std::process::id()));
+        let _ = std::fs::remove_file(&folder);
+        let listener = UnixListener::bind(&folder).unwrap();
+        let supervisor = UnixStream::connect(&folder).unwrap();
+        std::fs::remove_file(&folder).unwrap();
+        let linked = vec![vec![Layer { precedence: 1, manifest: Digest::of(b"x") }]];
+        let state = State { format: FORMAT, device: Words::default(), linked: linked.clone() };
+        let state = serde_json::to_string(&state).unwrap();
+        let null: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
+        Held { state, fds: vec![null.try_clone().unwrap()] }.send(&supervisor).unwrap();
+        let (keeper, left) = Keeper::open(listener).unwrap();
+        let left = left.unwrap();
+        assert_eq!((left.linked, left.fds.len()), (linked.clone(), 1));
+        keeper.hold_linked(&linked);
+        keeper.hold_device(left.device, vec![Arc::new(null)]);
+        let first = Held::recv(&supervisor).unwrap().unwrap();
+        let state: State = serde_json::from_str(&first.state).unwrap();
+        assert_eq!((state.linked, first.fds.len()), (linked, 1), "the first word is whole");
     }
 }

@@ -86,7 +86,6 @@ pub fn run(keeper: UnixListener, vhost: Option<OwnedFd>, source: Box<dyn Source>
     let engine = Engine::new(root, fetch, &inflight);
     let mut device = Device::new(engine, inflight);
     if let Some((words, fds)) = left {
-        keeper.hold_linked(&linked);
         device.take_over(words, fds)?;
     }
     let socket = UnixStream::from(vhost);
