@@ -297,5 +297,7 @@ fn scheme_of(uri: &str) -> Result<String, Fault> {
 }
 
 pub(crate) fn unreachable(uri: &str, why: &str) -> Fault {
-    Fault::new(FaultKind::SourceUnreachable, format!("{uri} cannot be fetched")).because(why)
+    Fault::new(FaultKind::SourceUnreachable, format!("{uri} cannot be reached"))
+        .because(why)
+        .hint("look at the member's network and at its sources in /etc/apt, then make the same call again")
 }

@@ -221,8 +221,9 @@ impl Session {
         match channel(&self.fetcher)?.call(&ask, &[], |p| on_bytes(p.bytes)) {
             Ok((_, fds)) => one(fds),
             Err(e @ (CallError::Lost { .. } | CallError::Unreachable { .. })) => {
-                Err(Fault::new(FaultKind::SourceUnreachable, format!("{uri} cannot be fetched"))
-                    .caused_by(&e))
+                Err(Fault::new(FaultKind::SourceUnreachable, format!("{uri} cannot be reached"))
+                    .caused_by(&e)
+                    .hint("the fetcher starts again by itself: make the same call again"))
             }
             Err(e) => Err(e.into()),
         }

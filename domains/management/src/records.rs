@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use gtvp_ipc::components::LinkedReply;
 use gtvp_model::boxspec::BoxSpec;
@@ -53,6 +54,8 @@ pub struct BoxRecord {
 /// The folder of records.
 pub struct Records {
     dir: PathBuf,
+    /// One writer at a time: two replacements of one file would take each other's temporary file away.
+    writing: Mutex<()>,
 }
 
 impl Records {
@@ -60,7 +63,7 @@ impl Records {
     pub fn open(state: &Path) -> io::Result<Self> {
         let dir = state.join("boxes");
         fs::create_dir_all(&dir)?;
-        Ok(Self { dir })
+        Ok(Self { dir, writing: Mutex::new(()) })
     }
 
     /// Every record. A damaged one is set aside, and named in the second list.
@@ -82,13 +85,17 @@ impl Records {
         Ok((records, damaged))
     }
 
-    /// Keeps a record; the one before is replaced as a whole.
-    pub fn save(&self, record: &BoxRecord) -> io::Result<()> {
-        replace(&self.path(&record.spec.name), &serde_json::to_vec_pretty(record)?)
+    /// Keeps the record that `current` gives, if it gives one; the one before is replaced as a whole. It is asked under the
+    /// lock, so that what is removed meanwhile is not kept again.
+    pub fn save(&self, current: impl FnOnce() -> Option<BoxRecord>) -> io::Result<()> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(record) = current() else { return Ok(()) };
+        replace(&self.path(&record.spec.name), &serde_json::to_vec_pretty(&record)?)
     }
 
     /// Forgets a record.
     pub fn remove(&self, name: &BoxName) -> io::Result<()> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         match fs::remove_file(self.path(name)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),

@@ -103,8 +103,7 @@ impl Runtime {
     }
 
     fn save(&self, name: &BoxName) {
-        let record = self.engine().get_mut(name).cloned();
-        if let Some(Err(e)) = record.map(|r| self.records.save(&r)) {
+        if let Err(e) = self.records.save(|| self.engine().get_mut(name).cloned()) {
             let message = format!("the record of {name} is not kept: {e}");
             self.events.tell(Severity::Error, "box.record_not_kept", Some(name.to_string()), message);
         }
@@ -439,11 +438,11 @@ impl Runtime {
         for fault in problems.into_iter().flatten().filter(|f| f.kind != FaultKind::NotFound) {
             self.events.tell(Severity::Warning, "box.not_removed_whole", Some(name.to_string()), fault.to_string());
         }
+        let builder = self.engine().get_mut(name).is_some_and(|r| r.builder);
+        self.engine().forget(name);
         if let Err(e) = self.records.remove(name) {
             self.events.tell(Severity::Error, "box.record_not_removed", Some(name.to_string()), e.to_string());
         }
-        let builder = self.engine().get_mut(name).is_some_and(|r| r.builder);
-        self.engine().forget(name);
         if !builder {
             self.events.tell(Severity::Info, "box.removed", Some(name.to_string()), format!("{name} was removed"));
         }
