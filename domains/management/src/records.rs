@@ -93,10 +93,12 @@ impl Records {
         replace(&self.path(&record.spec.name), &serde_json::to_vec_pretty(&record)?)
     }
 
-    /// Forgets a record.
-    pub fn remove(&self, name: &BoxName) -> io::Result<()> {
+    /// Forgets a record. `forget` is called under the lock, when the file is gone: only then is the name free again.
+    pub fn remove(&self, name: &BoxName, forget: impl FnOnce()) -> io::Result<()> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        match fs::remove_file(self.path(name)) {
+        let removed = fs::remove_file(self.path(name));
+        forget();
+        match removed {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => Ok(()),
         }

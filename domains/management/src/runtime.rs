@@ -439,8 +439,7 @@ impl Runtime {
             self.events.tell(Severity::Warning, "box.not_removed_whole", Some(name.to_string()), fault.to_string());
         }
         let builder = self.engine().get_mut(name).is_some_and(|r| r.builder);
-        self.engine().forget(name);
-        if let Err(e) = self.records.remove(name) {
+        if let Err(e) = self.records.remove(name, || self.engine().forget(name)) {
             self.events.tell(Severity::Error, "box.record_not_removed", Some(name.to_string()), e.to_string());
         }
         if !builder {
