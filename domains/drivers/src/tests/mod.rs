@@ -2,7 +2,6 @@
 //! killed, between a supervisor and machines that the tests play.
 
 mod machine;
-mod real;
 mod stories;
 mod supervisor;
 mod world;
