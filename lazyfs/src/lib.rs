@@ -90,7 +90,8 @@ pub fn run(keeper: UnixListener, vhost: Option<OwnedFd>, source: Box<dyn Source>
     }
     let socket = UnixStream::from(vhost);
     let flags = rustix::fs::fcntl_getfl(&socket).map_err(|e| Failure::Vhost(e.into()))?;
-    rustix::fs::fcntl_setfl(&socket, flags - rustix::fs::OFlags::NONBLOCK).map_err(|e| Failure::Vhost(e.into()))?;
+    rustix::fs::fcntl_setfl(&socket, flags - rustix::fs::OFlags::NONBLOCK)
+        .map_err(|e| Failure::Vhost(e.into()))?;
     let hold = |device: &Device| -> io::Result<()> {
         let (words, fds) = device.state();
         let connection = [OwnedFd::from(socket.try_clone()?), device.record()?].map(Arc::new);

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 /// vhost-user's own limit without CONFIGURE_MEM_SLOTS (VHOST_MEMORY_BASELINE_NREGIONS).
 pub const MAX_REGIONS: usize = 8;
 /// Pages of guest memory that we have touched count as ours; after this many bytes they are let go of. They stay the guest's.
-const LET_GO_AFTER: usize = 4 << 20;
+const LET_GO_AFTER: usize = 1 << 20;
 /// Most buffers of one request, Linux's IOV_MAX.
 const MAX_IOVECS: usize = 1024;
 

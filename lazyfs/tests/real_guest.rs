@@ -143,6 +143,12 @@ fn a_guest_sees_its_root_through_deaths_and_pauses() {
         }
         supervisor.start(None);
     }
+    eprintln!("kill -9 while it begins");
+    for round in 0..20u64 {
+        std::thread::sleep(Duration::from_micros(round * 300));
+        supervisor.kill();
+        supervisor.start(None);
+    }
     guest.ok("touch /tmp/stop; wait");
     assert_eq!(guest.ok("sort -u /tmp/sums"), want, "no wrong byte");
     assert_eq!(guest.ok("sort -u /tmp/counts | wc -l"), "1\n", "no name lost");

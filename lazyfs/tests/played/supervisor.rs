@@ -15,7 +15,7 @@ pub struct Supervisor {
     socket: PathBuf,
     components: PathBuf,
     held: Arc<(Mutex<Held>, Condvar)>,
-    holding: Option<std::thread::JoinHandle<()>>,
+    holding: Option<(UnixStream, std::thread::JoinHandle<()>)>,
     server: Option<Child>,
 }
 
@@ -62,12 +62,14 @@ impl Supervisor {
         let stream = UnixStream::connect(&self.socket).unwrap();
         self.held.0.lock().unwrap().send(&stream).unwrap();
         let held = self.held.clone();
-        self.holding = Some(std::thread::spawn(move || {
+        let kept = stream.try_clone().unwrap();
+        let holding = std::thread::spawn(move || {
             while let Ok(Some(new)) = Held::recv(&stream) {
                 *held.0.lock().unwrap() = new;
                 held.1.notify_all();
             }
-        }));
+        });
+        self.holding = Some((kept, holding));
     }
 
     /// Forgets everything and connects again, as a supervisor that was itself restarted.
@@ -100,8 +102,10 @@ impl Supervisor {
         let mut server = self.server.take().unwrap();
         server.kill().unwrap();
         server.wait().unwrap();
-        if let Some(h) = self.holding.take() {
-            h.join().unwrap();
+        if let Some((stream, holding)) = self.holding.take() {
+            // It may have died before it took our connection; what it did send is still read.
+            stream.shutdown(std::net::Shutdown::Read).unwrap();
+            holding.join().unwrap();
         }
     }
 
