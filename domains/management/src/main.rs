@@ -4,6 +4,7 @@ mod engine;
 mod events;
 mod operations;
 mod peers;
+mod person;
 mod records;
 mod runtime;
 mod service;

@@ -13,7 +13,7 @@ use gtvp_model::member::HostCheck;
 use gtvp_model::operation::OperationState;
 
 use crate::runtime::Runtime;
-use crate::{engine, peers, views};
+use crate::{engine, peers, person, views};
 
 /// How long a follower sleeps before it looks whether its caller is still there.
 const LOOK_AFTER: Duration = Duration::from_secs(5);
@@ -104,19 +104,11 @@ impl Service for Management {
 }
 
 impl Management {
-    /// Uid at the other end of the person's connection. Root may do everything; others where member.toml names a group,
-    /// since the API socket's permissions let in only that group.
+    /// Uid of the person.
     fn operator(&self, fds: Vec<OwnedFd>) -> Result<u32, Fault> {
-        let denied = |why: &str| Fault::new(FaultKind::Denied, "nobody stands behind this request").because(why.to_owned());
-        let connection = fds.into_iter().next().ok_or_else(|| denied("it came without the person's connection"))?;
-        let credentials = rustix::net::sockopt::socket_peercred(&connection)
-            .map_err(|_| denied("its descriptor is not a unix socket"))?;
-        let uid = credentials.uid.as_raw();
-        if uid != 0 && self.runtime.config.api_group.is_none() {
-            return Err(Fault::new(FaultKind::Denied, format!("uid {uid} may not administer this member"))
-                .hint("use root, or set api_group in member.toml"));
-        }
-        Ok(uid)
+        let connection = fds.into_iter().next();
+        let connection = connection.ok_or_else(|| person::nobody("it came without the person's connection"))?;
+        person::behind(&connection, &self.runtime.config)
     }
 
     fn slot(&self, name: &str, verb: &str, states: &[BoxState]) -> Result<Slot, Fault> {
