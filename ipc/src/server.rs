@@ -1,9 +1,9 @@
 //! The answering side: one thread a connection, a bounded number of connections.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::Slot;
@@ -15,11 +15,17 @@ use crate::{Requests, wire};
 
 /// Most connections at once. Each box has a few, each person some; a caller past it is told to come back.
 const MAX_CONNECTIONS: usize = 2048;
+/// Most connections of one box's process: a file-system server has one for each of its 16 fetches. Past it only that box waits.
+const MAX_OF_A_BOX: usize = 32;
+/// Most connections of one domain: whoever takes one over leaves the others theirs.
+const MAX_OF_A_DOMAIN: usize = 1024;
+/// Most bytes of a request of a box's process. The longest has one path, each byte of which may be escaped.
+const MAX_REQUEST_OF_A_BOX: usize = 64 * 1024;
 /// Stack of a connection's thread.
 const STACK: usize = 256 * 1024;
 
 /// Who calls, by the kernel's word.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Caller {
     /// Row of topology.toml.
     pub name: String,
@@ -93,10 +99,44 @@ pub trait Service: Send + Sync + 'static {
     ) -> Result<Answer, Fault>;
 }
 
+/// The connections that there are, by caller.
+#[derive(Default)]
+struct Seats(Mutex<HashMap<Caller, usize>>);
+
+/// One of them; free again when it is dropped.
+struct Seat {
+    seats: Arc<Seats>,
+    caller: Caller,
+}
+
+impl Seats {
+    fn take(self: &Arc<Self>, caller: &Caller) -> Option<Seat> {
+        let most = if caller.slot.is_some() { MAX_OF_A_BOX } else { MAX_OF_A_DOMAIN };
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all: usize = taken.values().sum();
+        let own = taken.get(caller).copied().unwrap_or(0);
+        if all >= MAX_CONNECTIONS || own >= most {
+            return None;
+        }
+        taken.insert(caller.clone(), own + 1);
+        Some(Seat { seats: self.clone(), caller: caller.clone() })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut taken = self.seats.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match taken.get_mut(&self.caller) {
+            Some(n) if *n > 1 => *n -= 1,
+            _ => drop(taken.remove(&self.caller)),
+        }
+    }
+}
+
 /// Answers calls on `listener` until the process ends.
 pub fn serve<S: Service>(listener: &UnixListener, acl: Acl, service: Arc<S>) -> std::io::Error {
     let acl = Arc::new(acl);
-    let open = Arc::new(AtomicUsize::new(0));
+    let seats = Arc::new(Seats::default());
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
@@ -108,19 +148,23 @@ pub fn serve<S: Service>(listener: &UnixListener, acl: Acl, service: Arc<S>) -> 
             }
             Err(e) => return e,
         };
-        if open.fetch_add(1, Ordering::Relaxed) >= MAX_CONNECTIONS {
-            open.fetch_sub(1, Ordering::Relaxed);
+        // A refusal is small: a socket that is new takes it without waiting for its reader.
+        let caller = match acl.identify(&stream) {
+            Ok(caller) => caller,
+            Err(fault) => {
+                refuse(&stream, &fault);
+                continue;
+            }
+        };
+        let Some(seat) = seats.take(&caller) else {
             refuse(&stream, &Fault::new(FaultKind::Unavailable, "too many calls at once"));
             continue;
-        }
-        let (acl, service, counter) = (acl.clone(), service.clone(), open.clone());
-        let spawned = std::thread::Builder::new().stack_size(STACK).spawn(move || {
-            connection(stream, &acl, &*service);
-            counter.fetch_sub(1, Ordering::Relaxed);
+        };
+        let (acl, service) = (acl.clone(), service.clone());
+        // A thread that cannot be started gives its seat back with the closure.
+        let _ = std::thread::Builder::new().stack_size(STACK).spawn(move || {
+            connection(stream, &seat.caller, &acl, &*service);
         });
-        if spawned.is_err() {
-            open.fetch_sub(1, Ordering::Relaxed);
-        }
     }
 }
 
@@ -129,16 +173,13 @@ struct MethodOnly {
     method: String,
 }
 
-fn connection<S: Service>(stream: UnixStream, acl: &Acl, service: &S) {
-    let caller = match acl.identify(&stream) {
-        Ok(caller) => caller,
-        Err(fault) => return refuse(&stream, &fault),
-    };
+fn connection<S: Service>(stream: UnixStream, caller: &Caller, acl: &Acl, service: &S) {
     let Ok(reply_stream) = stream.try_clone() else { return };
+    let most = if caller.slot.is_some() { MAX_REQUEST_OF_A_BOX } else { wire::MAX_MESSAGE };
     let mut session = Session { stream };
-    while let Ok(Some((json, fds))) = wire::recv(&session.stream) {
-        let outcome = parse::<S::Request>(acl, &caller, &json)
-            .and_then(|request| service.handle(&caller, request, fds, &mut session));
+    while let Ok(Some((json, fds))) = wire::recv_at_most(&session.stream, most) {
+        let outcome = parse::<S::Request>(acl, caller, &json)
+            .and_then(|request| service.handle(caller, request, fds, &mut session));
         match outcome {
             Ok(answer) => {
                 let message = serde_json::json!({ "done": answer.value }).to_string();
@@ -170,4 +211,23 @@ fn refuse(stream: &UnixStream, fault: &Fault) {
     let message = serde_json::json!({ "fault": fault }).to_string();
     // A caller that has gone needs no answer.
     let _ = wire::send(stream, message.as_bytes(), &[]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_box_that_takes_every_connection_it_can_leaves_the_others_theirs() {
+        let seats = Arc::new(Seats::default());
+        let box_ = |n| Caller { name: "lazyfs".into(), slot: Slot::new(n) };
+        let mut taken: Vec<Seat> = std::iter::from_fn(|| seats.take(&box_(1))).collect();
+        assert_eq!(taken.len(), MAX_OF_A_BOX);
+        assert!(seats.take(&box_(2)).is_some(), "another box");
+        assert!(seats.take(&Caller { name: "management".into(), slot: None }).is_some(), "a domain");
+        taken.pop();
+        assert!(seats.take(&box_(1)).is_some(), "a connection that ended is free again");
+        drop(taken);
+        assert!(seats.0.lock().unwrap().is_empty(), "nothing is remembered of who has gone");
+    }
 }

@@ -39,6 +39,11 @@ pub fn send(stream: &UnixStream, json: &[u8], fds: &[BorrowedFd<'_>]) -> io::Res
 
 /// Receives one message; `None` when the other side has closed cleanly.
 pub fn recv(stream: &UnixStream) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    recv_at_most(stream, MAX_MESSAGE)
+}
+
+/// Receives one message of at most `most` bytes.
+pub fn recv_at_most(stream: &UnixStream, most: usize) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
     let mut length = [0; 4];
     let mut fds = Vec::new();
     let mut have = 0;
@@ -60,6 +65,10 @@ pub fn recv(stream: &UnixStream) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> 
                 fds.extend(received);
             }
         }
+        // A length that comes in pieces could bring as many with each of them.
+        if fds.len() > MAX_FDS {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "too many descriptors"));
+        }
         match n {
             0 if have == 0 => return Ok(None),
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -67,7 +76,7 @@ pub fn recv(stream: &UnixStream) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> 
         }
     }
     let length = u32::from_le_bytes(length) as usize;
-    if length > MAX_MESSAGE {
+    if length > most {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "message is too long"));
     }
     // Read as it comes: a length alone does not make us allocate.
@@ -78,4 +87,34 @@ pub fn recv(stream: &UnixStream) -> io::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> 
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(Some((json, fds)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_that_comes_byte_by_byte_brings_no_more_descriptors() {
+        let (one, two) = UnixStream::pair().unwrap();
+        let null: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
+        let fds = [null.as_fd(); MAX_FDS];
+        for byte in 2u32.to_le_bytes() {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            assert!(ancillary.push(SendAncillaryMessage::ScmRights(&fds)));
+            rustix::net::sendmsg(&one, &[IoSlice::new(&[byte])], &mut ancillary, SendFlags::empty()).unwrap();
+        }
+        (&one).write_all(b"{}").unwrap();
+        assert_eq!(recv(&two).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn a_message_past_its_bound_is_not_read() {
+        let (one, two) = UnixStream::pair().unwrap();
+        send(&one, &[b' '; 100], &[]).unwrap();
+        assert_eq!(recv_at_most(&two, 99).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let (one, two) = UnixStream::pair().unwrap();
+        send(&one, &[b' '; 100], &[]).unwrap();
+        assert_eq!(recv_at_most(&two, 100).unwrap().unwrap().0.len(), 100);
+    }
 }
