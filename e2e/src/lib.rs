@@ -4,6 +4,7 @@
 //! A story panics when it is not true: `expect` and `assert!` are its language.
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+pub mod bench;
 pub mod runner;
 
 use std::io::{Read, Write};
@@ -61,6 +62,26 @@ impl Lab {
             lab.ok(&["box", "rm", "--force", view["name"].as_str().expect("name")]);
         }
         lab
+    }
+
+    /// Starts a lab whose member has never been: no indices, no components, no boxes.
+    pub fn fresh(name: &str) -> Self {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/e2e").join(name);
+        // What a run that was killed left behind ends as this goes.
+        drop(Self { name: name.to_owned(), dir: dir.clone(), socket: PathBuf::new() });
+        let _ = std::fs::remove_dir_all(&dir);
+        Self::up(name)
+    }
+
+    /// Bytes that have come to the fetcher from package sources since the lab is up: the kernel's count of its link, headers
+    /// of packets and of HTTP among them.
+    pub fn bytes_from_sources(&self) -> u64 {
+        let output = Command::new("ip").args(["-n", &self.namespace(), "-s", "-j", "link", "show"]).output().expect("ip");
+        let links: Value = serde_json::from_slice(&output.stdout).expect("JSON of ip");
+        let link = links.as_array().expect("links").iter().find(|l| {
+            l["ifname"].as_str().is_some_and(|n| n.starts_with("gtvps"))
+        });
+        link.expect("the fetcher's link")["stats64"]["tx"]["bytes"].as_u64().expect("a count")
     }
 
     fn lab(&self, verb: &[&str]) -> Ran {
