@@ -33,7 +33,12 @@ impl Held {
 
     /// Receives one; `None` when the other side has gone.
     pub fn recv(stream: &UnixStream) -> io::Result<Option<Self>> {
-        let Some((json, fds)) = wire::recv(stream)? else { return Ok(None) };
+        Self::recv_at_most(stream, wire::MAX_MESSAGE)
+    }
+
+    /// Receives one of at most `most` bytes.
+    pub fn recv_at_most(stream: &UnixStream, most: usize) -> io::Result<Option<Self>> {
+        let Some((json, fds)) = wire::recv_at_most(stream, most)? else { return Ok(None) };
         let mut held: Self = serde_json::from_slice(&json)?;
         held.fds = fds;
         Ok(Some(held))

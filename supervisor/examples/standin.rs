@@ -78,6 +78,8 @@ fn lazyfs() {
     let stored = Held { state: life.to_string(), fds: vec![side.try_clone().unwrap().into()] };
     stored.send(&stream).unwrap();
     writeln!(side, "life {life} pid {}", std::process::id()).unwrap();
+    let (flooding, mut commands) = (stream.try_clone().unwrap(), side.try_clone().unwrap());
+    std::thread::spawn(move || flood(&flooding, &mut commands));
     // A new gtvpd connects with nothing and is told what there is.
     loop {
         let mut byte = [0];
@@ -86,4 +88,16 @@ fn lazyfs() {
         Held::recv(&stream).unwrap();
         stored.send(&stream).unwrap();
     }
+}
+
+/// Told to, stores without end, as much at once as it can.
+fn flood(stream: &UnixStream, commands: &mut UnixStream) {
+    let mut byte = [0];
+    if !matches!(commands.read(&mut byte), Ok(1)) {
+        return;
+    }
+    let null: OwnedFd = std::fs::File::open("/dev/null").unwrap().into();
+    let fds = (0..wire::MAX_FDS).map(|_| null.try_clone().unwrap()).collect();
+    let stored = Held { state: "7".into(), fds };
+    while stored.send(stream).is_ok() {}
 }

@@ -17,7 +17,7 @@ use gtvp_model::topology::{Network, TemplateRow};
 
 use crate::backoff::Backoff;
 use crate::domains::{Means, StartError, stdio};
-use crate::mail::Post;
+use crate::mail::{Post, mailbox};
 use crate::member::instance;
 use crate::plan::{self, Contents, Namespaces};
 use crate::process::{self, Process};
@@ -234,7 +234,11 @@ impl Boxes {
         let path = means.member.keeper_of(&record.template, record.slot);
         let (asker, life) = (asker.clone(), running.life);
         let end = asker.clone();
-        let store = move |held| asker.send(Ask::Held { process: number, life, held });
+        let store = move |held| {
+            // One at a time: what is stored may not fill the loop's mailbox, which everyone's questions go through.
+            let Ok((taken, wait)) = mailbox() else { return false };
+            asker.send(Ask::Held { process: number, life, held, taken }) && wait.next().is_some()
+        };
         let gone = move || {
             end.send(Ask::KeeperGone { process: number, life });
         };

@@ -10,6 +10,8 @@ use gtvp_ipc::keeper::Held;
 
 /// Stack of a keeper's thread.
 const STACK: usize = 128 * 1024;
+/// Most bytes that a process may store: a device in words and a thousand linked components are a quarter of it.
+const MAX_STORED: usize = 1024 * 1024;
 
 /// Makes the socket that the process inherits.
 pub fn listener(path: &Path) -> io::Result<OwnedFd> {
@@ -27,7 +29,7 @@ pub fn copy(held: &Held) -> io::Result<Held> {
 }
 
 /// Connects to the process, tells it `held`, gives everything that it stores to `store` until it goes, and calls `gone`
-/// then.
+/// then. The next is not read before `store` has returned: a process that stores without end waits, and nobody else does.
 pub fn start(
     name: String,
     path: &Path,
@@ -43,7 +45,7 @@ pub fn start(
         }
         drop(held);
         loop {
-            match Held::recv(&stream) {
+            match Held::recv_at_most(&stream, MAX_STORED) {
                 Ok(Some(held)) => {
                     if !store(held) {
                         return;

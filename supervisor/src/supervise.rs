@@ -90,6 +90,8 @@ pub enum Ask {
         life: u64,
         /// What.
         held: Held,
+        /// Told when it is kept.
+        taken: Post<()>,
     },
     /// A process stores nothing more: it is going or gone.
     KeeperGone {
@@ -302,7 +304,10 @@ impl Supervisor {
                 Ask::Status { reply } => {
                     reply.send(self.domains.iter().map(Kept::status).collect());
                 }
-                Ask::Held { process, life, held } => self.boxes.held(process, life, held),
+                Ask::Held { process, life, held, taken } => {
+                    self.boxes.held(process, life, held);
+                    taken.send(());
+                }
                 Ask::KeeperGone { process, life } => self.boxes.keeper_gone(process, life),
                 Ask::End { process } => self.boxes.end(&means, process),
             }

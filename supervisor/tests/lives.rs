@@ -129,6 +129,37 @@ fn a_file_system_server_outlives_gtvpd_and_its_own_death() {
 }
 
 #[test]
+fn a_file_system_server_that_stores_without_end_keeps_nobody_waiting() {
+    use std::io::Write;
+    let member = Member::start();
+    let floods: Vec<UnixStream> = (0..4)
+        .map(|slot| {
+            let (mut ours, theirs) = UnixStream::pair().unwrap();
+            ours.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            member.call_with("components", &spawn_lazyfs(slot), &[theirs.as_fd()]).unwrap();
+            assert!(line(&mut ours).starts_with("life 1 "));
+            ours.write_all(b"!").unwrap();
+            ours
+        })
+        .collect();
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", member.gtvpd())).unwrap().count();
+    let (mut most, mut slowest) = (0, Duration::ZERO);
+    for _ in 0..10 {
+        // The supervisor's own work goes on: it sees ends, starts again, answers.
+        let before = member.pid("security");
+        kill(before, Signal::KILL);
+        let killed = Instant::now();
+        until("security answers", || member.tell("security", &["pid"]).ok().filter(|p| *p != before.to_string()));
+        member.call("management", &Status {}).unwrap();
+        slowest = slowest.max(killed.elapsed());
+        most = most.max(open());
+    }
+    drop(floods);
+    assert!(most < 2000, "gtvpd held {most} descriptors");
+    assert!(slowest < Duration::from_secs(5), "an answer took {slowest:?}");
+}
+
+#[test]
 fn down_leaves_nothing_and_may_be_repeated() {
     let mut member = Member::start();
     let (_ours, theirs) = UnixStream::pair().unwrap();
