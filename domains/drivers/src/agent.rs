@@ -13,6 +13,10 @@ use gtvp_model::guest::{Decoder, Frame, FrameKind, PROTOCOL, ToGuest, ToHost};
 
 /// Most bytes that wait for the guest to read them. Past it no new command is started in it.
 const MOST_WAITING: usize = 4 * 1024 * 1024;
+/// Past so many nothing more is read of the guest either: each of its messages can need an answer.
+const MOST_OWED: usize = 2 * MOST_WAITING;
+/// Sent bytes that are kept until all is sent; more are let go of before.
+const MOST_SENT: usize = 1024 * 1024;
 /// Most bytes of nonsense: a torn frame (256 KiB) after each of a few reconnections is in order, more is not.
 const MOST_SKIPPED: u64 = 1024 * 1024;
 /// Bytes read at once.
@@ -87,11 +91,22 @@ impl Agent {
         self.out.len() - self.sent > MOST_WAITING
     }
 
+    /// Whether so many bytes wait that the guest is not to be heard before it has read some.
+    pub fn flooded(&self) -> bool {
+        self.out.len() - self.sent > MOST_OWED
+    }
+
     /// Sends what can be sent now.
     pub fn flush(&mut self) -> Result<(), Broken> {
         while self.wants_write() {
             match self.stream.write(&self.out[self.sent..]) {
-                Ok(n) => self.sent += n,
+                Ok(n) => {
+                    self.sent += n;
+                    if self.sent > MOST_SENT {
+                        self.out.drain(..self.sent);
+                        self.sent = 0;
+                    }
+                }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Err(Broken::Closed),
@@ -170,6 +185,27 @@ mod tests {
         ));
         drop(theirs);
         assert!(matches!(agent.receive(), Err(Broken::Closed)));
+    }
+
+    #[test]
+    fn a_guest_that_never_reads_all_makes_nothing_grow() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut agent = Agent::over(ours, 7).unwrap();
+        let frame = Frame::control(&ToGuest::AckOutput { seq: 1 });
+        while !agent.congested() {
+            agent.send(&frame);
+        }
+        let mut chunk = vec![0; 65536];
+        for _ in 0..1000 {
+            agent.flush().unwrap();
+            let mut read = (&theirs).read(&mut chunk).unwrap();
+            while read > 0 {
+                agent.send(&frame);
+                read = read.saturating_sub(frame.encode().len());
+            }
+        }
+        assert!(agent.wants_write() && !agent.flooded());
+        assert!(agent.out.len() < MOST_WAITING + 2 * MOST_SENT, "{} bytes are held", agent.out.len());
     }
 
     #[test]

@@ -155,7 +155,9 @@ impl Machine {
     fn wait(&self) -> Vec<(Source, PollFlags)> {
         let mut sources = vec![(Source::Inbox, self.inbox.as_fd(), PollFlags::IN)];
         if let Some(agent) = &self.agent {
-            let flags = if agent.wants_write() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::IN, !agent.flooded());
+            flags.set(PollFlags::OUT, agent.wants_write());
             sources.push((Source::Agent, agent.as_fd(), flags));
         }
         if let Some(monitor) = &self.monitor {

@@ -26,6 +26,8 @@ pub struct Character {
     pub prints: Option<(&'static str, i32)>,
     /// It ignores a shutdown.
     pub stubborn: bool,
+    /// Once it runs it writes without end and reads nothing.
+    pub floods: bool,
 }
 
 type OnEnd = Box<dyn FnOnce(Option<i32>, String) + Send>;
@@ -222,6 +224,10 @@ impl Inner {
                     Self::enter(&mut state, stream, GuestState::Exited { status: ExitStatus::Code(code) });
                 } else {
                     Self::enter(&mut state, stream, GuestState::Running { ready: true });
+                    if self.character.floods {
+                        let heard = flood(stream);
+                        writeln!(state.console, "not heard after {heard} bytes").unwrap();
+                    }
                 }
             }
             ToGuest::AckOutput { seq } => {
@@ -253,4 +259,26 @@ impl Inner {
         state.guest = guest.clone();
         Self::say(stream, &ToHost::State(guest));
     }
+}
+
+/// Writes what has to be answered, until nobody takes it for a while. Gives how much was taken.
+fn flood(mut stream: &UnixStream) -> usize {
+    /// More than the domain may hold.
+    const ENDLESS: usize = 256 * 1024 * 1024;
+    stream.set_write_timeout(Some(std::time::Duration::from_secs(1))).unwrap();
+    let mut taken = 0;
+    let mut seq = 0;
+    while taken < ENDLESS {
+        let mut batch = Vec::new();
+        for _ in 0..500 {
+            seq += 1;
+            batch.extend(Frame::control(&ToHost::Output { seq, fd: 1, data: "x".into() }).encode());
+            batch.extend(Frame::control(&ToHost::Credit { session: 1, bytes: 0 }).encode());
+        }
+        match stream.write(&batch) {
+            Ok(n) if n == batch.len() => taken += n,
+            _ => break,
+        }
+    }
+    taken
 }

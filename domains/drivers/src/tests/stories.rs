@@ -96,6 +96,21 @@ fn a_builder_box_is_held_until_its_layer_is_taken() {
 }
 
 #[test]
+fn a_guest_that_writes_without_end_and_reads_nothing_is_not_heard() {
+    in_own_network(|| {
+        let world = World::new(played(Character { floods: true, ..Character::default() }));
+        world.start(&a_box(1)).0.unwrap();
+        let console = || std::fs::read_to_string(world.file(1, "console.log")).unwrap_or_default();
+        until("the flood ends", || console().contains("not heard after"));
+        let text = console();
+        let heard: usize = text.split("after ").nth(1).and_then(|t| t.split(' ').next()).unwrap().parse().unwrap();
+        assert!(heard < 128 * 1024 * 1024, "{heard} bytes were taken, each of which had to be answered");
+        // Whoever else asks is answered, and the box can be ended.
+        world.call(&Stop { slot: at(1), grace_ms: 0 }).unwrap();
+    });
+}
+
+#[test]
 fn a_start_that_fails_says_why_and_leaves_nothing() {
     let cases: [(Character, FaultKind, &str); 2] = [
         (Character { panics: true, ..Character::default() }, FaultKind::BoxFailed, "its kernel panicked: VFS: Unable to mount root fs"),
