@@ -55,6 +55,46 @@ impl Account {
     }
 }
 
+/// The numbers of names.
+pub struct Names {
+    passwd: String,
+    group: String,
+}
+
+impl Names {
+    /// Those of the box; an unreadable file has none.
+    pub fn read() -> Self {
+        Self {
+            passwd: read("/etc/passwd").unwrap_or_default(),
+            group: read("/etc/group").unwrap_or_default(),
+        }
+    }
+
+    #[cfg(test)]
+    pub fn of(passwd: &str, group: &str) -> Self {
+        Self { passwd: passwd.into(), group: group.into() }
+    }
+
+    /// A user's, by name or as it is.
+    pub fn user(&self, name: &str) -> Option<u32> {
+        number(&self.passwd, name)
+    }
+
+    /// A group's, by name or as it is.
+    pub fn group(&self, name: &str) -> Option<u32> {
+        number(&self.group, name)
+    }
+}
+
+/// The third field of the line of `name`; of both files it is the number.
+fn number(file: &str, name: &str) -> Option<u32> {
+    let found = file.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    });
+    found.or_else(|| name.parse().ok()).or_else(|| (name == "root").then_some(0))
+}
+
 fn read(path: &str) -> io::Result<String> {
     let mut bytes = Vec::new();
     match std::fs::File::open(path) {

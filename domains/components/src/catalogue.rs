@@ -129,6 +129,14 @@ impl Builder {
         own.map_or("", |k| &k[..end])
     }
 
+    /// The packages that have `path`, or a file or a link below it.
+    pub fn packages_at(&self, path: &RootPath) -> BTreeSet<u32> {
+        let at = path.to_string();
+        let below = format!("{at}/");
+        let inside = self.paths.range(below.clone()..).take_while(|(p, _)| p.starts_with(&below));
+        self.paths.get(&at).into_iter().chain(inside.map(|(_, who)| who)).flatten().copied().collect()
+    }
+
     /// Paths of one package that is not imported, for dpkg's list of its files.
     pub fn paths_of(&self, package: u32) -> impl Iterator<Item = &str> {
         self.paths.iter().filter(move |(_, who)| who.contains(&package)).map(|(p, _)| p.as_str())
@@ -148,18 +156,22 @@ impl Builder {
         for (path, (who, _)) in &self.folders {
             lines.entry(path).or_default().extend(who);
         }
-        let mut out = Vec::new();
-        for (path, who) in lines {
-            out.extend_from_slice(path.as_bytes());
-            let mut mark = '\t';
-            for n in who {
-                out.extend_from_slice(format!("{mark}{n}").as_bytes());
-                mark = ',';
-            }
-            out.push(b'\n');
-        }
-        out
+        written(lines.iter().map(|(path, who)| (*path, who)))
     }
+}
+
+fn written<'a>(lines: impl Iterator<Item = (&'a str, &'a BTreeSet<u32>)>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (path, who) in lines {
+        out.extend_from_slice(path.as_bytes());
+        let mut mark = '\t';
+        for n in who {
+            out.extend_from_slice(format!("{mark}{n}").as_bytes());
+            mark = ',';
+        }
+        out.push(b'\n');
+    }
+    out
 }
 
 fn who_get(who: &BTreeMap<&str, Option<u32>>, folder: &str) -> Option<Option<u32>> {
@@ -204,6 +216,32 @@ impl Catalogue {
             names.entry(String::from_utf8_lossy(name).into_owned()).or_default().extend(who);
         }
         names
+    }
+
+    /// With the folders of an imported package that nothing lies in; none when they are all known.
+    pub fn with_empty_folders(&self, package: u32, manifest: &Manifest) -> Option<Vec<u8>> {
+        let all: BTreeSet<String> = manifest.entries.iter().map(|e| e.path.to_string()).collect();
+        let is_empty = |path: &String| {
+            let below = format!("{path}/");
+            all.range(below.clone()..).next().is_none_or(|p| !p.starts_with(&below))
+        };
+        let folders = manifest.entries.iter().filter(|e| matches!(e.kind, EntryKind::Dir { .. }));
+        let folders = folders.filter(|e| is_empty(&e.path.to_string()));
+        let lacking: Vec<String> = folders
+            .filter(|e| !self.providers(&e.path).contains(&package))
+            .map(|e| e.path.to_string())
+            .collect();
+        if lacking.is_empty() {
+            return None;
+        }
+        let mut lines: BTreeMap<String, BTreeSet<u32>> = self
+            .from(b"")
+            .map(|(path, who)| (String::from_utf8_lossy(path).into_owned(), who.into_iter().collect()))
+            .collect();
+        for path in lacking {
+            lines.entry(path).or_default().insert(package);
+        }
+        Some(written(lines.iter().map(|(path, who)| (path.as_str(), who))))
     }
 
     /// Lines from the first whose path is not below `at` in order.
@@ -295,6 +333,45 @@ mod tests {
         for nothing in ["usr/bin/per", "usr/bin/perl5", "not/wanted", "usr/share/nginx/htm", "zzz", "a"] {
             assert!(who(nothing).is_empty(), "{nothing}");
         }
+    }
+
+    #[test]
+    fn an_empty_folder_is_learnt_when_its_package_is_imported() {
+        let c = Catalogue::new(built().finish());
+        let entry = |p: &str, kind| Entry {
+            path: path(p),
+            kind,
+            mode: 0o755,
+            uid: 0,
+            gid: 0,
+            mtime: 0,
+            xattrs: BTreeMap::new(),
+        };
+        let dir = || EntryKind::Dir { opaque: false };
+        let link = EntryKind::Symlink { target: "x".into() };
+        let entries = vec![
+            entry("usr/share/nginx", dir()),
+            entry("usr/share/nginx/conf.d", dir()),
+            entry("usr/share/nginx/html", dir()),
+            entry("usr/share/nginx/html/index.html", link),
+        ];
+        let manifest = Manifest {
+            format: 1,
+            reference: "r".into(),
+            origin: String::new(),
+            source: Digest::of(b""),
+            source_size: 0,
+            level: 0,
+            provides: vec![],
+            needs: vec![],
+            entries,
+        };
+        assert!(c.providers(&path("usr/share/nginx/conf.d")).is_empty());
+        let more = Catalogue::new(c.with_empty_folders(3, &manifest).unwrap());
+        assert_eq!(more.providers(&path("usr/share/nginx/conf.d")), [3].into());
+        assert_eq!(more.providers(&path("usr/share/nginx/html/index.html")), [3].into());
+        assert_eq!(more.providers(&path("usr/bin/perl")), [1, 2].into());
+        assert_eq!(more.with_empty_folders(3, &manifest), None);
     }
 
     #[test]

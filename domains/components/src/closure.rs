@@ -62,8 +62,11 @@ pub struct Closure {
     pub dpkg: Option<Digest>,
     /// Source of the layer with dpkg's records and what runs the scripts, for the builder.
     pub builder: Option<Digest>,
-    /// What names the derived component: the inputs of the scripts.
+    /// What names the derived component: the inputs of the scripts that run for this closure; none when none run.
     pub inputs: Option<Digest>,
+    /// The derived component of the base that it stands on, if it does.
+    #[serde(default)]
+    pub beneath: Option<Digest>,
     /// How the layers were made: another version of GTVP makes them anew.
     #[serde(default)]
     pub made_with: Option<Digest>,
@@ -82,6 +85,7 @@ impl Closure {
             dpkg: None,
             builder: None,
             inputs: None,
+            beneath: None,
             made_with: None,
         }
     }
@@ -93,6 +97,11 @@ impl Closure {
             kernel: self.kernel.item(),
             items: self.packages.iter().map(Package::item).collect(),
         }
+    }
+
+    /// The derived component that holds what all scripts have left.
+    pub fn configured(&self) -> Option<Digest> {
+        self.inputs.or(self.beneath)
     }
 
     /// The packages that scripts belong to.

@@ -1,6 +1,6 @@
 //! From needs to a composition that can be served: resolved, its catalogue made, imported as far as that takes.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::fs;
 use std::io::BufReader;
 use std::ops::ControlFlow;
@@ -19,9 +19,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalogue;
 use crate::closure::{Closure, Package};
-use crate::import::Importer;
+use crate::import::{Importer, own_path};
 use crate::sources::{Session, Sources};
-use crate::{apt, configure, deb, layers};
+use crate::stage::{self, Stage};
+use crate::store::Record;
+use crate::{apt, configure, deb, layers, tmpfiles};
 
 /// Indices older than this are brought up to date when somebody composes.
 const FRESH: Duration = Duration::from_secs(6 * 3600);
@@ -66,6 +68,8 @@ pub struct Composer {
     pub sources: Arc<Sources>,
     /// One resolution at a time: apt locks its lists.
     resolving: Mutex<SourcesState>,
+    /// One change of a catalogue at a time.
+    learning: Mutex<()>,
 }
 
 pub(crate) fn progress(phase: &str, message: impl Into<String>, done: u64, total: u64) -> Progress {
@@ -89,7 +93,7 @@ impl Composer {
         sources: Arc<Sources>,
         remembered: SourcesState,
     ) -> Self {
-        Self { state, importer, sources, resolving: Mutex::new(remembered) }
+        Self { state, importer, sources, resolving: Mutex::new(remembered), learning: Mutex::default() }
     }
 
     /// What is remembered of the sources in `state`.
@@ -135,41 +139,86 @@ impl Composer {
         let mut needs = needs.to_vec();
         needs.sort();
         needs.dedup();
-        let mut fetched = 0;
         let mut closure = self.resolve(&needs, on, warn)?;
-        let digest = closure.composition().digest();
-        if !self.is_prepared(&closure) {
-            fetched = self.prepare(&mut closure, on)?;
-            let bytes = serde_json::to_vec(&closure)
-                .map_err(|e| Fault::internal("a closure cannot be written", &e))?;
-            self.save(&self.file("closures", digest), &bytes)?;
+        let base = self.base(&closure, on, warn)?;
+        let mut fetched = 0;
+        if let Some((base, bytes)) = &base {
+            if let Some(configure) = self.to_run(base, &BTreeSet::new()) {
+                // First what every composition on this base shares; the caller asks again when that has run.
+                return Ok(composed(base, Some(configure), *bytes));
+            }
+            fetched += bytes;
         }
-        let store = &self.importer.store;
-        let packages: Vec<String> = closure.with_scripts().map(Package::reference).collect();
-        let done = closure.inputs.is_some_and(|i| store.record(&i).is_some());
-        let configure = (!done && !packages.is_empty()).then(|| Configure {
+        let base = base.map(|(base, _)| base);
+        fetched += self.prepared(&mut closure, base.as_ref(), &needs, on)?;
+        let configure = self.to_run(&closure, &stage::done(base.as_ref()));
+        Ok(composed(&closure, configure, fetched))
+    }
+
+    /// The base that a closure stands on, prepared, and the bytes fetched for that: what no needs lead to, which is the
+    /// essential system. None for a closure that has other packages instead of some of it.
+    fn base(
+        &self,
+        closure: &Closure,
+        on: OnProgress<'_>,
+        warn: &dyn Fn(String),
+    ) -> Result<Option<(Closure, u64)>, Fault> {
+        let base = match self.resolve(&[], on, warn) {
+            Ok(base) => base,
+            Err(fault) if fault.kind == FaultKind::Cancelled => return Err(fault),
+            // Nothing but a second run of the same scripts is lost without it.
+            Err(_) => return Ok(None),
+        };
+        if !stage::stands_on(closure, &base) {
+            return Ok(None);
+        }
+        let mut base = base;
+        let fetched = self.prepared(&mut base, None, &[], on)?;
+        Ok(base.inputs.is_some().then_some((base, fetched)))
+    }
+
+    /// What a builder box must run for a closure, if that has not been done.
+    fn to_run(&self, closure: &Closure, done: &BTreeSet<String>) -> Option<Configure> {
+        let inputs = closure.inputs?;
+        self.importer.store.record(&inputs).is_none().then(|| Configure {
             command: vec!["/bin/sh".into(), format!("/{}", configure::SCRIPT)],
             memory_mib: BUILDER_MEMORY,
-            packages: packages.clone(),
-        });
-        Ok(Composed {
-            composition: closure.composition(),
-            digest,
-            scripts: packages.len() as u64,
-            configure,
-            fetched_bytes: fetched,
+            packages: closure
+                .with_scripts()
+                .filter(|p| !done.contains(&p.name))
+                .map(Package::reference)
+                .collect(),
         })
     }
 
+    /// Prepares a closure if it is not; the bytes that were fetched.
+    fn prepared(
+        &self,
+        closure: &mut Closure,
+        base: Option<&Closure>,
+        needs: &[Need],
+        on: OnProgress<'_>,
+    ) -> Result<u64, Fault> {
+        if self.is_prepared(closure, base, needs) {
+            return Ok(0);
+        }
+        let fetched = self.prepare(closure, base, needs, on)?;
+        let bytes =
+            serde_json::to_vec(&*closure).map_err(|e| Fault::internal("a closure cannot be written", &e))?;
+        self.save(&self.file("closures", closure.composition().digest()), &bytes)?;
+        Ok(fetched)
+    }
+
     /// Whether everything that serving it takes is there.
-    fn is_prepared(&self, closure: &Closure) -> bool {
+    fn is_prepared(&self, closure: &Closure, base: Option<&Closure>, needs: &[Need]) -> bool {
         let store = &self.importer.store;
         let layers = [closure.base, closure.dpkg, closure.builder, Some(closure.kernel.source)];
         layers.iter().all(|l| l.is_some_and(|source| store.record(&source).is_some()))
-            && closure.inputs.is_some()
-            && closure.made_with == Some(layers::made_with(closure))
+            && closure.made_with == Some(layers::made_with(closure, &stage::done(base)))
+            && closure.beneath == base.and_then(Closure::configured)
             && self.file("catalogues", closure.composition().digest()).exists()
             && closure.with_scripts().all(|p| store.record(&p.source).is_some())
+            && closure.packages.iter().all(|p| !is_whole(p, needs) || store.record(&p.source).is_some())
     }
 
     /// The closure of needs: as it was found before, while the indices are fresh, or by apt.
@@ -267,14 +316,21 @@ impl Composer {
     }
 
     /// Makes the catalogue and the layers, and imports what has scripts, what no index tells the paths of, and the kernel.
-    fn prepare(&self, closure: &mut Closure, on: OnProgress<'_>) -> Result<u64, Fault> {
+    fn prepare(
+        &self,
+        closure: &mut Closure,
+        base: Option<&Closure>,
+        needs: &[Need],
+        on: OnProgress<'_>,
+    ) -> Result<u64, Fault> {
         let store = self.importer.store.clone();
         let session = self.sources.session()?;
         let indices = apt::indices(&session)?;
         let is_covered = |p: &Package| {
             indices.iter().any(|i| i.kind == "Contents" && i.arch == p.arch && p.origins.contains(&i.origin))
         };
-        let hints = self.hints(closure, &session, &is_covered, on)?;
+        let is_known = |p: &Package| !is_whole(p, needs) && p.size >= SMALL && is_covered(p);
+        let hints = self.hints(closure, &session, &is_known, on)?;
         let wanted: Vec<Package> = closure
             .packages
             .iter()
@@ -282,7 +338,7 @@ impl Composer {
             .chain(std::iter::once(&closure.kernel))
             .cloned()
             .collect();
-        let fetched = self.import_all(&wanted, &session, on)?;
+        let mut fetched = self.import_all(&wanted, &session, on)?;
         closure.scripts = closure
             .packages
             .iter()
@@ -291,6 +347,38 @@ impl Composer {
             })
             .collect();
         tell(on, progress("import", "making the catalogue", 0, 0))?;
+        let mut builder = self.list(closure, &session, &indices)?;
+        // What is made at start for a package must be known; nearly all that say so have scripts too.
+        let say: BTreeSet<u32> = tmpfiles::FOLDERS
+            .iter()
+            .flat_map(|f| own_path(f))
+            .flat_map(|f| builder.packages_at(&f))
+            .collect();
+        let say = (0u32..).zip(&closure.packages).filter(|(n, _)| say.contains(n)).map(|(_, p)| p);
+        let say: Vec<Package> = say.filter(|p| store.record(&p.source).is_none()).cloned().collect();
+        if !say.is_empty() {
+            fetched += self.import_all(&say, &session, on)?;
+            builder = self.list(closure, &session, &indices)?;
+        }
+        let stage = Stage::new(closure, base, &store, &builder)?;
+        closure.base = Some(layers::base(&self.importer, &builder)?);
+        closure.dpkg = Some(layers::dpkg(&self.importer, closure, &builder)?);
+        closure.builder = Some(layers::builder(&self.importer, closure, &stage)?);
+        closure.inputs = stage.inputs(closure);
+        closure.beneath = stage.beneath;
+        closure.made_with = Some(layers::made_with(closure, &stage.done));
+        self.save(&self.file("catalogues", closure.composition().digest()), &builder.finish())?;
+        Ok(fetched)
+    }
+
+    /// Every path of a closure: by the manifests of what is imported, by the Contents indices for the rest.
+    fn list(
+        &self,
+        closure: &Closure,
+        session: &Session,
+        indices: &[apt::Index],
+    ) -> Result<catalogue::Builder, Fault> {
+        let store = &self.importer.store;
         let mut builder = catalogue::Builder::default();
         let mut lacking: Vec<(u32, &Package)> = Vec::new();
         for (number, package) in (0u32..).zip(&closure.packages) {
@@ -314,13 +402,17 @@ impl Composer {
                 .contents(text, &here)
                 .map_err(|e| Fault::internal("a Contents index cannot be read", &e))?;
         }
-        closure.base = Some(layers::base(&self.importer, &builder)?);
-        closure.dpkg = Some(layers::dpkg(&self.importer, closure, &builder)?);
-        closure.builder = Some(layers::builder(&self.importer, closure)?);
-        closure.inputs = Some(configure::inputs(closure));
-        closure.made_with = Some(layers::made_with(closure));
-        self.save(&self.file("catalogues", closure.composition().digest()), &builder.finish())?;
-        Ok(fetched)
+        Ok(builder)
+    }
+
+    /// Notes empty folders of a package that was imported after its composition's catalogue was made: no index lists them.
+    pub fn learn(&self, composition: &Digest, number: u32, record: &Record) -> Result<(), Fault> {
+        let manifest = self.importer.store.manifest(&record.manifest)?;
+        let _one = self.learning.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.catalogue(composition)?.with_empty_folders(number, &manifest) {
+            Some(more) => self.save(&self.file("catalogues", composition), &more),
+            None => Ok(()),
+        }
     }
 
     /// For packages that are not imported and whose paths an index tells: whether they have maintainer scripts, by what their
@@ -329,14 +421,14 @@ impl Composer {
         &self,
         closure: &Closure,
         session: &Arc<Session>,
-        is_covered: &dyn Fn(&Package) -> bool,
+        is_known: &dyn Fn(&Package) -> bool,
         on: OnProgress<'_>,
     ) -> Result<BTreeMap<Digest, bool>, Fault> {
         let store = &self.importer.store;
         let mut hints = BTreeMap::new();
         let mut queue = VecDeque::new();
         for package in &closure.packages {
-            if store.record(&package.source).is_some() || package.size < SMALL || !is_covered(package) {
+            if store.record(&package.source).is_some() || !is_known(package) {
                 continue;
             }
             match store.noted::<bool>("hints", &package.source) {
@@ -436,6 +528,23 @@ impl Composer {
             }
             failure.map_or(Ok(total), Err)
         })
+    }
+}
+
+/// Whether a package is imported whatever the indices say of it: what was asked for by name, and what no system is without.
+/// An index lists no empty folders; those of such packages are known.
+fn is_whole(package: &Package, needs: &[Need]) -> bool {
+    needs.iter().any(|n| n.package == package.name) || package.paragraph().get("Essential") == Some("yes")
+}
+
+fn composed(closure: &Closure, configure: Option<Configure>, fetched_bytes: u64) -> Composed {
+    let composition = closure.composition();
+    Composed {
+        digest: composition.digest(),
+        composition,
+        scripts: closure.with_scripts().count() as u64,
+        configure,
+        fetched_bytes,
     }
 }
 

@@ -3,36 +3,25 @@
 //! They run once for the same inputs; the result is a component like any other. A box starts with it or not at all.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
+use std::io::{self, Read};
 
 use gtvp_model::component::{Entry, EntryKind};
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
 
-use crate::archive::{self, Bounded, Kind};
+use crate::archive::{self, Bounded, Kind, Sink};
 use crate::closure::{Closure, Package};
 use crate::import::{Importer, MADE_MTIME};
 use crate::layers::info_name;
-use crate::store::Record;
+use crate::store::{Record, Staged};
 
 /// The command of the builder box.
 pub const SCRIPT: &str = "usr/lib/gtvp/configure";
-/// Version of how scripts are run and what is kept: another one runs them again.
-const FORMAT: u32 = 1;
 /// Most bytes of a writable layer that is taken over.
 const MAX_UPPER: u64 = 4 * 1024 * 1024 * 1024;
 
-/// What the scripts' result depends on.
-pub fn inputs(closure: &Closure) -> Digest {
-    let mut text = format!("gtvp-configured {FORMAT}\n");
-    for package in closure.with_scripts() {
-        text.push_str(&format!("{} {}\n", package.reference(), package.source));
-    }
-    Digest::of(text.as_bytes())
-}
-
-/// The script that configures every package of the closure, or names the one that failed.
-pub fn script(closure: &Closure) -> String {
+/// The script that configures every package of the closure that is not `done`, or names the one that failed.
+pub fn script(closure: &Closure, done: &BTreeSet<String>) -> String {
     let mut text = String::from(
         r#"#!/bin/sh
 # Runs the maintainer scripts of packages that are unpacked already, as an installer would on an empty system.
@@ -50,13 +39,20 @@ configure() { dpkg --force-confold --configure "$@" || fail "a package could not
 "#,
     );
     let essential = closure.packages.iter().filter(|p| p.paragraph().get("Essential") == Some("yes"));
-    let base = reach(closure, essential.map(|p| p.name.as_str()).collect());
+    let base = if done.is_empty() {
+        reach(closure, essential.map(|p| p.name.as_str()).collect())
+    } else {
+        done.iter().map(String::as_str).collect()
+    };
     let line =
         |package: &Package| format!("preinst {} {} {}\n", package.name, info_name(package), package.arch);
     let scripted: BTreeSet<&str> = closure.with_scripts().map(|p| p.name.as_str()).collect();
     // The accounts come first: every other script may own files to them.
-    let mut first: Vec<&Package> =
-        closure.packages.iter().filter(|p| base.contains(p.name.as_str())).collect();
+    let mut first: Vec<&Package> = closure
+        .packages
+        .iter()
+        .filter(|p| base.contains(p.name.as_str()) && !done.contains(&p.name))
+        .collect();
     first.sort_by_key(|p| (p.name != "base-passwd", p.name != "base-files", p.name.clone()));
     for package in first.iter().filter(|p| scripted.contains(p.name.as_str())) {
         text.push_str(&format!(
@@ -131,14 +127,67 @@ pub fn derive(
     inputs: &Digest,
     upper: impl Read,
 ) -> Result<std::sync::Arc<Record>, Fault> {
-    let mut staged = importer.store.stage()?;
-    let entries = archive::read(Bounded::new(upper, MAX_UPPER), Kind::Upper, &mut staged).map_err(|e| {
+    let mut sink = KeyFinder { inner: importer.store.stage()?, keys: BTreeSet::new() };
+    let entries = archive::read(Bounded::new(upper, MAX_UPPER), Kind::Upper, &mut sink).map_err(|e| {
         Fault::new(FaultKind::Internal, "the builder box's writable layer cannot be taken over").caused_by(&e)
     })?;
     if entries.is_empty() {
         return Err(Fault::new(FaultKind::Internal, "the builder box wrote nothing"));
     }
-    importer.made_from("configured", inputs, 0, staged, kept(entries))
+    let entries = kept(entries);
+    let shared = shared(&entries, &sink.keys);
+    importer.made_from("configured", inputs, 0, sink.inner, entries, shared)
+}
+
+/// Looks at small files on their way into the store for private keys.
+struct KeyFinder<'a> {
+    inner: Staged<'a>,
+    keys: BTreeSet<Digest>,
+}
+
+impl Sink for KeyFinder<'_> {
+    fn file(&mut self, size: u64, contents: &mut dyn Read) -> io::Result<Digest> {
+        if size > MAX_KEY {
+            return self.inner.file(size, contents);
+        }
+        let mut bytes = Vec::new();
+        contents.take(size).read_to_end(&mut bytes)?;
+        let digest = self.inner.file(size, &mut bytes.as_slice())?;
+        if is_private_key(&bytes) {
+            self.keys.insert(digest);
+        }
+        Ok(digest)
+    }
+}
+
+/// Whether a line begins a private key (RFC 7468, and OpenSSH's and OpenPGP's own).
+fn is_private_key(bytes: &[u8]) -> bool {
+    bytes.split(|c| *c == b'\n').any(|line| {
+        line.trim_ascii_end()
+            .strip_prefix(b"-----BEGIN ")
+            .and_then(|rest| rest.strip_suffix(b"-----"))
+            .is_some_and(|label| label.ends_with(b"PRIVATE KEY") || label.ends_with(b"PRIVATE KEY BLOCK"))
+    })
+}
+
+/// What scripts made that ought to be one machine's own, and that every box which starts from it will have.
+fn shared(entries: &[Entry], keys: &BTreeSet<Digest>) -> Vec<String> {
+    let named = |path: &str| {
+        IDENTITIES.iter().any(|pattern| {
+            let (names, parts): (Vec<&str>, Vec<&str>) =
+                (path.split('/').collect(), pattern.split('/').collect());
+            let fits = |(name, part): (&&str, &&str)| match part.strip_prefix('*') {
+                Some(end) => name.ends_with(end),
+                None => name == part,
+            };
+            names.len() == parts.len() && names.iter().zip(&parts).all(fits)
+        })
+    };
+    let is_one = |e: &&Entry| {
+        matches!(&e.kind, EntryKind::File { digest, size, .. }
+            if *size > 0 && (keys.contains(digest) || named(&e.path.to_string())))
+    };
+    entries.iter().filter(is_one).map(|e| format!("/{}", e.path)).collect()
 }
 
 /// Where everything below is left out.
@@ -150,7 +199,6 @@ const DROPPED: &[&str] = &[
     "dev",
     "proc",
     "sys",
-    "var/cache",
     "var/lib/apt",
     "usr/lib/gtvp",
     "lost+found",
@@ -159,8 +207,15 @@ const DROPPED: &[&str] = &[
     "var/lib/dpkg/updates",
     "var/lib/dpkg/parts",
 ];
+/// Where folders and empty files are kept for their owners and modes, and contents are left out: they say something about
+/// the configuring itself, or are made again when somebody misses them.
+const HOLLOW: &[&str] = &["var/log", "var/cache"];
 /// What is kept below one of them.
 const KEPT: &[&str] = &["var/cache/debconf"];
+/// What would make every box the same machine is made anew by each; what cannot be, is told ([`shared`]).
+const IDENTITIES: &[&str] = &["var/lib/postgresql/*/*/global/pg_control", "etc/ssl/private/*.key"];
+/// A private key is no larger.
+const MAX_KEY: u64 = 64 * 1024;
 /// Files that say something about the builder box, or that another layer has.
 const DROPPED_FILES: &[&str] = &[
     "etc/machine-id",
@@ -178,6 +233,8 @@ const DROPPED_FILES: &[&str] = &[
     "var/lib/dpkg/lock",
     "var/lib/dpkg/lock-frontend",
     "var/lib/systemd/random-seed",
+    "var/lib/systemd/credential.secret",
+    "var/lib/dbus/machine-id",
     "etc/.pwd.lock",
 ];
 
@@ -192,10 +249,10 @@ fn kept(entries: Vec<Entry>) -> Vec<Entry> {
             // /var/run as a link to /run is part of the system; what lies in it is not.
             let dropped = DROPPED.iter().any(|d| (path == *d && !is_link) || below(&path, d));
             let saved = KEPT.iter().any(|k| path == *k || below(&path, k));
-            // Logs of the configuring itself; empty ones are there for their owner and mode.
-            let noise = below(&path, "var/log") && matches!(e.kind, EntryKind::File { size, .. } if size > 0);
+            let has_contents = matches!(e.kind, EntryKind::File { size, .. } if size > 0);
+            let noise = !saved && has_contents && HOLLOW.iter().any(|h| below(&path, h));
             let backup = path.ends_with("-old") && path.starts_with("var/cache/debconf");
-            (!dropped || saved) && !noise && !backup && !DROPPED_FILES.contains(&path.as_str())
+            !dropped && !noise && !backup && !DROPPED_FILES.contains(&path.as_str())
         })
         .map(|mut e| {
             e.mtime = MADE_MTIME;
@@ -228,7 +285,7 @@ mod tests {
 
     #[test]
     fn accounts_come_first_and_what_a_preinst_needs_is_configured_before_it() {
-        let text = script(&closure());
+        let text = script(&closure(), &BTreeSet::new());
         let at = |needle: &str| text.find(needle).unwrap_or_else(|| panic!("{needle} is missing in {text}"));
         assert!(at("preinst base-passwd base-passwd amd64") < at("preinst libc6 libc6:amd64 amd64"));
         assert!(at("configure base-passwd bash libc6") < at("configure init init-data; preinst nginx"));
@@ -238,14 +295,12 @@ mod tests {
     }
 
     #[test]
-    fn the_result_depends_on_scripts_alone() {
-        let first = closure();
-        let mut more = closure();
-        more.packages.push(package("zzz-data", ""));
-        more.scripts.push(false);
-        assert_eq!(inputs(&first), inputs(&more));
-        more.scripts[6] = true;
-        assert_ne!(inputs(&first), inputs(&more));
+    fn what_is_configured_already_is_left_alone() {
+        let done = ["base-passwd", "bash", "libc6"].map(String::from).into();
+        let text = script(&closure(), &done);
+        assert!(!text.contains("preinst base-passwd") && !text.contains("preinst libc6"), "{text}");
+        assert!(!text.contains("configure base-passwd"), "{text}");
+        assert!(text.contains("{ configure init init-data; preinst nginx"), "{text}");
     }
 
     #[test]
@@ -272,6 +327,39 @@ mod tests {
         assert_eq!(
             left,
             ["etc/passwd", "var/log/btmp", "var/cache/debconf/config.dat", "var/lib/dpkg/alternatives/awk"]
+        );
+    }
+
+    #[test]
+    fn private_keys_and_identities_that_boxes_share_are_named() {
+        assert!(is_private_key(b"x\n-----BEGIN OPENSSH PRIVATE KEY-----\r\nabc\n"));
+        assert!(
+            is_private_key(b"-----BEGIN PRIVATE KEY-----\n")
+                && is_private_key(b"-----BEGIN RSA PRIVATE KEY-----")
+        );
+        for not in [&b"-----BEGIN PUBLIC KEY-----\n"[..], b"-----BEGIN CERTIFICATE-----", b"PRIVATE KEY", b""]
+        {
+            assert!(!is_private_key(not));
+        }
+        let file = |p: &str, size| {
+            let digest = Digest::of(p.as_bytes());
+            own_entry(own_path(p).unwrap(), EntryKind::File { size, digest, hardlink_of: None }, 0o600)
+        };
+        let entries = [
+            file("etc/ssh/ssh_host_ed25519_key", 400),
+            file("etc/ssh/ssh_host_ed25519_key.pub", 90),
+            file("etc/ssl/private/ssl-cert-snakeoil.key", 1700),
+            file("etc/ssl/private/empty.key", 0),
+            file("var/lib/postgresql/15/main/global/pg_control", 8192),
+        ];
+        let keys = [Digest::of(b"etc/ssh/ssh_host_ed25519_key")].into();
+        assert_eq!(
+            shared(&entries, &keys),
+            [
+                "/etc/ssh/ssh_host_ed25519_key",
+                "/etc/ssl/private/ssl-cert-snakeoil.key",
+                "/var/lib/postgresql/15/main/global/pg_control"
+            ]
         );
     }
 }

@@ -156,7 +156,7 @@ impl Importer {
             needs,
             entries: unpacked.entries,
         };
-        self.commit(staged, &package.source, manifest, control)
+        self.commit(staged, &package.source, manifest, control, Vec::new())
     }
 
     /// The fetched bytes in a file of our own, checked against the signed index before anything reads them: what the
@@ -205,11 +205,11 @@ impl Importer {
         entries.dedup_by(|a, b| a.path == b.path);
         let listed = serde_json::to_vec(&entries).unwrap_or_default();
         let source = Digest::of(&[name.as_bytes(), b"\n", &listed].concat());
-        let record = self.made_from(name, &source, listed.len() as u64, staged, entries)?;
+        let record = self.made_from(name, &source, listed.len() as u64, staged, entries, Vec::new())?;
         Ok((source, record))
     }
 
-    /// A component that is made here from inputs with this digest.
+    /// A component that is made here from inputs with this digest. `shared` are paths in it that ought to be each box's own.
     pub fn made_from(
         &self,
         name: &str,
@@ -217,6 +217,7 @@ impl Importer {
         size: u64,
         staged: Staged<'_>,
         entries: Vec<Entry>,
+        shared: Vec<String>,
     ) -> Result<Arc<Record>, Fault> {
         if let Some(record) = self.store.record(source) {
             return Ok(record);
@@ -232,7 +233,7 @@ impl Importer {
             needs: Vec::new(),
             entries,
         };
-        self.commit(staged, source, manifest, BTreeMap::new())
+        self.commit(staged, source, manifest, BTreeMap::new(), shared)
     }
 
     fn commit(
@@ -241,6 +242,7 @@ impl Importer {
         source: &Digest,
         manifest: Manifest,
         control: BTreeMap<String, Digest>,
+        shared: Vec<String>,
     ) -> Result<Arc<Record>, Fault> {
         manifest.check().map_err(|e| {
             Fault::new(FaultKind::Integrity, format!("{} makes no manifest", manifest.reference))
@@ -258,6 +260,7 @@ impl Importer {
             imported_ms: crate::now_ms(),
             appraisal: Appraisal::default(),
             control,
+            shared,
         };
         Ok(staged.commit(source, &manifest, &signature, record)?)
     }

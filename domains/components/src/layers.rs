@@ -1,7 +1,7 @@
 //! Layers that are made here for a closure: the skeleton that packages expect to find, and dpkg's records of what is
 //! installed, so that maintainer scripts, `dpkg -l` and the like work as on any Debian system.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gtvp_model::component::{Entry, EntryKind};
 use gtvp_model::digest::Digest;
@@ -11,10 +11,12 @@ use crate::catalogue::{Builder, PLAIN_FOLDER};
 use crate::closure::{Closure, Package};
 use crate::configure;
 use crate::import::{Importer, own_entry, own_path};
+use crate::stage::Stage;
 use crate::store::Staged;
+use crate::tmpfiles;
 
 /// Version of how layers are made; another one makes them anew.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Links of a merged-/usr system.
 const LINKS: &[(&str, &str)] =
     &[("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")];
@@ -112,11 +114,12 @@ pub fn dpkg(importer: &Importer, closure: &Closure, catalogue: &Builder) -> Resu
     for dir in ["", "/alternatives", "/info", "/parts", "/triggers", "/updates"] {
         layer.folder(&format!("{ADMIN}{dir}"))?;
     }
-    layer.file(&format!("{ADMIN}/status"), status(closure, "install ok installed").as_bytes(), 0o644)?;
+    layer.file(&format!("{ADMIN}/status"), status(closure, |_| "install ok installed").as_bytes(), 0o644)?;
     layer.file(&format!("{ADMIN}/available"), b"", 0o644)?;
     layer.file(&format!("{ADMIN}/info/format"), b"1\n", 0o644)?;
     let mut interests = String::new();
     let mut named: BTreeMap<String, String> = BTreeMap::new();
+    let mut at_start = AtStart::new();
     for (number, package) in (0u32..).zip(&closure.packages) {
         let info = format!("{ADMIN}/info/{}", info_name(package));
         let list = match store.record(&package.source) {
@@ -135,7 +138,11 @@ pub fn dpkg(importer: &Importer, closure: &Closure, catalogue: &Builder) -> Resu
                         triggers(&String::from_utf8_lossy(&bytes), package, &mut interests, &mut named);
                     }
                 }
-                list(store.manifest(&record.manifest)?.entries.iter().map(|e| e.path.to_string()))
+                let entries = store.manifest(&record.manifest)?.entries;
+                for entry in &entries {
+                    collect_at_start(importer, entry, &mut at_start)?;
+                }
+                list(entries.iter().map(|e| e.path.to_string()))
             }
             None => list(catalogue.paths_of(number).map(str::to_owned)),
         };
@@ -146,19 +153,48 @@ pub fn dpkg(importer: &Importer, closure: &Closure, catalogue: &Builder) -> Resu
     for (trigger, who) in named {
         layer.file(&format!("{ADMIN}/triggers/{trigger}"), who.as_bytes(), 0o644)?;
     }
+    let at_start = tmpfiles::list(at_start.values().map(|(_, text)| text.as_str()));
+    layer.file(tmpfiles::LIST, at_start.as_bytes(), 0o644)?;
     if let Some(cache) = crate::ldcache::build(catalogue.paths()) {
         layer.file("etc/ld.so.cache", &cache, 0o644)?;
     }
     Ok(importer.made("dpkg", layer.staged, layer.entries)?.0)
 }
 
-/// What lies over [`dpkg`]'s records while scripts run: every package unpacked and not configured, and the command that
-/// configures them.
-pub fn builder(importer: &Importer, closure: &Closure) -> Result<Digest, Fault> {
+/// Texts that say what is made at start, services' last, with their ranks.
+type AtStart = BTreeMap<(bool, String), (usize, String)>;
+
+/// Takes a file that says what is made at start; of two with one name the more important counts.
+fn collect_at_start(importer: &Importer, entry: &Entry, files: &mut AtStart) -> Result<(), Fault> {
+    let EntryKind::File { digest, size, .. } = &entry.kind else { return Ok(()) };
+    let path = entry.path.to_string();
+    let Some((rank, name)) = tmpfiles::ranked(&path).filter(|_| *size <= tmpfiles::MAX_FILE) else {
+        return Ok(());
+    };
+    let bytes = importer.store.read_object(digest, tmpfiles::MAX_FILE)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let text = if rank == 0 { tmpfiles::of_service(&text) } else { text.into_owned() };
+    let name = (rank == 0, name.to_owned());
+    if files.get(&name).is_none_or(|(before, _)| *before < rank) {
+        files.insert(name, (rank, text));
+    }
+    Ok(())
+}
+
+/// What lies over [`dpkg`]'s records while scripts run: the packages of the stage unpacked and not configured, and the
+/// command that configures them.
+pub fn builder(importer: &Importer, closure: &Closure, stage: &Stage) -> Result<Digest, Fault> {
     let store = importer.store.clone();
     let mut layer = Layer { staged: store.stage()?, entries: Vec::new() };
-    layer.file(&format!("{ADMIN}/status"), status(closure, "install ok unpacked").as_bytes(), 0o644)?;
-    layer.file(configure::SCRIPT, configure::script(closure).as_bytes(), 0o755)?;
+    let state = |p: &Package| {
+        if stage.done.contains(&p.name) { "install ok installed" } else { "install ok unpacked" }
+    };
+    layer.file(&format!("{ADMIN}/status"), status(closure, state).as_bytes(), 0o644)?;
+    let script = configure::script(closure, &stage.done);
+    layer.file(configure::SCRIPT, script.as_bytes(), 0o755)?;
+    // Set off, and nobody waits for them.
+    let pending: String = stage.pending.iter().map(|t| format!("{t} -\n")).collect();
+    layer.file(&format!("{ADMIN}/triggers/Unincorp"), pending.as_bytes(), 0o644)?;
     // No service starts while packages are configured (invoke-rc.d asks this).
     layer.file("usr/sbin/policy-rc.d", b"#!/bin/sh\nexit 101\n", 0o755)?;
     // The real one would read every library of the closure; the cache is made from the catalogue instead.
@@ -167,8 +203,8 @@ pub fn builder(importer: &Importer, closure: &Closure) -> Result<Digest, Fault> 
 }
 
 /// What the layers depend on beside the packages: this version's ways.
-pub fn made_with(closure: &Closure) -> Digest {
-    Digest::of(format!("{FORMAT}\n{}", configure::script(closure)).as_bytes())
+pub fn made_with(closure: &Closure, done: &BTreeSet<String>) -> Digest {
+    Digest::of(format!("{FORMAT}\n{}", configure::script(closure, done)).as_bytes())
 }
 
 /// The name under which dpkg keeps a package's files.
@@ -177,12 +213,12 @@ pub fn info_name(package: &Package) -> String {
     if same { format!("{}:{}", package.name, package.arch) } else { package.name.clone() }
 }
 
-fn status(closure: &Closure, state: &str) -> String {
+fn status<'a>(closure: &Closure, state: impl Fn(&Package) -> &'a str) -> String {
     let mut packages: Vec<&Package> = closure.packages.iter().collect();
     packages.sort_by(|a, b| a.name.cmp(&b.name));
     let mut text = String::new();
     for package in packages {
-        text.push_str(&format!("Package: {}\nStatus: {state}\n", package.name));
+        text.push_str(&format!("Package: {}\nStatus: {}\n", package.name, state(package)));
         for (name, value) in &package.paragraph().fields {
             if name != "Package" && !INDEX_FIELDS.iter().any(|f| f.eq_ignore_ascii_case(name)) {
                 text.push_str(&format!("{name}: {value}\n"));
@@ -195,7 +231,7 @@ fn status(closure: &Closure, state: &str) -> String {
 
 /// dpkg's list of a package's paths: every folder above a path stands before it.
 fn list(paths: impl Iterator<Item = String>) -> String {
-    let mut all: std::collections::BTreeSet<String> = std::collections::BTreeSet::new();
+    let mut all: BTreeSet<String> = BTreeSet::new();
     // Scripts ask whether a package owns /lib64 and the like by that name (usr-is-merged takes away what nobody owns).
     let alias = |p: &String| {
         p.strip_prefix("usr/")
@@ -246,7 +282,7 @@ mod tests {
             package("libx", "Multi-Arch: same\nArchitecture: amd64\nSHA256: 00\nDescription: x\n y\n");
         assert_eq!(info_name(&multi), "libx:amd64");
         let closure = Closure::new(package("linux", ""), vec![multi.clone(), package("a", "")]);
-        let text = status(&closure, "install ok unpacked");
+        let text = status(&closure, |_| "install ok unpacked");
         assert!(text.starts_with("Package: a\nStatus: install ok unpacked\n"), "{text}");
         assert!(!text.contains("SHA256") && text.contains("Description: x\n y\n"), "{text}");
         assert!(list(["usr/lib64/ld.so".to_owned()].into_iter()).contains("\n/lib64\n/lib64/ld.so\n"));

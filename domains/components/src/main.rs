@@ -17,9 +17,11 @@ mod roots;
 mod security;
 mod service;
 mod sources;
+mod stage;
 mod store;
 #[cfg(test)]
 mod tests;
+mod tmpfiles;
 mod verity;
 mod version;
 

@@ -29,10 +29,12 @@ use crate::roots::{Linked, Root, Roots};
 use crate::store::Record;
 use crate::{boot, configure, deb, memory};
 
-/// Places in a root's order: derived and dpkg's records hide packages, the skeleton hides nothing.
+/// Places in a root's order: derived and dpkg's records hide packages, what the base's scripts left lies below what the others
+/// left, the skeleton hides nothing.
 const DERIVED: u32 = 0;
 const BUILDER: u32 = 1;
 const DPKG: u32 = 2;
+const BENEATH: u32 = 3;
 const FIRST_PACKAGE: u32 = 16;
 const BASE: u32 = u32::MAX;
 /// Most paths that `show` lists.
@@ -151,6 +153,13 @@ impl Components {
     }
 }
 
+/// What of a component ought to be each box's own and is not, in words.
+fn shared(record: &Record) -> Option<String> {
+    let (first, more) = (record.shared.first()?, record.shared.len() - 1);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Some(format!("secrets of one's own: every box of this composition has the same {first}{more}"))
+}
+
 /// Passes progress on; a caller that has gone ends the work.
 fn said(session: &mut Session) -> impl FnMut(Progress) -> ControlFlow<()> + '_ {
     |p| {
@@ -249,19 +258,26 @@ impl Components {
             signature: store.signature(&record.manifest)?,
             checked_before: vec![checked.to_owned(), "manifest digest".to_owned()],
         };
-        self.importer.security.appraise(component)
+        let mut appraisal = self.importer.security.appraise(component)?;
+        if let Some(shared) = shared(record) {
+            appraisal.not_checked.push(shared);
+        }
+        Ok(appraisal)
     }
 
     fn derive(&self, asked: &Derive, fds: Vec<OwnedFd>) -> Result<Answer, Fault> {
         let closure = self.composer.closure(&asked.composition)?;
-        let inputs = closure
-            .inputs
-            .ok_or_else(|| Fault::new(FaultKind::WrongState, "the composition is not prepared"))?;
+        let inputs = closure.inputs.ok_or_else(|| {
+            Fault::new(FaultKind::WrongState, "the composition has no maintainer scripts to run")
+        })?;
         let fd = fds
             .into_iter()
             .next()
             .ok_or_else(|| Fault::new(FaultKind::Invalid, "the writable layer is missing"))?;
         let record = configure::derive(&self.importer, &inputs, std::fs::File::from(fd))?;
+        if let Some(shared) = shared(&record) {
+            self.tell(None, Severity::Warning, "component.shared_secret", shared);
+        }
         Ok(Answer::of(&Derived { component: record.manifest }))
     }
 
@@ -295,20 +311,15 @@ impl Components {
         };
         let (base, dpkg) = (closure.base.ok_or_else(unprepared)?, closure.dpkg.ok_or_else(unprepared)?);
         let mut first = vec![(BASE, base), (DPKG, dpkg)];
+        first.extend(closure.beneath.map(|source| (BENEATH, source)));
         match asked.view {
             View::Builder => first.push((BUILDER, closure.builder.ok_or_else(unprepared)?)),
-            View::Application if closure.with_scripts().next().is_some() => {
-                let inputs = closure.inputs.ok_or_else(unprepared)?;
-                if self.importer.store.record(&inputs).is_none() {
-                    return Err(Fault::new(
-                        FaultKind::WrongState,
-                        "its packages' maintainer scripts have not run",
-                    )
-                    .hint("compose its needs again: none starts half-configured"));
-                }
-                first.push((DERIVED, inputs));
-            }
-            View::Application => {}
+            View::Application => first.extend(closure.inputs.map(|source| (DERIVED, source))),
+        }
+        let configured = first.iter().filter(|(place, _)| matches!(*place, DERIVED | BENEATH));
+        if configured.into_iter().any(|(_, source)| self.importer.store.record(source).is_none()) {
+            return Err(Fault::new(FaultKind::WrongState, "its packages' maintainer scripts have not run")
+                .hint("compose its needs again: none starts half-configured"));
         }
         let _ = on(progress("link", "kernel and initramfs", 0, 0));
         let sources = || self.composer.sources.session();
@@ -439,6 +450,7 @@ impl Components {
             .because("the beginning of the package, which is not signed, said otherwise")
             .hint("stop the box and start it again: its needs are composed anew"));
         }
+        self.composer.learn(&root.composition(), number, &imported.record)?;
         self.link(slot, root, FIRST_PACKAGE + number, package.source, &imported, Some(path), begun)
     }
 

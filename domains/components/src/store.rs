@@ -42,6 +42,9 @@ pub struct Record {
     pub appraisal: Appraisal,
     /// Files of its control part that run when it is installed: names and contents by digest, in the store like any other.
     pub control: BTreeMap<String, Digest>,
+    /// Paths in it that ought to be each box's own, such as private keys that a maintainer script made.
+    #[serde(default)]
+    pub shared: Vec<String>,
 }
 
 /// Why the store could not do it.

@@ -21,9 +21,11 @@ use gtvp_model::fault::{Fault, FaultKind};
 
 use crate::compose::{Composer, SourcesState};
 use crate::import::Importer;
+use crate::layers;
 use crate::security::Security;
 use crate::sources::{Launcher, Sources};
-use crate::store::Store;
+use crate::stage::Stage;
+use crate::store::{Record, Store};
 
 /// A folder of this test, gone when it ends.
 pub struct Folder(pub PathBuf);
@@ -236,35 +238,20 @@ fn unpack(store: &Store, manifest: &Digest, to: &Path) {
     }
 }
 
-/// Needs root and overlayfs: what a builder box does, in a namespace of this machine.
-#[test]
-#[ignore = "fetches a whole closure and needs root: run with --ignored"]
-fn maintainer_scripts_run_and_their_result_is_a_component() {
-    let m = member(&["amd64"]);
-    let mut on = |_| ControlFlow::Continue(());
-    let need = std::env::var("GTVP_TEST_NEEDS").unwrap_or_else(|_| "nginx".into());
-    let needs: Vec<_> = need.split(',').map(|n| n.parse().unwrap()).collect();
-    let composed = m.composer.compose(&needs, &mut on, &|_| ()).unwrap();
-    assert!(composed.configure.is_some());
-    let closure = m.composer.closure(&composed.digest).unwrap();
+/// What a builder box does, in a namespace of this machine: needs root and overlayfs. `layers` from the highest on; the
+/// derived component is filed under `inputs`.
+fn run_scripts(m: &Member, layers: &[Digest], inputs: &Digest) -> Arc<Record> {
     let store = &m.composer.importer.store;
-    let session = m.composer.sources.session().unwrap();
-    m.composer.import_all(&closure.packages, &session, &mut on).unwrap();
     let work = Folder::new();
     let lower = work.0.join("lower");
-    // Highest precedence first: what is there stays.
-    let sources = [closure.builder.unwrap(), closure.dpkg.unwrap()]
-        .into_iter()
-        .chain(closure.packages.iter().map(|p| p.source))
-        .chain([closure.base.unwrap()]);
     fs::create_dir_all(lower.join("usr/bin")).unwrap();
     for (alias, target) in
         [("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")]
     {
         std::os::unix::fs::symlink(target, lower.join(alias)).unwrap();
     }
-    for source in sources {
-        unpack(store, &store.record(&source).unwrap().manifest, &lower);
+    for source in layers {
+        unpack(store, &store.record(source).unwrap().manifest, &lower);
     }
     for dir in ["upper", "work", "root"] {
         fs::create_dir_all(work.0.join(dir)).unwrap();
@@ -272,9 +259,9 @@ fn maintainer_scripts_run_and_their_result_is_a_component() {
     let script = format!(
         "mount -t overlay overlay -o lowerdir={0}/lower,upperdir={0}/upper,workdir={0}/work {0}/root && mount -t proc proc {0}/root/proc \
          && mount -t tmpfs tmp {0}/root/dev && mknod -m 666 {0}/root/dev/null c 1 3 && mount -t tmpfs tmp {0}/root/tmp && mount -t tmpfs tmp {0}/root/run \
-         && exec chroot {0}/root {1}",
+         && exec chroot {0}/root /bin/sh /{1}",
         work.0.display(),
-        composed.configure.unwrap().command.join(" ")
+        crate::configure::SCRIPT
     );
     let t = std::time::Instant::now();
     let status = Command::new("unshare")
@@ -291,24 +278,56 @@ fn maintainer_scripts_run_and_their_result_is_a_component() {
         .args(["--xattrs", "--xattrs-include=*", "-cf", "-", "."])
         .output()
         .unwrap();
-    let inputs = closure.inputs.unwrap();
-    let record = crate::configure::derive(&m.composer.importer, &inputs, tar.stdout.as_slice()).unwrap();
-    let manifest = store.manifest(&record.manifest).unwrap();
-    for e in &manifest.entries {
-        eprintln!(
-            "{:o} {}:{} {} {:?}",
-            e.mode,
-            e.uid,
-            e.gid,
-            e.path,
-            match &e.kind {
-                EntryKind::File { size, .. } => size.to_string(),
-                EntryKind::Symlink { target } => format!("-> {target}"),
-                other => format!("{other:?}"),
-            }
-        );
+    crate::configure::derive(&m.composer.importer, inputs, tar.stdout.as_slice()).unwrap()
+}
+
+/// What a component has, for people who compare: without its times.
+fn contents(store: &Store, manifest: &Digest) -> BTreeMap<String, String> {
+    let text = |e: &gtvp_model::component::Entry| format!("{:o} {}:{} {:?}", e.mode, e.uid, e.gid, e.kind);
+    store.manifest(manifest).unwrap().entries.iter().map(|e| (e.path.to_string(), text(e))).collect()
+}
+
+#[test]
+#[ignore = "fetches a whole closure and needs root: run with --ignored"]
+fn scripts_run_in_two_stages_leave_what_one_run_leaves() {
+    let m = member(&["amd64"]);
+    let mut on = |_| ControlFlow::Continue(());
+    let need = std::env::var("GTVP_TEST_NEEDS").unwrap_or_else(|_| "nginx".into());
+    let needs: Vec<_> = need.split(',').map(|n| n.parse().unwrap()).collect();
+    let store = m.composer.importer.store.clone();
+    let session = m.composer.sources.session().unwrap();
+    let mut stages = Vec::new();
+    let closure = loop {
+        let composed = m.composer.compose(&needs, &mut on, &|_| ()).unwrap();
+        let closure = m.composer.closure(&composed.digest).unwrap();
+        let Some(configure) = composed.configure else { break closure };
+        eprintln!("{} scripts: {:?}", configure.packages.len(), configure.packages);
+        m.composer.import_all(&closure.packages, &session, &mut on).unwrap();
+        let mut layers = vec![closure.builder.unwrap(), closure.dpkg.unwrap()];
+        layers.extend(closure.beneath);
+        layers.extend(closure.packages.iter().map(|p| p.source));
+        layers.push(closure.base.unwrap());
+        stages.push(run_scripts(&m, &layers, &closure.inputs.unwrap()));
+    };
+    assert_eq!(stages.len(), 2, "the base, then the rest");
+    let mut both = contents(&store, &stages[0].manifest);
+    both.extend(contents(&store, &stages[1].manifest));
+    let once = layers::builder(&m.composer.importer, &closure, &Stage::default()).unwrap();
+    let mut all = vec![once, closure.dpkg.unwrap()];
+    all.extend(closure.packages.iter().map(|p| p.source));
+    all.push(closure.base.unwrap());
+    let record = run_scripts(&m, &all, &Digest::of(b"in one go"));
+    let one = contents(&store, &record.manifest);
+    let mut different = Vec::new();
+    for path in both.keys().chain(one.keys()).collect::<std::collections::BTreeSet<_>>() {
+        if both.get(path) != one.get(path) {
+            different.push(format!(
+                "{path}:\n   two stages {:?}\n   one        {:?}",
+                both.get(path),
+                one.get(path)
+            ));
+        }
     }
-    assert!(manifest.entries.iter().any(|e| e.path.to_string() == "etc/passwd"));
-    // The next time nothing needs to run.
-    assert!(m.composer.compose(&needs, &mut on, &|_| ()).unwrap().configure.is_none());
+    assert!(one.contains_key("etc/passwd"));
+    assert!(different.is_empty(), "{}", different.join("\n"));
 }

@@ -1,9 +1,10 @@
-//! Turning a booted kernel into the box that the host describes: clock and entropy, root, names, network.
+//! Turning a booted kernel into the box that the host describes: clock and entropy, root, names, /run, network.
 
 mod clock;
 mod names;
 mod network;
 mod root;
+mod run;
 
 use std::fmt::Display;
 
@@ -50,6 +51,7 @@ pub fn set_up(config: &GuestConfig) -> Result<Setup, SetupFailed> {
         .map_err(|e| SetupFailed::new("names", "the host name cannot be set", e))?;
     let root = root::enter()?;
     let own = names::write(config);
+    run::make();
     network::up(config.network.as_ref())?;
     Ok(Setup { root, own })
 }
