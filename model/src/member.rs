@@ -62,6 +62,20 @@ impl MemberConfig {
         Ipv4Addr::new(a, b, c, u8::try_from(slot.get() + 2).unwrap_or(254))
     }
 
+    /// Hardware address of a box's network interface. Only meant to keep boxes, and members on one wire, apart.
+    pub fn box_mac(&self, slot: Slot) -> String {
+        // FNV-1a, folded.
+        let name = self.name.as_str().bytes();
+        let hash = name.fold(0x811c_9dc5u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+        let [a, b, ..] = (hash ^ (hash >> 16)).to_le_bytes();
+        format!("52:54:00:{a:02x}:{b:02x}:{:02x}", slot.get())
+    }
+
+    /// Name of a box's network interface on the member's side, in the boxes' network namespace.
+    pub fn box_tap(slot: Slot) -> String {
+        format!("gtvp-t{}", slot.get())
+    }
+
     /// The boxes' gateway.
     pub fn box_gateway(&self) -> Ipv4Addr {
         let [a, b, c, _] = self.box_network.octets();
@@ -156,4 +170,25 @@ pub fn parse(text: &str) -> Result<MemberConfig, BadMember> {
         return bad("state_dir, run_dir and api_socket must be absolute paths");
     }
     Ok(c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mac_is_the_same_each_time_and_another_for_each_slot_and_member() {
+        let member = |name: &str| {
+            let text = format!(
+                "name='{name}'\nstate_dir='/s'\nrun_dir='/r'\napi_socket='/a'\nuid_base=200000\nbox_network='10.77.0.0'\n\
+                 transit_network='10.78.0.0'\n"
+            );
+            parse(&text).unwrap()
+        };
+        let slot = |n| Slot::new(n).unwrap();
+        let (m1, m2) = (member("m1"), member("m2"));
+        assert_eq!(m1.box_mac(slot(3)), m1.box_mac(slot(3)));
+        assert!(m1.box_mac(slot(251)).starts_with("52:54:00:") && m1.box_mac(slot(251)).ends_with(":fb"));
+        assert_ne!(m1.box_mac(slot(3)), m2.box_mac(slot(3)));
+    }
 }

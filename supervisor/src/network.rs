@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::member::Member;
 use crate::process::{self, Process};
-use crate::ruleset::{Protocol2, Rules};
+use crate::ruleset::{self, Protocol2, Rules};
 use crate::sys;
 
 /// The boxes' bridge, in their namespace.
@@ -111,6 +111,8 @@ impl Networks {
         if ip(&["-n", &box_name, "link", "show", "dev", BRIDGE]).is_err() {
             ip(&["-n", &box_name, "link", "add", BRIDGE, "type", "bridge", "mcast_snooping", "0"])?;
         }
+        // Before any box is on it.
+        in_namespace(&boxes, || nft(&ruleset::box_ports(&member.config)))?;
         let gateway = member.config.box_gateway();
         ip(&["-n", &box_name, "addr", "replace", &format!("{gateway}/24"), "dev", BRIDGE])?;
         ip(&["-n", &box_name, "link", "set", BRIDGE, "up"])?;

@@ -8,6 +8,8 @@ use std::fmt::Write;
 use std::net::Ipv4Addr;
 
 use gtvp_model::boxspec::Protocol;
+use gtvp_model::ids::Slot;
+use gtvp_model::member::MemberConfig;
 
 /// What the rules are made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +68,7 @@ table inet {table} {{
         iifname "{b}" ip daddr 127.0.0.0/8 drop
         iifname "{b}" ip saddr != {{ {net}/24, {transit}/30 }} drop
         iifname "{b}" meta nfproto ipv6 drop
+        iifname {{ "{b}", "{s}" }} ip daddr 169.254.0.0/16 th dport != 53 drop
         iifname "{s}" ip daddr 127.0.0.0/8 drop
         iifname "{s}" ip saddr != {src}/30 drop
         iifname "{s}" meta nfproto ipv6 drop
@@ -132,6 +135,35 @@ table inet {table} {{
     pub fn removal(&self) -> String {
         format!("table inet {0}\ndelete table inet {0}\n", self.table)
     }
+}
+
+/// Rules of the boxes' bridge: from each box's interface come its own hardware address and its own IPv4 address, and nothing
+/// else. So no box can be taken for another one or for the gateway. Every slot's are there before any box is.
+pub fn box_ports(config: &MemberConfig) -> String {
+    let boxes: Vec<String> = (0..=Slot::MAX)
+        .filter_map(Slot::new)
+        .map(|slot| {
+            let (tap, mac) = (MemberConfig::box_tap(slot), config.box_mac(slot));
+            format!("\"{tap}\" . {mac} . {}", config.box_address(slot))
+        })
+        .collect();
+    format!(
+        r#"table bridge gtvp
+delete table bridge gtvp
+table bridge gtvp {{
+    set boxes {{
+        typeof iifname . ether saddr . ip saddr
+        elements = {{ {} }}
+    }}
+    chain prerouting {{
+        type filter hook prerouting priority -300; policy drop;
+        iifname . ether saddr . ip saddr @boxes accept
+        iifname . ether saddr . arp saddr ip @boxes iifname . arp saddr ether . arp saddr ip @boxes accept
+    }}
+}}
+"#,
+        boxes.join(", ")
+    )
 }
 
 fn elements_line(text: &mut String, elements: &[String]) {

@@ -119,3 +119,67 @@ fn the_boxes_network_is_the_same_after_gtvpd_was_killed() {
     member.serve();
     assert_eq!(of(&member), before);
 }
+
+#[test]
+fn no_box_is_taken_for_another_or_for_the_gateway() {
+    let mut member = Member::start();
+    let (first, second) = (member.pretend_box(0), member.pretend_box(1));
+    let config = member.config();
+    server(&second, "10.211.0.3:80", "second");
+    server(&first, "10.211.0.2:80", "first");
+    assert_eq!(ask(&first, "10.211.0.3:80").unwrap(), "second", "boxes reach each other");
+    let netns = |path: &str| path.rsplit('/').next().unwrap().to_owned();
+    let (one, two) = (netns(&first), netns(&second));
+    let change = |words: &[&str]| harness::run("ip", &[&["-n", &one], words].concat());
+    let knows = |address: &str| {
+        let output = std::process::Command::new("ip").args(["-n", &two, "-json", "neigh", "show", address]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let own = config.box_mac(Slot::new(0).unwrap());
+
+    // With another's address: neither its packets nor what it says of itself on the wire arrive.
+    for address in ["10.211.0.1", "10.211.0.77"] {
+        // Forgotten, so that it has to be asked for.
+        harness::run("ip", &["-n", &one, "neigh", "flush", "dev", "eth0"]);
+        change(&["addr", "add", &format!("{address}/32"), "dev", "eth0"]);
+        let from: std::net::Ipv4Addr = address.parse().unwrap();
+        in_netns(&first, move || {
+            // Asks on the wire for the other's address in this one's name, which whoever hears it remembers.
+            let _ = std::net::UdpSocket::bind((from, 0)).unwrap().send_to(b"x", "10.211.0.3:9");
+        });
+        // What was sent before has come by now, if it comes at all.
+        assert_eq!(ask(&first, "10.211.0.3:80").unwrap(), "second");
+        assert!(!knows(address).contains(&own), "{address} was taken for the first box's: {}", knows(address));
+        change(&["addr", "del", &format!("{address}/32"), "dev", "eth0"]);
+    }
+    // With another's hardware address.
+    change(&["link", "set", "eth0", "down"]);
+    change(&["link", "set", "eth0", "address", &config.box_mac(Slot::new(1).unwrap()), "up"]);
+    assert!(ask(&first, "10.211.0.3:80").is_err());
+    change(&["link", "set", "eth0", "down"]);
+    change(&["link", "set", "eth0", "address", &own, "up"]);
+    assert_eq!(ask(&first, "10.211.0.3:80").unwrap(), "second", "with its own it is heard again");
+}
+
+#[test]
+fn a_box_does_not_reach_what_is_link_local() {
+    let mut member = Member::start();
+    let (inside, outside) = (member.pretend_box(0), own(&member));
+    // Where clouds answer who asks with the host's credentials.
+    harness::run("ip", &["-n", &member.netns, "link", "add", "meta", "type", "veth", "peer", "name", "cloud"]);
+    let cloud = format!("{}-b99", member.netns);
+    harness::run("ip", &["netns", "add", &cloud]);
+    harness::run("ip", &["-n", &member.netns, "link", "set", "cloud", "netns", &cloud]);
+    for (netns, link, address) in [(&member.netns, "meta", "169.254.169.1/24"), (&cloud, "cloud", "169.254.169.254/24")] {
+        harness::run("ip", &["-n", netns, "addr", "add", address, "dev", link]);
+        harness::run("ip", &["-n", netns, "link", "set", link, "up"]);
+    }
+    let path = format!("/run/netns/{cloud}");
+    server(&path, "169.254.169.254:80", "credentials");
+    server(&path, "169.254.169.254:53", "names");
+    assert_eq!(ask(&outside, "169.254.169.254:80").unwrap(), "credentials");
+    let (credentials, names) = (ask(&inside, "169.254.169.254:80"), ask(&inside, "169.254.169.254:53"));
+    harness::run("ip", &["netns", "del", &cloud]);
+    assert!(credentials.is_err(), "a box reached {credentials:?}");
+    assert_eq!(names.unwrap(), "names", "name servers can be there");
+}

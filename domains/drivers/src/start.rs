@@ -232,7 +232,7 @@ fn parameters(shared: &Shared, start: &Start, accelerator: &Accelerator) -> Para
         ("accel", accel.into()),
         ("cpu", cpu.into()),
         ("append", append.into()),
-        ("mac", tap::mac(&shared.config.name, start.slot)),
+        ("mac", shared.config.box_mac(start.slot)),
     ];
     let numbers = [("cpus", u64::from(start.cpus)), ("memory_mib", start.memory.as_mib())];
     let words = words.into_iter().map(|(name, word)| (name.to_owned(), Param::Word(word)));
@@ -241,7 +241,7 @@ fn parameters(shared: &Shared, start: &Start, accelerator: &Accelerator) -> Para
 
 fn configuration(shared: &Shared, start: &Start, folder: &Path) -> std::io::Result<GuestConfig> {
     let network = start.network.then(|| GuestNetwork {
-        mac: tap::mac(&shared.config.name, start.slot),
+        mac: shared.config.box_mac(start.slot),
         address: shared.config.box_address(start.slot),
         prefix: PREFIX,
         gateway: shared.config.box_gateway(),

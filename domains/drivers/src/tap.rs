@@ -5,30 +5,18 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use gtvp_model::ids::{MemberName, Slot};
+use gtvp_model::ids::Slot;
+use gtvp_model::member::MemberConfig;
 
 /// `linux/sockios.h`.
 const SIOCBRADDIF: libc::Ioctl = 0x89a2;
 /// The bridge, made by the supervisor in the boxes' network.
 pub const BRIDGE: &str = "gtvp0";
 
-/// The interface's name.
-pub fn name(slot: Slot) -> String {
-    format!("gtvp-t{}", slot.get())
-}
-
-/// The MAC address of a box's interface, the same whenever it starts: QEMU's prefix, 16 bits of the member's name, the slot.
-pub fn mac(member: &MemberName, slot: Slot) -> String {
-    // FNV-1a, folded: only meant to keep members on one wire apart.
-    let hash = member.as_str().bytes().fold(0x811c_9dc5u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
-    let [a, b, ..] = (hash ^ (hash >> 16)).to_le_bytes();
-    format!("52:54:00:{a:02x}:{b:02x}:{:02x}", slot.get())
-}
-
 /// Makes the tap, puts it on the bridge and switches it on.
 pub fn open(slot: Slot) -> io::Result<OwnedFd> {
     let tun = OpenOptions::new().read(true).write(true).open("/dev/net/tun")?;
-    let name = name(slot);
+    let name = MemberConfig::box_tap(slot);
     let mut request = request(&name)?;
     // The flags fit: they are below 2^15.
     request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
@@ -76,15 +64,6 @@ fn control(fd: &impl AsRawFd, what: libc::Ioctl, request: &mut libc::ifreq) -> i
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_mac_is_the_same_each_time_and_another_for_each_slot_and_member() {
-        let slot = |n| Slot::new(n).unwrap();
-        let (m1, m2): (MemberName, MemberName) = ("m1".parse().unwrap(), "m2".parse().unwrap());
-        assert_eq!(mac(&m1, slot(3)), mac(&m1, slot(3)));
-        assert!(mac(&m1, slot(251)).starts_with("52:54:00:") && mac(&m1, slot(251)).ends_with(":fb"));
-        assert_ne!(mac(&m1, slot(3)), mac(&m2, slot(3)));
-    }
 
     #[test]
     fn a_tap_lives_on_the_bridge_as_long_as_its_descriptor() {

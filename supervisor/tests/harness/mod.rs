@@ -100,6 +100,10 @@ impl Member {
         Topology::parse(&fs::read_to_string(self.folder.join("lib/topology.toml")).unwrap()).unwrap()
     }
 
+    pub fn config(&self) -> gtvp_model::member::MemberConfig {
+        gtvp_model::member::parse(&fs::read_to_string(self.folder.join("member.toml")).unwrap()).unwrap()
+    }
+
     /// A command of gtvpd for this member, in its network namespace.
     pub fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new("ip");
@@ -191,14 +195,16 @@ impl Member {
         let name = format!("{}-b{slot}", self.netns);
         run("ip", &["netns", "add", &name]);
         self.boxes.push(name.clone());
-        let (link, inner) = (format!("tap{slot}"), name.clone());
+        let place = gtvp_model::ids::Slot::new(slot).unwrap();
+        let (link, inner) = (gtvp_model::member::MemberConfig::box_tap(place), name.clone());
+        let mac = self.config().box_mac(place);
         in_netns(&format!("/proc/{}/ns/net", self.pid("drivers")), move || {
             run("ip", &["link", "add", &link, "type", "veth", "peer", "name", "eth0", "netns", &inner]);
             run("ip", &["link", "set", &link, "master", "gtvp0", "up"]);
         });
         run("ip", &["-n", &name, "addr", "add", &format!("10.211.0.{}/24", slot + 2), "dev", "eth0"]);
         run("ip", &["-n", &name, "link", "set", "lo", "up"]);
-        run("ip", &["-n", &name, "link", "set", "eth0", "up"]);
+        run("ip", &["-n", &name, "link", "set", "eth0", "address", &mac, "up"]);
         run("ip", &["-n", &name, "route", "add", "default", "via", "10.211.0.1"]);
         format!("/run/netns/{name}")
     }
