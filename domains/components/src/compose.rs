@@ -27,6 +27,10 @@ use crate::{apt, configure, deb, layers, tmpfiles};
 
 /// Indices older than this are brought up to date when somebody composes.
 const FRESH: Duration = Duration::from_secs(6 * 3600);
+/// A package that is not found may be newer than indices of this age: milliseconds.
+const NOT_FOUND_AFTER: u64 = 10 * 60 * 1000;
+/// A source that could not be reached is not asked again for this long: milliseconds.
+const UNREACHABLE_AFTER: u64 = 30 * 1000;
 /// Transfers at once: sources are polite servers, and the bytes are unpacked as they come.
 const TRANSFERS: usize = 4;
 /// Hints asked for at once: they wait for round trips, not for bytes.
@@ -47,6 +51,27 @@ pub struct SourcesState {
     pub updated_ms: u64,
     /// Architectures whose Contents indices are fetched.
     pub contents: Vec<String>,
+    /// What could not be had then, as apt said it.
+    #[serde(default)]
+    pub unreachable: Vec<String>,
+}
+
+impl SourcesState {
+    /// Whether a package that is not found is worth another look at the sources.
+    fn may_lack(&self) -> bool {
+        let age = crate::now_ms().saturating_sub(self.updated_ms);
+        age > if self.unreachable.is_empty() { NOT_FOUND_AFTER } else { UNREACHABLE_AFTER }
+    }
+
+    /// A fault about something that was not found says that not every source was asked.
+    fn told(&self, mut fault: Fault) -> Fault {
+        if fault.kind == FaultKind::NotFound {
+            for what in self.unreachable.iter().take(4) {
+                fault = fault.because(format!("not all sources could be asked: {what}"));
+            }
+        }
+        fault
+    }
 }
 
 /// A composition that was found for some needs, while the indices stay as they are.
@@ -99,7 +124,11 @@ impl Composer {
     /// What is remembered of the sources in `state`.
     pub fn remembered(state: &Path) -> SourcesState {
         let read = fs::read(state.join("sources.json")).ok().and_then(|b| serde_json::from_slice(&b).ok());
-        read.unwrap_or(SourcesState { updated_ms: 0, contents: vec!["amd64".into()] })
+        read.unwrap_or(SourcesState {
+            updated_ms: 0,
+            contents: vec!["amd64".into()],
+            unreachable: Vec::new(),
+        })
     }
 
     fn file(&self, folder: &str, name: impl std::fmt::Display) -> PathBuf {
@@ -255,12 +284,11 @@ impl Composer {
         tell(on, progress("resolve", "resolving the closure", 0, 0))?;
         let mut found = apt::resolve(&session, needs);
         // A package that is not found may be newer than the indices.
-        let stale = crate::now_ms().saturating_sub(state.updated_ms) > 10 * 60 * 1000;
-        if stale && found.as_ref().is_err_and(|f| f.kind == FaultKind::NotFound) {
+        if state.may_lack() && found.as_ref().is_err_and(|f| f.kind == FaultKind::NotFound) {
             self.update(&session, &mut state, on, warn)?;
             found = apt::resolve(&session, needs);
         }
-        let mut closure = found?;
+        let mut closure = found.map_err(|f| state.told(f))?;
         if self.wants_contents_of_all(&closure) {
             state.contents = self.sources.want_contents(&session, "all")?;
             self.update(&session, &mut state, on, warn)?;
@@ -288,8 +316,9 @@ impl Composer {
         warn: &dyn Fn(String),
     ) -> Result<(), Fault> {
         tell(on, progress("resolve", "fetching the sources' indices", 0, 0))?;
-        for warning in apt::update(session)? {
-            warn(warning);
+        state.unreachable = apt::update(session)?;
+        for warning in &state.unreachable {
+            warn(warning.clone());
         }
         state.updated_ms = crate::now_ms();
         let bytes = serde_json::to_vec(&*state).unwrap_or_default();
@@ -305,7 +334,12 @@ impl Composer {
             self.update(&session, &mut state, on, warn)?;
         }
         tell(on, progress("resolve", format!("looking for {need}"), 0, 0))?;
-        apt::find(&session, need)
+        let mut found = apt::find(&session, need);
+        if state.may_lack() && found.as_ref().is_err_and(|f| f.kind == FaultKind::NotFound) {
+            self.update(&session, &mut state, on, warn)?;
+            found = apt::find(&session, need);
+        }
+        found.map_err(|f| state.told(f))
     }
 
     fn wants_contents_of_all(&self, closure: &Closure) -> bool {

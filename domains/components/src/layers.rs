@@ -16,7 +16,7 @@ use crate::store::Staged;
 use crate::tmpfiles;
 
 /// Version of how layers are made; another one makes them anew.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 /// Links of a merged-/usr system.
 const LINKS: &[(&str, &str)] =
     &[("bin", "usr/bin"), ("sbin", "usr/sbin"), ("lib", "usr/lib"), ("lib64", "usr/lib64")];

@@ -114,7 +114,7 @@ fn member(contents: &[&str]) -> Member {
     let importer = Arc::new(Importer::new(store, Box::new(Trusting)));
     let contents: Vec<String> = contents.iter().map(|c| (*c).to_owned()).collect();
     let sources = Arc::new(Sources::new(Box::new(Plain(folder.0.clone())), contents.clone()));
-    let remembered = SourcesState { updated_ms: 0, contents };
+    let remembered = SourcesState { contents, ..SourcesState::default() };
     Member { composer: Composer::new(folder.0.clone(), importer, sources, remembered), folder }
 }
 
