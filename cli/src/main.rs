@@ -41,8 +41,7 @@ fn main() -> ExitCode {
 /// The command line. A member that was named on it wins over a socket that the environment names.
 fn words() -> Cli {
     let command = Cli::command();
-    let matches =
-        command.clone().try_get_matches().unwrap_or_else(|e| tips::with_tip(e, &command).exit());
+    let matches = command.clone().try_get_matches().unwrap_or_else(|e| tips::with_tip(e, &command).exit());
     let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     let from = |id| matches.value_source(id);
     if from("member") == Some(ValueSource::CommandLine) && from("socket") == Some(ValueSource::EnvVariable) {

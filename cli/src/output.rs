@@ -78,13 +78,20 @@ pub fn value<T: Serialize>(format: Format, value: &T) -> Result<(), Fault> {
 
 fn text<T: Serialize>(format: Format, value: &T) -> Result<String, Fault> {
     match format {
-        Format::Yaml => {
-            serde_yaml_ng::to_string(value).map_err(|e| Fault::internal("the answer cannot be written", &e))
-        }
+        Format::Yaml => yaml(value).map_err(|e| Fault::internal("the answer cannot be written", &e)),
         _ => serde_json::to_string_pretty(value)
             .map(|t| t + "\n")
             .map_err(|e| Fault::internal("the answer cannot be written", &e)),
     }
+}
+
+/// The same values as in JSON: `exit: {code: 0}` and not the tag `!code`, which readers of YAML do not take.
+fn yaml<T: Serialize>(value: &T) -> Result<String, serde_yaml_ng::Error> {
+    let mut text = Vec::new();
+    let mut to = serde_yaml_ng::Serializer::new(&mut text);
+    serde_yaml_ng::with::singleton_map_recursive::serialize(value, &mut to)?;
+    drop(to);
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// `name  value` lines.
@@ -158,6 +165,12 @@ mod tests {
         assert_eq!(table(&["web".to_owned()], &columns, true), "NAME  LENGTH\nweb   3\n");
         let none: [String; 0] = [];
         assert_eq!(text(Format::Json, &none.as_slice()).unwrap(), "[]\n");
+    }
+
+    #[test]
+    fn yaml_has_no_tags() {
+        use gtvp_model::boxview::ExitStatus;
+        assert_eq!(text(Format::Yaml, &[ExitStatus::Code(3)].as_slice()).unwrap(), "- code: 3\n");
     }
 
     #[test]
