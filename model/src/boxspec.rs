@@ -19,6 +19,9 @@ pub const MAX_ARGS_BYTES: usize = 128 * 1024;
 /// Least memory for a box: Debian's cloud kernel and its initramfs do not boot in less.
 pub const MIN_MEMORY: Bytes = Bytes::mib(128);
 
+/// Largest writable layer: a file of ext4 ends at 16 TiB, and that is what it is on most members.
+pub const MAX_DISK: Bytes = Bytes::mib(8 * 1024 * 1024);
+
 /// A lazy box as asked for. The file form (`gtvp run -f`) is the same in TOML.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -117,6 +120,10 @@ impl BoxSpec {
         }
         if self.disk < Bytes::mib(64) {
             return Err(invalid(format!("a writable layer of {} is too small", self.disk)).hint("at least 64M"));
+        }
+        if self.disk > MAX_DISK {
+            return Err(invalid(format!("a writable layer of {} is too large", self.disk))
+                .hint(format!("at most {MAX_DISK}")));
         }
         if self.workdir.as_deref().is_some_and(|d| !d.starts_with('/') || d.contains('\0')) {
             return Err(invalid("the working directory is not an absolute path".into()));
@@ -303,6 +310,15 @@ mod tests {
         assert!(spec.check().is_ok());
         let e = toml::from_str::<BoxSpec>(&format!("{ok}memroy='1G'\n")).unwrap_err();
         assert!(e.to_string().contains("memroy"), "{e}");
+    }
+
+    #[test]
+    fn a_writable_layer_has_a_least_and_a_most() {
+        let mut spec = BoxSpec::new("w".parse().unwrap(), vec!["nginx".parse().unwrap()], vec!["x".into()]);
+        for (disk, fits) in [("1M", false), ("64M", true), ("8T", true), ("9T", false)] {
+            spec.disk = disk.parse().unwrap();
+            assert_eq!(spec.check().is_ok(), fits, "{disk}");
+        }
     }
 
     #[test]

@@ -332,6 +332,22 @@ impl Engine {
     }
 }
 
+/// Whether a member with so much memory and so many processors could have such a box if it had no other.
+pub fn check_size(memory: Bytes, cpus: u16, member_memory: Bytes, member_cpus: u16) -> Result<(), Fault> {
+    if memory > member_memory {
+        return Err(Fault::new(FaultKind::NoRoom, format!("the member has not {memory} of memory for this box"))
+            .because(format!("it has {} in all", whole_mib(member_memory.0)))
+            .hint("give the box less with --memory"));
+    }
+    if cpus > member_cpus {
+        // More would only take turns with each other, and with many a kernel does not even come up.
+        return Err(Fault::new(FaultKind::NoRoom, format!("the member has not {cpus} processors for this box"))
+            .because(format!("it has {member_cpus}"))
+            .hint("give the box less with --cpus"));
+    }
+    Ok(())
+}
+
 /// What [`Engine::set`] leaves to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -479,6 +495,16 @@ mod tests {
         assert_eq!(fault.kind, FaultKind::NoRoom);
         assert!(fault.to_string().contains("512M"), "{fault}");
         assert!(e.check_room(Bytes(u64::MAX), member).is_err());
+    }
+
+    #[test]
+    fn a_box_larger_than_the_member_is_refused() {
+        let (memory, cpus) = (Bytes::mib(1024), 2);
+        assert!(check_size(memory, cpus, memory, cpus).is_ok());
+        let fault = check_size(memory, 3, memory, cpus).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::NoRoom);
+        assert!(fault.to_string().contains("3 processors"), "{fault}");
+        assert!(check_size(Bytes::mib(1025), 1, memory, cpus).unwrap_err().to_string().contains("1025M"));
     }
 
     #[test]

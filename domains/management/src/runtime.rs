@@ -23,7 +23,7 @@ use gtvp_model::member::MemberConfig;
 use gtvp_model::operation::Operation;
 use gtvp_model::units::Bytes;
 
-use crate::engine::{Effect, Engine};
+use crate::engine::{Effect, Engine, check_size};
 use crate::events::Events;
 use crate::operations::{Handle, Operations};
 use crate::records::{BoxRecord, Records};
@@ -130,6 +130,7 @@ impl Runtime {
         spec.check()?;
         let status = self.status()?;
         let name = spec.name.clone();
+        check_size(spec.memory, spec.cpus, Bytes(status.memory_bytes), status.cpus)?;
         {
             let mut engine = self.engine();
             engine.check_room(spec.memory, Bytes(status.memory_bytes))?;
@@ -150,7 +151,9 @@ impl Runtime {
         let status = self.status()?;
         let record = {
             let mut engine = self.engine();
-            engine.check_room(engine.get(name)?.spec.memory, Bytes(status.memory_bytes))?;
+            let spec = &engine.get(name)?.spec;
+            check_size(spec.memory, spec.cpus, Bytes(status.memory_bytes), status.cpus)?;
+            engine.check_room(spec.memory, Bytes(status.memory_bytes))?;
             engine.begin_start(name)?
         };
         let name = record.spec.name;

@@ -11,6 +11,7 @@ use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::Slot;
 use gtvp_model::member::HostCheck;
 use gtvp_model::operation::OperationState;
+use gtvp_model::units::Bytes;
 
 use crate::runtime::Runtime;
 use crate::{engine, peers, person, views};
@@ -136,6 +137,9 @@ impl Management {
         if request.memory.is_none() && request.cpus.is_none() {
             return Err(Fault::new(FaultKind::Invalid, "nothing to change").hint("give --memory or --cpus"));
         }
+        let status = self.runtime.status()?;
+        let (memory, cpus) = (request.memory.unwrap_or(Bytes(0)), request.cpus.unwrap_or(0));
+        engine::check_size(memory, cpus, Bytes(status.memory_bytes), status.cpus)?;
         let change = self.runtime.engine().set(&request.name, request.memory, request.cpus)?;
         let mut applied = Vec::new();
         if let Some(memory) = change.live_memory {
