@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
 use crate::inflight::{Inflight, MAX_QUEUES};
+use crate::log::say;
 use crate::memory::{GuestMemory, Region};
 use crate::pool::STACK;
 use crate::queue::agree;
@@ -219,7 +220,7 @@ impl Device {
         }
         let _ = rustix::io::write(&running.stop, &1u64.to_ne_bytes());
         if running.thread.join().is_err() {
-            eprintln!("lazyfs: the thread of queue {queue} had failed");
+            say!("the thread of queue {queue} had failed");
         }
     }
 
@@ -257,7 +258,7 @@ impl Device {
             if self.queues[queue].running.is_none() {
                 if let Some(layout) = self.layout(queue) {
                     if let Err(e) = self.start(queue, layout) {
-                        eprintln!("lazyfs: queue {queue} cannot start: {e}");
+                        say!("queue {queue} cannot start: {e}");
                     }
                 }
             }
@@ -276,7 +277,7 @@ impl Device {
             .start(layout, self.memory.clone(), parts.call.clone(), event_index)
             .map_err(|e| failed(&e))?;
         if !again.is_empty() {
-            eprintln!("lazyfs: queue {number} does {} requests again", again.len());
+            say!("queue {number} does {} requests again", again.len());
         }
         let (engine, halt) = (self.engine.clone(), stop.clone());
         let thread = std::thread::Builder::new()

@@ -12,6 +12,7 @@ use crate::fetch::Fetch;
 use crate::fuse::{self, MAX_REQUEST, OUT_HEADER, Request, errno};
 use crate::inflight::{Inflight, MAX_QUEUES};
 use crate::locked;
+use crate::log::say;
 use crate::memory::Segment;
 use crate::pool::Pool;
 use crate::queue::{Pin, Queue, Stopped};
@@ -77,7 +78,7 @@ impl Engine {
         let result = again.into_iter().try_for_each(|head| self.begin(number, epoch, head));
         let result = result.and_then(|()| self.take_all(number, epoch, kick, stop));
         if let Err(End::Broken(e)) = result {
-            eprintln!("lazyfs: the guest broke queue {number}, it rests until it is set up again: {e}");
+            say!("the guest broke queue {number}, it rests until it is set up again: {e}");
         }
     }
 
@@ -143,7 +144,7 @@ impl Engine {
                         let this = self.clone();
                         self.reads.run(move || this.carry_on(job, true));
                     }
-                    Err(e) => eprintln!("lazyfs: the guest broke a request: {e}"),
+                    Err(e) => say!("the guest broke a request: {e}"),
                 }
             }
             Step::Blocked(need) => {
@@ -180,7 +181,7 @@ impl Engine {
     fn fail(&self, job: &Job, error: i32) {
         if let Some(pin) = self.queues[job.queue].pin(job.epoch) {
             if let Err(e) = self.reply(&pin, job, &Reply::Error(error), true) {
-                eprintln!("lazyfs: the guest broke a request: {e}");
+                say!("the guest broke a request: {e}");
             }
         }
     }

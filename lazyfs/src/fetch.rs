@@ -4,7 +4,6 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use gtvp_ipc::components::Layer;
 use gtvp_model::component::RootPath;
@@ -12,13 +11,11 @@ use gtvp_model::digest::Digest;
 
 use crate::content::BadObject;
 use crate::fuse::errno;
+use crate::log::say;
 use crate::serve::{Need, Root};
 use crate::tree::Tree;
 use crate::upstream::{Source, Unavailable};
 use crate::{locked, memory, reading, writing};
-
-/// Most complaints a minute: a guest that asks for a damaged file again and again does not fill the log.
-const MAX_COMPLAINTS: u32 = 30;
 
 /// What was linked together, in the order in which it was.
 pub type Batches = Vec<Vec<Layer>>;
@@ -35,7 +32,6 @@ pub struct Fetch {
     /// Missing calls begun, and those under way.
     begun: AtomicUsize,
     active: AtomicUsize,
-    complaints: Mutex<(Option<Instant>, u32)>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +52,6 @@ impl Fetch {
             on_link,
             begun: AtomicUsize::new(0),
             active: AtomicUsize::new(0),
-            complaints: Mutex::new((None, 0)),
         }
     }
 
@@ -74,7 +69,7 @@ impl Fetch {
             Need::Object(digest) => self.object(*digest),
         };
         result.map_err(|e| {
-            self.complain(need, &e);
+            complain(need, &e);
             errno::EIO
         })
     }
@@ -98,10 +93,7 @@ impl Fetch {
             tree.link(self.manifests(batch)?);
         }
         if tree.left_out > 0 {
-            eprintln!(
-                "lazyfs: {} paths were left out: the root is full, or their numbers are taken",
-                tree.left_out
-            );
+            say!("{} paths were left out: the root is full, or their numbers are taken", tree.left_out);
         }
         *writing(&self.root.tree) = Some(tree);
         *linked = batches;
@@ -159,7 +151,7 @@ impl Fetch {
             match self.root.objects.admit(digest, self.source.object(digest)?) {
                 Ok(()) => return Ok(()),
                 Err(BadObject::Damaged) => {
-                    eprintln!("lazyfs: object {digest} is damaged");
+                    say!("object {digest} is damaged");
                     self.source.damaged(digest)?;
                     if last {
                         return Err(Failed::Object(digest, BadObject::Damaged));
@@ -170,24 +162,16 @@ impl Fetch {
         }
         Ok(())
     }
+}
 
-    fn complain(&self, need: &Need, e: &Failed) {
-        let mut state = locked(&self.complaints);
-        if state.0.is_none_or(|since| since.elapsed() > Duration::from_secs(60)) {
-            *state = (Some(Instant::now()), 0);
-        }
-        state.1 += 1;
-        if state.1 > MAX_COMPLAINTS {
-            return;
-        }
-        let causes = std::iter::successors(std::error::Error::source(e), |e| e.source());
-        let causes: String = causes.map(|c| format!(": {c}")).collect();
-        match need {
-            Need::Layers => eprintln!("lazyfs: the layers: {e}{causes}"),
-            Need::Provider(_, path) => eprintln!("lazyfs: {path:?}: {e}{causes}"),
-            Need::Names(_, dir) => eprintln!("lazyfs: the names in {dir:?}: {e}{causes}"),
-            Need::Object(digest) => eprintln!("lazyfs: contents {digest}: {e}{causes}"),
-        }
+fn complain(need: &Need, e: &Failed) {
+    let causes = std::iter::successors(std::error::Error::source(e), |e| e.source());
+    let causes: String = causes.map(|c| format!(": {c}")).collect();
+    match need {
+        Need::Layers => say!("the layers: {e}{causes}"),
+        Need::Provider(_, path) => say!("{path:?}: {e}{causes}"),
+        Need::Names(_, dir) => say!("the names in {dir:?}: {e}{causes}"),
+        Need::Object(digest) => say!("contents {digest}: {e}{causes}"),
     }
 }
 

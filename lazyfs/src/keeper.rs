@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::device::Words;
 use crate::fetch::Batches;
 use crate::locked;
+use crate::log::say;
 
 /// The form of the words, for a newer program that finds an older one's.
 const FORMAT: u32 = 1;
@@ -88,7 +89,7 @@ impl Keeper {
                     }
                 }
                 Err(e) => {
-                    eprintln!("lazyfs: the supervisor's socket is of no use any more: {e}");
+                    say!("the supervisor's socket is of no use any more: {e}");
                     return;
                 }
             }

@@ -10,6 +10,7 @@ pub mod fetch;
 pub mod fuse;
 pub mod inflight;
 pub mod keeper;
+pub mod log;
 pub mod memory;
 pub mod pool;
 pub mod queue;
@@ -29,6 +30,7 @@ use engine::Engine;
 use fetch::Fetch;
 use inflight::Inflight;
 use keeper::Keeper;
+use log::say;
 use serve::Root;
 use upstream::Source;
 
@@ -104,7 +106,7 @@ pub fn run(keeper: UnixListener, vhost: Option<OwnedFd>, source: Box<dyn Source>
         let fds = std::mem::take(&mut received.fds);
         let answer = device.apply(&received.message, fds);
         if let Err(e) = &answer {
-            eprintln!("lazyfs: QEMU's message {} is refused: {e}", received.code);
+            say!("QEMU's message {} is refused: {e}", received.code);
         }
         hold(&device).map_err(Failure::Vhost)?;
         vhost::take(&socket, &received).map_err(Failure::Vhost)?;

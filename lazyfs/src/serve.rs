@@ -10,6 +10,7 @@ use gtvp_model::digest::Digest;
 
 use crate::content::Objects;
 use crate::fuse::{self, Listing, Operation, errno};
+use crate::log::say;
 use crate::tree::{self, Id, Named, Tree};
 use crate::{locked, reading, writing};
 
@@ -228,8 +229,8 @@ impl Root {
         let before = tree.left_out;
         tree.link(batch);
         if tree.left_out > before {
-            eprintln!(
-                "lazyfs: {} paths were left out: the root is full, or their numbers are taken",
+            say!(
+                "{} paths were left out: the root is full, or their numbers are taken",
                 tree.left_out - before
             );
         }
