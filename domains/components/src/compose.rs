@@ -246,8 +246,13 @@ impl Composer {
             && closure.made_with == Some(layers::made_with(closure, &stage::done(base)))
             && closure.beneath == base.and_then(Closure::configured)
             && self.file("catalogues", closure.composition().digest()).exists()
-            && closure.with_scripts().all(|p| store.record(&p.source).is_some())
-            && closure.packages.iter().all(|p| !is_whole(p, needs) || store.record(&p.source).is_some())
+            && closure.packages.iter().zip(&closure.scripts).all(|(p, scripts)| {
+                match store.record(&p.source) {
+                    // A package of which a hint said otherwise has been imported meanwhile.
+                    Some(record) => record.has_scripts() == *scripts,
+                    None => !scripts && !is_whole(p, needs),
+                }
+            })
     }
 
     /// The closure of needs: as it was found before, while the indices are fresh, or by apt.
@@ -376,9 +381,7 @@ impl Composer {
         closure.scripts = closure
             .packages
             .iter()
-            .map(|p| {
-                store.record(&p.source).is_some_and(|r| r.control.keys().any(|n| deb::is_install_script(n)))
-            })
+            .map(|p| store.record(&p.source).is_some_and(|r| r.has_scripts()))
             .collect();
         tell(on, progress("import", "making the catalogue", 0, 0))?;
         let mut builder = self.list(closure, &session, &indices)?;

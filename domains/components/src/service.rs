@@ -27,7 +27,7 @@ use crate::compose::{Composer, progress, shown};
 use crate::import::{Imported, Importer};
 use crate::roots::{Linked, Root, Roots};
 use crate::store::Record;
-use crate::{boot, configure, deb, memory};
+use crate::{boot, configure, memory};
 
 /// Places in a root's order: derived and dpkg's records hide packages, what the base's scripts left lies below what the others
 /// left, the skeleton hides nothing.
@@ -441,8 +441,7 @@ impl Components {
         let mut on_bytes =
             |_| if session.cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
         let imported = self.importer.package(package, &sources, &mut on_bytes)?;
-        let has_scripts = imported.record.control.keys().any(|n| deb::is_install_script(n));
-        if has_scripts && !closure.scripts.get(number as usize).copied().unwrap_or(false) {
+        if imported.record.has_scripts() && !closure.scripts.get(number as usize).copied().unwrap_or(false) {
             return Err(Fault::new(
                 FaultKind::Integrity,
                 "it has maintainer scripts that were denied when the box was composed",

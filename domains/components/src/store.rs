@@ -47,6 +47,13 @@ pub struct Record {
     pub shared: Vec<String>,
 }
 
+impl Record {
+    /// Whether maintainer scripts run when it is installed.
+    pub fn has_scripts(&self) -> bool {
+        self.control.keys().any(|n| crate::deb::is_install_script(n))
+    }
+}
+
 /// Why the store could not do it.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
