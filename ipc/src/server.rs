@@ -195,14 +195,16 @@ fn connection<S: Service>(stream: UnixStream, caller: &Caller, acl: &Acl, servic
 
 /// Checks the row in topology.toml before anything else of the request is looked at.
 fn parse<R: Requests>(acl: &Acl, caller: &Caller, json: &[u8]) -> Result<R, Fault> {
-    let unreadable = |e: &serde_json::Error| {
-        Fault::new(FaultKind::Invalid, "the request cannot be read").caused_by(e)
-    };
+    let unreadable =
+        |e: &serde_json::Error| Fault::new(FaultKind::Invalid, "the request cannot be read").caused_by(e);
     let method: MethodOnly = serde_json::from_slice(json).map_err(|e| unreadable(&e))?;
     if !acl.allows(caller, &method.method) {
         let method: String = method.method.chars().take(64).collect();
-        return Err(Fault::new(FaultKind::Denied, format!("{} may not call {}.{method}", caller.name, acl.callee()))
-            .hint("topology.toml says who may call what"));
+        return Err(Fault::new(
+            FaultKind::Denied,
+            format!("{} may not call {}.{method}", caller.name, acl.callee()),
+        )
+        .hint("topology.toml says who may call what"));
     }
     serde_json::from_slice(json).map_err(|e| unreadable(&e))
 }

@@ -59,6 +59,9 @@ pub struct Jail {
     /// Most open files (RLIMIT_NOFILE).
     #[serde(default)]
     pub open_files: Option<u64>,
+    /// Largest file that it may write (RLIMIT_FSIZE): what is past it ends the process.
+    #[serde(default)]
+    pub file_max: Option<crate::units::Bytes>,
 }
 
 /// A network place.

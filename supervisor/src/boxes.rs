@@ -33,6 +33,8 @@ const REMEMBERED: usize = 256;
 const LAST_WORD: Duration = Duration::from_millis(900);
 /// Processes of templates without a box (imports) at once.
 const MAX_WITHOUT_BOX: usize = 16;
+/// What a process may leave in its log: reasons why it ended, never its work.
+const MAX_LOG: u64 = 1024 * 1024;
 
 /// A running process of a template.
 #[derive(Debug)]
@@ -143,6 +145,9 @@ impl Boxes {
         let row = owned_row(means, &owner, &spawn.template)?;
         if spawn.fds.len() != fds.len() {
             return Err(Fault::new(FaultKind::Invalid, "names and descriptors do not match in number"));
+        }
+        if has_wrong_slot(row, spawn.slot) {
+            return Err(Fault::new(FaultKind::Invalid, format!("{} belongs to no box", spawn.template)));
         }
         let same = |r: &&Running| r.record.template == spawn.template && r.record.slot == spawn.slot;
         if spawn.slot.is_some() && self.running.values().any(|r| same(&r)) {
@@ -441,6 +446,11 @@ impl Boxes {
     }
 }
 
+/// A slot for a template that is no box's would be a name past the bound of those without one.
+fn has_wrong_slot(row: &TemplateRow, slot: Option<Slot>) -> bool {
+    slot.is_some() && !row.uid.starts_with("box:")
+}
+
 /// The row, if the caller owns it.
 fn owned_row<'a>(means: &Means<'a>, owner: &str, template: &str) -> Result<&'a TemplateRow, Fault> {
     let row = means.member.topology.template.get(template);
@@ -469,8 +479,10 @@ fn launch(
 ) -> Result<Process, StartError> {
     let record = &running.record;
     let name = instance(&record.template, record.slot);
-    let null = std::fs::File::open("/dev/null")?;
-    let log = log_file(means, &name)?;
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    let log = if record.tied { bounded_log(means, &name)? } else { log_file(means, &name)?.into() };
+    // Whoever took its standard error wants to hear what it says.
+    let output = if record.numbers.iter().any(|(n, _)| n == "stderr") { null.as_fd() } else { log.as_fd() };
     let mut fds =
         vec![means.networks.boxes.as_fd(), means.networks.boxes_user.as_fd(), means.networks.sources.as_fd()];
     let mut place = |fd| {
@@ -480,7 +492,7 @@ fn launch(
     let mut descriptors = Vec::new();
     // What the owner did not hand over.
     for (standard, number, fd) in
-        [("stdin", 0, null.as_fd()), ("stdout", 1, log.as_fd()), ("stderr", 2, log.as_fd())]
+        [("stdin", 0, null.as_fd()), ("stdout", 1, output), ("stderr", 2, log.as_fd())]
     {
         if !record.numbers.iter().any(|(n, _)| n == standard) {
             descriptors.push(Descriptor { from: place(fd), number });
@@ -523,7 +535,25 @@ fn launch(
 /// Where a process that outlives gtvpd writes what its owner did not take: gtvpd's own standard error may go before it.
 fn log_file(means: &Means<'_>, name: &str) -> io::Result<std::fs::File> {
     let path = means.member.run("log").join(format!("{name}.log"));
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    if file.metadata()?.len() > MAX_LOG {
+        file.set_len(0)?;
+    }
+    Ok(file)
+}
+
+/// The same for a process that does not outlive gtvpd: a pipe, of which only the beginning goes into the file.
+fn bounded_log(means: &Means<'_>, name: &str) -> io::Result<OwnedFd> {
+    let mut file = log_file(means, name)?;
+    let (reading, writing) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let copy = move || {
+        let mut reading = std::fs::File::from(reading);
+        // A full disk loses the log, and the process goes on.
+        let _ = io::copy(&mut io::Read::take(&mut reading, MAX_LOG), &mut file);
+        let _ = io::copy(&mut reading, &mut io::sink());
+    };
+    std::thread::Builder::new().stack_size(64 * 1024).spawn(copy)?;
+    Ok(writing)
 }
 
 /// Ends the process when the connection that it came from closes.

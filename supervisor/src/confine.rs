@@ -51,6 +51,9 @@ pub fn drop_privileges(spec: &JailSpec) -> Result<(), ConfineError> {
     }
     limit(Resource::Nofile, spec.open_files)?;
     limit(Resource::Core, 0)?;
+    if let Some(most) = spec.file_max {
+        limit(Resource::Fsize, most)?;
+    }
     limit(Resource::Nproc, MAX_PROCESSES)?;
     sys::prctl(libc::PR_SET_KEEPCAPS, 1, 0).map_err(step("keeping capabilities"))?;
     sys::become_user(spec.uid, spec.uid).map_err(step("taking the row's uid"))?;

@@ -65,7 +65,7 @@ pub enum StartError {
     #[error("descriptors: {0}")]
     Descriptors(#[from] std::io::Error),
     /// topology.toml has no such row.
-    #[error("topology.toml has no domain {0}")]
+    #[error("topology.toml has no row {0}")]
     NoRow(String),
 }
 

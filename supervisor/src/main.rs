@@ -43,6 +43,7 @@ const HELP: &str = "\
 gtvpd [--config FILE]                       serve this member (FILE: /etc/gtvp/member.toml)
 gtvpd [--config FILE] down                  end the member's boxes, networks and run directory; its state stays
 gtvpd [--config FILE] probe --domain NAME   try everything from inside the domain's jail; prints JSON
+gtvpd [--config FILE] probe --template NAME the same for a template of topology.toml
 gtvpd [--config FILE] trace                 serve, but tell system calls that rows lack instead of ending the process
 ";
 
@@ -52,7 +53,7 @@ enum Wish {
     Serve,
     Trace,
     Down,
-    Probe(String),
+    Probe(Option<probe::Whose>),
     Help,
     Version,
 }
@@ -60,25 +61,26 @@ enum Wish {
 fn parse(args: &[String]) -> Result<(PathBuf, Wish), String> {
     let mut config = PathBuf::from("/etc/gtvp/member.toml");
     let mut wish = Wish::Serve;
-    let mut domain = None;
+    let mut whose = None;
     let mut rest = args.iter();
     while let Some(arg) = rest.next() {
         let mut value = || rest.next().cloned().ok_or_else(|| format!("{arg} needs a value"));
         match arg.as_str() {
             "--config" => config = value()?.into(),
-            "--domain" => domain = Some(value()?),
+            "--domain" => whose = Some(probe::Whose::Domain(value()?)),
+            "--template" => whose = Some(probe::Whose::Template(value()?)),
             "down" => wish = Wish::Down,
             "trace" => wish = Wish::Trace,
-            "probe" => wish = Wish::Probe(String::new()),
+            "probe" => wish = Wish::Probe(None),
             "--help" | "-h" => wish = Wish::Help,
             "--version" => wish = Wish::Version,
             other => return Err(format!("{other:?} is not understood")),
         }
     }
-    match (&mut wish, domain) {
-        (Wish::Probe(name), Some(domain)) => *name = domain,
-        (Wish::Probe(_), None) => return Err("probe needs --domain NAME".into()),
-        (_, Some(_)) => return Err("--domain belongs to probe".into()),
+    match (&mut wish, whose) {
+        (Wish::Probe(_), None) => return Err("probe needs --domain NAME or --template NAME".into()),
+        (Wish::Probe(asked), whose) => *asked = whose,
+        (_, Some(_)) => return Err("--domain and --template belong to probe".into()),
         (_, None) => {}
     }
     Ok((config, wish))
@@ -126,8 +128,8 @@ fn carry_out(config: &std::path::Path, wish: Wish) -> i32 {
     };
     match wish {
         Wish::Down => down::run(&member),
-        Wish::Probe(domain) => probe::run(&member, &domain),
-        Wish::Serve | Wish::Trace | Wish::Help | Wish::Version => {
+        Wish::Probe(Some(whose)) => probe::run(&member, &whose),
+        Wish::Serve | Wish::Trace | Wish::Probe(None) | Wish::Help | Wish::Version => {
             match supervise::run(member, wish == Wish::Trace) {
                 Ok(()) => 0,
                 Err(e) => {
@@ -148,7 +150,10 @@ mod tests {
         let args = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
         let (config, wish) = parse(&args(&["--config", "/x", "down"])).unwrap();
         assert_eq!((config, wish), ("/x".into(), Wish::Down));
-        assert_eq!(parse(&args(&["probe", "--domain", "drivers"])).unwrap().1, Wish::Probe("drivers".into()));
+        assert_eq!(
+            parse(&args(&["probe", "--domain", "drivers"])).unwrap().1,
+            Wish::Probe(Some(probe::Whose::Domain("drivers".into())))
+        );
         for bad in [&["probe"][..], &["--config"], &["--domain", "x"], &["dwon"]] {
             assert!(parse(&args(bad)).is_err(), "{bad:?} was accepted");
         }

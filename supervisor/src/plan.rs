@@ -151,6 +151,7 @@ pub fn jail(
         tell_filter: false,
         tmp: row.tmp.map(|b| b.0),
         open_files: row.open_files.unwrap_or(DEFAULT_OPEN_FILES),
+        file_max: row.file_max.map(|b| b.0),
         dies_with: None,
     })
 }

@@ -1,5 +1,5 @@
-//! `gtvpd probe`: runs gtvp-probe in exactly a domain's jail in place of the domain's program, once for each attempt,
-//! because an attempt outside the row may end the process.
+//! `gtvpd probe`: runs gtvp-probe in exactly a domain's or a template's jail in place of its own program, once for each
+//! attempt, because an attempt outside the row may end the process.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -12,7 +12,9 @@ use crate::launch::Launcher;
 use crate::member::Member;
 use crate::network::Networks;
 use crate::places;
-use crate::spec::Descriptor;
+use crate::plan::{self, Contents, Namespaces};
+use crate::spec::{Descriptor, JailSpec};
+use gtvp_model::ids::Slot;
 use std::io::Read;
 
 /// The program that tries.
@@ -28,9 +30,43 @@ struct Outcome {
     how: String,
 }
 
+/// Whose jail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whose {
+    /// A domain's.
+    Domain(String),
+    /// A template's; of the first box, where it is a box's.
+    Template(String),
+}
+
+impl Whose {
+    fn name(&self) -> &str {
+        match self {
+            Self::Domain(name) | Self::Template(name) => name,
+        }
+    }
+
+    fn spec(
+        &self,
+        member: &Member,
+        argv: Vec<String>,
+        descriptors: Vec<Descriptor>,
+    ) -> Result<JailSpec, StartError> {
+        let name = match self {
+            Self::Domain(name) => return domains::spec(member, name, Some((PROBE, argv)), descriptors),
+            Self::Template(name) => name,
+        };
+        let row = member.topology.template.get(name).ok_or_else(|| StartError::NoRow(name.to_owned()))?;
+        let contents = Contents { program: member.lib.join(PROBE), argv, descriptors, ..Contents::default() };
+        let uid = plan::template_uid(member, row, Slot::new(0))?;
+        let namespaces = Namespaces { boxes_net: Some(0), boxes_user: Some(1), sources_net: Some(2) };
+        Ok(plan::jail(member, name, &row.jail, uid, contents, namespaces)?)
+    }
+}
+
 /// Prints a JSON list of attempts.
-pub fn run(member: &Member, domain: &str) -> i32 {
-    match attempts(member, domain) {
+pub fn run(member: &Member, whose: &Whose) -> i32 {
+    match attempts(member, whose) {
         Ok(outcomes) => {
             println!("{}", serde_json::to_string_pretty(&outcomes).unwrap_or_default());
             0
@@ -42,7 +78,7 @@ pub fn run(member: &Member, domain: &str) -> i32 {
     }
 }
 
-fn attempts(member: &Member, domain: &str) -> Result<Vec<Outcome>, Box<dyn std::error::Error>> {
+fn attempts(member: &Member, whose: &Whose) -> Result<Vec<Outcome>, Box<dyn std::error::Error>> {
     // Folders and networks may be gtvpd's own, in use: then they are taken as they are.
     let networks = match places::lock_holder(member) {
         Some(gtvpd) => Networks::open(member, gtvpd.unsigned_abs())?,
@@ -60,10 +96,10 @@ fn attempts(member: &Member, domain: &str) -> Result<Vec<Outcome>, Box<dyn std::
     };
     let mut outcomes = Vec::new();
     for attempt in String::from_utf8_lossy(&list.stdout).lines() {
-        outcomes.push(one(member, &networks, &launcher, domain, attempt)?);
+        outcomes.push(one(member, &networks, &launcher, whose, attempt)?);
     }
     // Paths of this host that the list cannot know.
-    let others = member.topology.domain.keys().filter(|name| *name != domain);
+    let others = member.topology.domain.keys().filter(|name| *name != whose.name());
     for other in others {
         for attempt in [
             format!("open {}", member.state_of(other).display()),
@@ -71,14 +107,14 @@ fn attempts(member: &Member, domain: &str) -> Result<Vec<Outcome>, Box<dyn std::
             format!("connect {}", member.socket_of(other).display()),
             format!("connect /gtvp/ipc/{other}.sock"),
         ] {
-            outcomes.push(one(member, &networks, &launcher, domain, &attempt)?);
+            outcomes.push(one(member, &networks, &launcher, whose, &attempt)?);
         }
     }
     for attempt in [
         format!("connect {}", member.config.api_socket.display()),
         "connect /gtvp/ipc/supervisor.sock".into(),
     ] {
-        outcomes.push(one(member, &networks, &launcher, domain, &attempt)?);
+        outcomes.push(one(member, &networks, &launcher, whose, &attempt)?);
     }
     Ok(outcomes)
 }
@@ -87,14 +123,14 @@ fn one(
     member: &Member,
     networks: &Networks,
     launcher: &Launcher,
-    domain: &str,
+    whose: &Whose,
     attempt: &str,
 ) -> Result<Outcome, Box<dyn std::error::Error>> {
     let (theirs, ours) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let null = std::fs::File::open("/dev/null")?;
     let descriptors = vec![Descriptor { from: 3, number: 0 }, Descriptor { from: 4, number: 1 }];
     let argv = attempt.split(' ').map(str::to_owned).collect();
-    let spec = domains::spec(member, domain, Some((PROBE, argv)), descriptors)?;
+    let spec = whose.spec(member, argv, descriptors)?;
     let fds = [
         networks.boxes.as_fd(),
         networks.boxes_user.as_fd(),

@@ -48,6 +48,8 @@ pub struct JailSpec {
     pub tmp: Option<u64>,
     /// Most open files.
     pub open_files: u64,
+    /// Most bytes of a file that it writes.
+    pub file_max: Option<u64>,
     /// It dies with the process of this id, gtvpd.
     pub dies_with: Option<i32>,
 }

@@ -44,6 +44,8 @@ fn each_caller_may_do_what_its_row_says_and_no_more() {
     assert_eq!(kind(member.call("components", &spawn("qemu"))), FaultKind::Denied);
     assert_eq!(kind(member.call("components", &spawn("bash"))), FaultKind::Denied);
     assert_eq!(kind(member.call("components", &spawn("lazyfs"))), FaultKind::Invalid);
+    // What belongs to no box is not started once for each of them.
+    assert_eq!(kind(member.call("components", &spawn("fetcher"))), FaultKind::Invalid);
     assert_eq!(kind(member.call("drivers", &Kill { template: "lazyfs".into(), slot })), FaultKind::Denied);
     assert_eq!(kind(member.call("drivers", &Wait { process: 7 })), FaultKind::NotFound);
 }

@@ -158,7 +158,9 @@ fn a_file_system_server_that_stores_without_end_keeps_nobody_waiting() {
         let before = member.pid("security");
         kill(before, Signal::KILL);
         let killed = Instant::now();
-        until("security answers", || member.tell("security", &["pid"]).ok().filter(|p| *p != before.to_string()));
+        until("security answers", || {
+            member.tell("security", &["pid"]).ok().filter(|p| *p != before.to_string())
+        });
         member.call("management", &Status {}).unwrap();
         slowest = slowest.max(killed.elapsed());
     }

@@ -132,7 +132,10 @@ fn no_box_is_taken_for_another_or_for_the_gateway() {
     let (one, two) = (netns(&first), netns(&second));
     let change = |words: &[&str]| harness::run("ip", &[&["-n", &one], words].concat());
     let knows = |address: &str| {
-        let output = std::process::Command::new("ip").args(["-n", &two, "-json", "neigh", "show", address]).output().unwrap();
+        let output = std::process::Command::new("ip")
+            .args(["-n", &two, "-json", "neigh", "show", address])
+            .output()
+            .unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
     let own = config.box_mac(Slot::new(0).unwrap());
@@ -149,7 +152,11 @@ fn no_box_is_taken_for_another_or_for_the_gateway() {
         });
         // What was sent before has come by now, if it comes at all.
         assert_eq!(ask(&first, "10.211.0.3:80").unwrap(), "second");
-        assert!(!knows(address).contains(&own), "{address} was taken for the first box's: {}", knows(address));
+        assert!(
+            !knows(address).contains(&own),
+            "{address} was taken for the first box's: {}",
+            knows(address)
+        );
         change(&["addr", "del", &format!("{address}/32"), "dev", "eth0"]);
     }
     // With another's hardware address.
@@ -166,11 +173,16 @@ fn a_box_does_not_reach_what_is_link_local() {
     let mut member = Member::start();
     let (inside, outside) = (member.pretend_box(0), own(&member));
     // Where clouds answer who asks with the host's credentials.
-    harness::run("ip", &["-n", &member.netns, "link", "add", "meta", "type", "veth", "peer", "name", "cloud"]);
+    harness::run(
+        "ip",
+        &["-n", &member.netns, "link", "add", "meta", "type", "veth", "peer", "name", "cloud"],
+    );
     let cloud = format!("{}-b99", member.netns);
     harness::run("ip", &["netns", "add", &cloud]);
     harness::run("ip", &["-n", &member.netns, "link", "set", "cloud", "netns", &cloud]);
-    for (netns, link, address) in [(&member.netns, "meta", "169.254.169.1/24"), (&cloud, "cloud", "169.254.169.254/24")] {
+    for (netns, link, address) in
+        [(&member.netns, "meta", "169.254.169.1/24"), (&cloud, "cloud", "169.254.169.254/24")]
+    {
         harness::run("ip", &["-n", netns, "addr", "add", address, "dev", link]);
         harness::run("ip", &["-n", netns, "link", "set", link, "up"]);
     }

@@ -52,6 +52,20 @@ paths = [
     { path = "/lib64", access = "rx", why = "test" },
 ]
 
+[template.talker]
+purpose = "says the same without end"
+owner = "drivers"
+program = "/usr/bin/yes"
+uid = "901"
+tied = true
+[template.talker.jail]
+seccomp = "deny"
+paths = [
+    { path = "/usr", access = "rx", why = "test" },
+    { path = "/lib", access = "rx", why = "test" },
+    { path = "/lib64", access = "rx", why = "test" },
+]
+
 [template.machine]
 purpose = "a virtual machine that is never started"
 owner = "drivers"
@@ -84,6 +98,12 @@ fn spawn(client: &mut Client, template: &str, slot: Option<u16>, fds: &[(&str, B
     };
     let fds: Vec<_> = fds.iter().map(|(_, fd)| *fd).collect();
     client.call(&spawn, &fds, |_| ControlFlow::Continue(())).unwrap().0
+}
+
+/// The processor time that a process has used.
+fn ticks_of(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().nth(11).unwrap().parse().unwrap()
 }
 
 fn wait(client: &mut Client, process: u64) -> Ended {
@@ -143,6 +163,42 @@ fn a_tied_process_ends_with_its_owners_connection() {
     let spawned = spawn(&mut client, "sleeper", None, &[]);
     harness::kill(member.pid("drivers"), rustix::process::Signal::KILL);
     until("it ends", || (!alive(spawned.pid)).then_some(()));
+}
+
+#[test]
+fn what_a_process_says_without_end_does_not_fill_the_run_directory() {
+    const MOST: u64 = 1024 * 1024;
+    let member = Member::start_with(|topology| topology + TEMPLATES);
+    let log = |name: &str| std::fs::metadata(member.folder.join("run/log").join(name)).map_or(0, |m| m.len());
+    let mut client = member.client("drivers", "supervisor");
+    let spawned = spawn(&mut client, "talker", None, &[]);
+    until("its log is full", || (log("talker.log") >= MOST).then_some(()));
+    // It goes on talking, and nobody writes it down.
+    let ticks = || ticks_of(spawned.pid);
+    let first = ticks();
+    until("it went on", || (ticks() > first + 5).then_some(()));
+    assert!(log("talker.log") <= MOST);
+    drop(client);
+    until("it ends", || (!alive(spawned.pid)).then_some(()));
+
+    // One that outlives gtvpd writes by itself, and no further than its row says.
+    let (_ours, theirs) = UnixStream::pair().unwrap();
+    let mut client = member.client("components", "supervisor");
+    let spawned = spawn(&mut client, "lazyfs", Some(1), &[("vhost", theirs.as_fd())]);
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", spawned.pid)).unwrap();
+    let line = limits.lines().find(|l| l.starts_with("Max file size")).unwrap();
+    assert!(line.contains("16777216"), "{line}");
+    // QEMU's words go to drivers alone.
+    let (mut stderr, said) = rustix::pipe::pipe().map(|(r, w)| (File::from(r), w)).unwrap();
+    let mut client = member.client("drivers", "supervisor");
+    let spawned = spawn(&mut client, "talker", None, &[("stderr", said.as_fd())]);
+    drop(said);
+    until("it says things", || (ticks_of(spawned.pid) > 5).then_some(()));
+    assert!(log("talker.log") <= MOST);
+    drop(client);
+    let mut text = String::new();
+    stderr.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "");
 }
 
 #[test]
