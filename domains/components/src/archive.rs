@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
-use gtvp_model::component::{BadPath, Entry, EntryKind, MAX_ENTRIES, RootPath, escape};
+use gtvp_model::component::{BadPath, Entry, EntryKind, MAX_ENTRIES, MAX_MANIFEST_BYTES, RootPath, escape};
 use gtvp_model::digest::Digest;
 
+/// Most bytes of paths, link targets and attributes of all entries together, as the manifest would hold them: all of it is in
+/// memory at once.
+const MAX_WORDS: u64 = MAX_MANIFEST_BYTES;
 /// Most bytes of an extended header (long names, attributes). Linux's xattrs are at most 64 KiB each.
 const MAX_EXTENDED: u64 = 1024 * 1024;
 
@@ -37,6 +40,9 @@ pub enum BadArchive {
     /// Too many entries.
     #[error("it has more than {MAX_ENTRIES} entries")]
     TooMany,
+    /// Paths, targets and attributes past their bound.
+    #[error("its paths, link targets and attributes are longer than {MAX_WORDS} bytes")]
+    Words,
     /// An extended header past its bound.
     #[error("an extended header is longer than {MAX_EXTENDED} bytes")]
     Extended,
@@ -83,6 +89,7 @@ pub fn read(input: impl Read, kind: Kind, sink: &mut dyn Sink) -> Result<Vec<Ent
     let mut links: Vec<(RootPath, RootPath)> = Vec::new();
     let mut extended = Extended::default();
     let mut seen = 0;
+    let mut words = 0u64;
     for raw in archive.entries()?.raw(true) {
         let mut raw = raw?;
         seen += 1;
@@ -96,11 +103,15 @@ pub fn read(input: impl Read, kind: Kind, sink: &mut dyn Sink) -> Result<Vec<Ent
                 continue;
             }
             b'K' => {
-                extended.link = Some(long(&mut raw)?);
+                let link = long(&mut raw)?;
+                count(&mut words, link.len() as u64)?;
+                extended.link = Some(link);
                 continue;
             }
             b'x' => {
-                pax(&bounded(&mut raw)?, &mut extended);
+                let header = bounded(&mut raw)?;
+                pax(&header, &mut extended);
+                count(&mut words, 2 * header.len() as u64)?;
                 continue;
             }
             b'g' => {
@@ -116,6 +127,7 @@ pub fn read(input: impl Read, kind: Kind, sink: &mut dyn Sink) -> Result<Vec<Ent
         if path.is_root() {
             continue;
         }
+        count(&mut words, path.as_bytes().len() as u64)?;
         let target =
             || ext.link.clone().or_else(|| raw.link_name_bytes().map(|l| l.into_owned())).unwrap_or_default();
         let size = header.size()?;
@@ -197,6 +209,12 @@ fn join_links(
         }
     }
     if entries.len() > MAX_ENTRIES { Err(BadArchive::TooMany) } else { Ok(()) }
+}
+
+/// Counts what stays in memory.
+fn count(words: &mut u64, more: u64) -> Result<(), BadArchive> {
+    *words = words.saturating_add(more);
+    if *words > MAX_WORDS { Err(BadArchive::Words) } else { Ok(()) }
 }
 
 fn is_zero_device(header: &tar::Header) -> bool {
@@ -394,6 +412,41 @@ pub(crate) mod tests {
                 Err(BadArchive::Extended)
             ));
         }
+    }
+
+    #[test]
+    fn what_stays_in_memory_is_bounded() {
+        // A hundred bytes of a compressed archive can be a mebibyte of attributes.
+        struct Endless {
+            block: Vec<u8>,
+            at: usize,
+            left: usize,
+        }
+        impl Read for Endless {
+            fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+                if self.at == self.block.len() {
+                    if self.left == 0 {
+                        return Ok(0);
+                    }
+                    self.left -= 1;
+                    self.at = 0;
+                }
+                let n = buf.len().min(self.block.len() - self.at);
+                buf[..n].copy_from_slice(&self.block[self.at..self.at + n]);
+                self.at += n;
+                Ok(n)
+            }
+        }
+        let mut attributes = Vec::new();
+        for n in 0..15 {
+            let body = [format!(" SCHILY.xattr.user.a{n:02}=").as_bytes(), &[b'x'; 65_000], b"\n"].concat();
+            attributes.extend_from_slice((body.len() + 5).to_string().as_bytes());
+            attributes.extend_from_slice(&body);
+        }
+        let mut block = Vec::new();
+        add(&mut block, b'x', b"x", b"", &attributes);
+        let endless = Endless { block, at: 0, left: 500 };
+        assert!(matches!(read(endless, Kind::Package, &mut Forget), Err(BadArchive::Words)));
     }
 
     #[test]

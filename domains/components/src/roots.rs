@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use gtvp_ipc::components::{Layer, View};
 use gtvp_model::boxview::LinkedComponent;
@@ -44,7 +45,12 @@ pub struct Root {
     record: Mutex<Record>,
     /// The files that its linked components have; made when first asked for.
     objects: Mutex<Option<HashSet<Digest>>>,
+    /// Since when, and how often, it was told of what its box can cause at will.
+    told: Mutex<Option<(Instant, u32)>>,
 }
+
+/// Most events a minute that a box can cause at will: they share the member's log with everything else.
+const MOST_TOLD: u32 = 20;
 
 /// Every root.
 pub struct Roots {
@@ -128,7 +134,21 @@ pub enum BadRoot {
 
 impl Root {
     fn new(record: Record) -> Self {
-        Self { record: Mutex::new(record), objects: Mutex::new(None) }
+        Self { record: Mutex::new(record), objects: Mutex::new(None), told: Mutex::new(None) }
+    }
+
+    /// Whether one more event may be told of what its box can cause at will.
+    pub fn may_tell(&self) -> bool {
+        self.may_tell_at(Instant::now())
+    }
+
+    fn may_tell_at(&self, now: Instant) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, times) = told
+            .filter(|(since, _)| now.duration_since(*since) < Duration::from_secs(60))
+            .unwrap_or((now, 0));
+        *told = Some((since, times.saturating_add(1)));
+        times < MOST_TOLD
     }
 
     fn lock(&self) -> MutexGuard<'_, Record> {
@@ -177,4 +197,23 @@ fn collect(store: &Store, manifest: &Digest, into: &mut HashSet<Digest>) -> Resu
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_box_that_asks_without_end_does_not_fill_the_log() {
+        let record = Record {
+            box_name: "x".parse().unwrap(),
+            composition: Digest::of(b""),
+            view: View::Application,
+            linked: Vec::new(),
+        };
+        let root = Root::new(record);
+        let now = Instant::now();
+        assert_eq!((0..10_000).filter(|_| root.may_tell_at(now)).count(), MOST_TOLD as usize);
+        assert!(root.may_tell_at(now + Duration::from_secs(61)));
+    }
 }

@@ -37,6 +37,8 @@ const DPKG: u32 = 2;
 const BENEATH: u32 = 3;
 const FIRST_PACKAGE: u32 = 16;
 const BASE: u32 = u32::MAX;
+/// Events that wait for a watcher; one that is further behind is let go of, and watches again.
+const MOST_AHEAD: usize = 4096;
 /// Most paths that `show` lists.
 const SHOWN_PATHS: usize = 200;
 
@@ -53,7 +55,7 @@ pub struct Components {
     /// Where gtvpd puts guest-init.
     pub guest_init: PathBuf,
     /// Who hears of events.
-    pub watchers: Mutex<Vec<mpsc::Sender<RootEvent>>>,
+    pub watchers: Mutex<Vec<mpsc::SyncSender<RootEvent>>>,
 }
 
 impl Service for Components {
@@ -121,7 +123,14 @@ impl Components {
             Request::Attach(_) => {
                 let (slot, root) = self.root_of(caller)?;
                 let layers = root.record().linked.iter().map(|l| l.layer.clone()).collect();
-                self.tell(Some(slot), Severity::Info, "root.attached", "its file-system server is attached");
+                if root.may_tell() {
+                    self.tell(
+                        Some(slot),
+                        Severity::Info,
+                        "root.attached",
+                        "its file-system server is attached",
+                    );
+                }
                 Ok(Answer::of(&Attached { layers }))
             }
             Request::ReadManifest(p) => {
@@ -174,7 +183,7 @@ impl Components {
         self.watchers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .retain(|w| w.send(event.clone()).is_ok());
+            .retain(|w| w.try_send(event.clone()).is_ok());
     }
 
     fn warn(&self, warning: String) {
@@ -182,7 +191,7 @@ impl Components {
     }
 
     fn watch(&self, session: &mut Session) -> Result<Answer, Fault> {
-        let (tell, hear) = mpsc::channel();
+        let (tell, hear) = mpsc::sync_channel(MOST_AHEAD);
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner).push(tell);
         for event in hear {
             if session.progress(&event).is_err() {
@@ -413,7 +422,9 @@ impl Components {
                     };
                     let message =
                         format!("{} was not linked for {}: {fault}", package.reference(), shown(&asked.path));
-                    self.tell(Some(slot), Severity::Error, kind, message);
+                    if root.may_tell() {
+                        self.tell(Some(slot), Severity::Error, kind, message);
+                    }
                     failure = Some(fault);
                 }
             }
@@ -526,12 +537,10 @@ impl Components {
             manifest.entries.iter().any(|e| matches!(&e.kind, gtvp_model::component::EntryKind::File { digest: d, .. } if d == digest)).then_some(())
         };
         let Some(package) = closure.packages.iter().find(|p| has_it(p).is_some()) else {
-            self.tell(
-                Some(slot),
-                Severity::Error,
-                "component.damaged",
-                format!("contents {} are damaged, and were made here", digest.short()),
-            );
+            if root.may_tell() {
+                let message = format!("contents {} are damaged, and were made here", digest.short());
+                self.tell(Some(slot), Severity::Error, "component.damaged", message);
+            }
             return Err(Fault::new(
                 FaultKind::Integrity,
                 "damaged contents were made on this member and cannot be fetched again",
