@@ -21,6 +21,9 @@ pub const METHODS: &[&str] = &["http", "https", "ftp"];
 pub const SOCKET: &str = "relay.sock";
 
 /// Which file apt wants a URI in.
+/// Largest file that apt is brought: an index of all of Debian's paths is a tenth of it.
+const MAX_FILE: u64 = 1024 * 1024 * 1024;
+
 type Wanted = Arc<Mutex<HashMap<String, String>>>;
 
 /// Carries messages between apt (standard input and output) and the fetcher until either ends.
@@ -61,6 +64,20 @@ fn from_apt(stream: &UnixStream, wanted: &Wanted) -> io::Result<()> {
     Ok(())
 }
 
+/// Copies a file of at most `most` bytes. The fetcher could bring anything: what waits or never ends is refused.
+fn copy(from: &File, to: &mut impl Write, most: u64) -> io::Result<()> {
+    let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why.to_owned()));
+    if !from.metadata()?.is_file() {
+        return refused("the fetcher brought something that is no file");
+    }
+    let mut bounded = io::Read::take(from, most);
+    io::copy(&mut bounded, to)?;
+    match io::Read::read(&mut { from }, &mut [0])? {
+        0 => Ok(()),
+        _ => refused("the fetcher brought more than any index has"),
+    }
+}
+
 fn to_apt(stream: &UnixStream, wanted: &Wanted) -> io::Result<()> {
     let mut out = io::stdout();
     while let Some((json, fds)) = wire::recv(stream)? {
@@ -72,7 +89,7 @@ fn to_apt(stream: &UnixStream, wanted: &Wanted) -> io::Result<()> {
         match (message.code(), file) {
             (200 | 201, Some(file)) => {
                 if let Some(fd) = fds.into_iter().next() {
-                    io::copy(&mut File::from(fd), &mut File::create(&file)?)?;
+                    copy(&File::from(fd), &mut File::create(&file)?, MAX_FILE)?;
                 }
                 message.fields.retain(|(k, _)| !k.eq_ignore_ascii_case("Filename"));
                 message.set("Filename", &file);
@@ -85,4 +102,27 @@ fn to_apt(stream: &UnixStream, wanted: &Wanted) -> io::Result<()> {
         out.flush()?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Seek;
+
+    #[test]
+    fn apt_is_brought_files_and_nothing_that_waits_or_never_ends() {
+        let bytes = |n: usize| {
+            let mut file = File::from(rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+            file.write_all(&vec![b'x'; n]).unwrap();
+            file.rewind().unwrap();
+            file
+        };
+        let mut out = Vec::new();
+        copy(&bytes(10), &mut out, 10).unwrap();
+        assert_eq!(out.len(), 10);
+        assert!(copy(&bytes(11), &mut Vec::new(), 10).is_err());
+        assert!(copy(&File::open("/dev/zero").unwrap(), &mut Vec::new(), 10).is_err());
+        let (silent, _kept) = rustix::pipe::pipe().unwrap();
+        assert!(copy(&silent.into(), &mut Vec::new(), 10).is_err());
+    }
 }

@@ -164,6 +164,10 @@ impl Importer {
     fn checked_copy(&self, package: &Package, fetched: File) -> Result<File, Fault> {
         let path = self.store.scratch();
         let failed = |e: std::io::Error| Fault::from(StoreError::Io(path.clone(), e));
+        // Anything else could keep its reader waiting, and the boxes that wait for this package with it.
+        if !fetched.metadata().map_err(failed)?.is_file() {
+            return Err(Fault::new(FaultKind::Integrity, "the fetcher brought something that is no file"));
+        }
         let own = OpenOptions::new()
             .read(true)
             .write(true)
@@ -274,4 +278,37 @@ pub fn own_path(text: &str) -> Result<RootPath, Fault> {
 /// An entry of what is made here.
 pub fn own_entry(path: RootPath, kind: EntryKind, mode: u32) -> Entry {
     Entry { path, kind, mode, uid: 0, gid: 0, mtime: MADE_MTIME, xattrs: BTreeMap::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{Folder, Trusting};
+    use std::io::Seek;
+
+    #[test]
+    fn what_the_fetcher_brings_is_a_file_with_the_bytes_of_the_index_or_nothing() {
+        let folder = Folder::new();
+        let importer = Importer::new(Arc::new(Store::open(&folder.0).unwrap()), Box::new(Trusting));
+        let mut package = crate::closure::tests::package("x", "");
+        package.source = Digest(sha2::Sha256::digest(b"bytes").into());
+        package.size = 5;
+        let brought = |bytes: &[u8]| {
+            let mut file = File::from(rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+            file.write_all(bytes).unwrap();
+            file.rewind().unwrap();
+            file
+        };
+        assert!(importer.checked_copy(&package, brought(b"bytes")).is_ok());
+        for lie in [&b"bytez"[..], b"byte", b"bytes and more", b""] {
+            let refused = importer.checked_copy(&package, brought(lie)).unwrap_err();
+            assert_eq!(refused.kind, FaultKind::Integrity);
+        }
+        // A pipe that nobody writes into, and one that never ends.
+        let (silent, _kept) = rustix::pipe::pipe().unwrap();
+        assert_eq!(importer.checked_copy(&package, silent.into()).unwrap_err().kind, FaultKind::Integrity);
+        let endless = File::open("/dev/zero").unwrap();
+        assert_eq!(importer.checked_copy(&package, endless).unwrap_err().kind, FaultKind::Integrity);
+        assert_eq!(std::fs::read_dir(folder.0.join("tmp")).unwrap().count(), 0, "nothing is left");
+    }
 }
