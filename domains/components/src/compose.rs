@@ -321,7 +321,21 @@ impl Composer {
         warn: &dyn Fn(String),
     ) -> Result<(), Fault> {
         tell(on, progress("resolve", "fetching the sources' indices", 0, 0))?;
-        state.unreachable = apt::update(session)?;
+        let mut complaints = apt::update(session);
+        let spoilt = |c: &String| c.contains("/Contents-");
+        let because_of_contents = match &complaints {
+            Ok(said) => said.iter().any(spoilt),
+            Err(fault) => fault.causes.iter().any(spoilt),
+        };
+        if because_of_contents {
+            // apt takes all of an archive's indices or none. Without the one that tells paths, packages are imported whole.
+            self.sources.use_contents(session, false)?;
+            let without = apt::update(session);
+            self.sources.use_contents(session, true)?;
+            let said = complaints.unwrap_or_else(|fault| fault.causes);
+            complaints = without.map(|more| said.into_iter().filter(spoilt).chain(more).collect());
+        }
+        state.unreachable = complaints?;
         for warning in &state.unreachable {
             warn(warning.clone());
         }

@@ -142,6 +142,12 @@ impl Sources {
         Ok(contents.clone())
     }
 
+    /// From the next update on: the Contents indices that are wanted, or none.
+    pub fn use_contents(&self, session: &Session, wanted: bool) -> Result<(), Fault> {
+        let contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        session.setup(if wanted { contents } else { Vec::new() })
+    }
+
     /// Whether this architecture's Contents index is fetched.
     pub fn has_contents(&self, arch: &str) -> bool {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|a| a == arch)
