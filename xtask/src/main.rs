@@ -1,6 +1,7 @@
 //! Checks of the tree itself: `cargo xtask verify` (changes nothing), `cargo xtask fix`, `cargo xtask layers`.
 
 mod layers;
+mod threats;
 
 use std::process::{Command, ExitCode};
 
