@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::Domain;
 use gtvp_model::member::MemberConfig;
-use gtvp_model::topology::Topology;
+use gtvp_model::topology::{Callers, Topology};
 
 use crate::server::Caller;
 
-/// The member's configuration.
-pub const MEMBER_FILE: &str = "/gtvp/member.toml";
-/// The topology.
-pub const TOPOLOGY_FILE: &str = "/gtvp/topology.toml";
+/// The member's configuration: member.toml as JSON, checked by the supervisor.
+pub const MEMBER_FILE: &str = "/gtvp/member.json";
+/// Who may call whom: that part of topology.toml, as JSON.
+pub const CALLERS_FILE: &str = "/gtvp/callers.json";
 /// The sockets of the domains that this one may call.
 pub const SOCKETS: &str = "/gtvp/ipc";
 /// The domain's folder in the member's state directory.
@@ -27,14 +27,14 @@ pub const LISTEN_FD: i32 = 3;
 /// The descriptor of a second listening socket: the gateway's socket for people.
 pub const SECOND_LISTEN_FD: i32 = 4;
 
-/// Where a domain is: its member, the topology, its ways to other domains.
+/// Where a domain is: its member, who may call it, its ways to other domains.
 pub struct Place {
     /// The domain.
     pub domain: Domain,
     /// The member's configuration.
     pub config: MemberConfig,
-    /// The topology.
-    pub topology: Topology,
+    /// Who may call whom.
+    pub callers: Callers,
 }
 
 /// Why a domain could not start.
@@ -43,12 +43,12 @@ pub enum BadPlace {
     /// A file that the supervisor puts into the jail cannot be read.
     #[error("{0} cannot be read")]
     File(&'static str, #[source] io::Error),
-    /// member.toml is wrong.
-    #[error("{MEMBER_FILE} cannot be understood")]
-    Member(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// topology.toml is wrong.
-    #[error(transparent)]
-    Topology(#[from] gtvp_model::topology::BadTopology),
+    /// Such a file is not what it should be.
+    #[error("{0} cannot be understood")]
+    Content(&'static str, #[source] serde_json::Error),
+    /// The member's configuration has a value that it may not have.
+    #[error("{MEMBER_FILE}: {0}")]
+    Value(&'static str),
     /// A descriptor that the supervisor passes is not there.
     #[error("descriptor {0} is not a listening socket: domains are started by gtvpd, not by hand")]
     Descriptor(i32),
@@ -57,10 +57,8 @@ pub enum BadPlace {
 impl Place {
     /// Reads what the supervisor has put in place.
     pub fn open(domain: Domain) -> Result<Self, BadPlace> {
-        let read = |path: &'static str| std::fs::read_to_string(path).map_err(|e| BadPlace::File(path, e));
-        let config = gtvp_model::member::parse(&read(MEMBER_FILE)?).map_err(|e| BadPlace::Member(e.into()))?;
-        let topology = Topology::parse(&read(TOPOLOGY_FILE)?)?;
-        Ok(Self { domain, config, topology })
+        let config = gtvp_model::member::check(read(MEMBER_FILE)?).map_err(BadPlace::Value)?;
+        Ok(Self { domain, config, callers: read(CALLERS_FILE)? })
     }
 
     /// The domain's own listening socket. To be called once.
@@ -75,8 +73,13 @@ impl Place {
 
     /// Who may call this domain.
     pub fn acl(&self) -> Acl {
-        Acl { callee: self.domain, config: self.config.clone(), topology: self.topology.clone() }
+        Acl { callee: self.domain, config: self.config.clone(), callers: self.callers.clone() }
     }
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &'static str) -> Result<T, BadPlace> {
+    let bytes = std::fs::read(path).map_err(|e| BadPlace::File(path, e))?;
+    serde_json::from_slice(&bytes).map_err(|e| BadPlace::Content(path, e))
 }
 
 /// The listening socket that the supervisor passed as descriptor `fd`. To be called once for each.
@@ -99,13 +102,13 @@ pub fn take_listener(fd: i32) -> Result<UnixListener, BadPlace> {
 pub struct Acl {
     callee: Domain,
     config: MemberConfig,
-    topology: Topology,
+    callers: Callers,
 }
 
 impl Acl {
     /// For the supervisor, which has no [`Place`].
-    pub fn new(callee: Domain, config: MemberConfig, topology: Topology) -> Self {
-        Self { callee, config, topology }
+    pub fn new(callee: Domain, config: MemberConfig, topology: &Topology) -> Self {
+        Self { callee, config, callers: topology.callers() }
     }
 
     /// The domain that is called.
@@ -115,7 +118,7 @@ impl Acl {
 
     /// Whether topology.toml has a row for this.
     pub fn allows(&self, caller: &Caller, method: &str) -> bool {
-        self.topology.allows(&caller.name, self.callee.as_str(), method)
+        self.callers.allows(&caller.name, self.callee.as_str(), method)
     }
 
     /// The row of topology.toml whose uid the caller has.
@@ -123,11 +126,11 @@ impl Acl {
         let unknown = |why: String| Fault::new(FaultKind::Denied, "the caller is no domain of this member").because(why);
         let uid = rustix::net::sockopt::socket_peercred(stream).map_err(|e| unknown(e.to_string()))?.uid.as_raw();
         let offset = uid.checked_sub(self.config.uid_base);
-        if let Some((name, _)) = self.topology.domain.iter().find(|(_, row)| Some(row.uid) == offset) {
+        if let Some((name, _)) = self.callers.domain.iter().find(|(_, uid)| Some(**uid) == offset) {
             return Ok(Caller { name: name.clone(), slot: None });
         }
         let of_box = self.config.box_of_uid(uid);
-        let template = |which: String| self.topology.template.iter().find(|(_, row)| row.uid == which);
+        let template = |which: String| self.callers.template.iter().find(|(_, uid)| **uid == which);
         if let Some((slot, which)) = of_box {
             if let Some((name, _)) = template(format!("box:{which}")) {
                 return Ok(Caller { name: name.clone(), slot: Some(slot) });

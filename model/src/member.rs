@@ -155,8 +155,12 @@ pub enum BadMember {
 
 /// Reads and checks member.toml's text.
 pub fn parse(text: &str) -> Result<MemberConfig, BadMember> {
-    let c: MemberConfig = toml::from_str(text)?;
-    let bad = |what| Err(BadMember::Value(what));
+    check(toml::from_str(text)?).map_err(BadMember::Value)
+}
+
+/// Checks what no field's type does; the error is what is wrong.
+pub fn check(c: MemberConfig) -> Result<MemberConfig, &'static str> {
+    let bad = Err;
     if c.uid_base < 100_000 || c.uid_base.checked_add(UIDS_PER_MEMBER).is_none_or(|end| end > 4_294_000_000) {
         return bad("uid_base must leave room for 4096 uids above 100000");
     }

@@ -244,12 +244,60 @@ impl Topology {
         Err(BadTopology::Unknown(name.to_owned()))
     }
 
+    /// What a domain checks its callers by.
+    pub fn callers(&self) -> Callers {
+        let domains = self.domain.iter();
+        let mut methods: BTreeMap<_, _> = domains.clone().map(|(name, row)| (name.clone(), row.callers.clone())).collect();
+        methods.insert("supervisor".into(), self.supervisor_callers.clone());
+        Callers {
+            domain: domains.map(|(name, row)| (name.clone(), row.uid)).collect(),
+            template: self.template.iter().map(|(name, row)| (name.clone(), row.uid.clone())).collect(),
+            methods,
+        }
+    }
+}
+
+/// Who has which uid and may call what: all that a domain needs of the topology.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Callers {
+    /// Uids of domains, relative to the member's base.
+    pub domain: BTreeMap<String, u32>,
+    /// Uids of templates, as their rows have them.
+    pub template: BTreeMap<String, String>,
+    /// Methods by callee and caller.
+    pub methods: BTreeMap<String, BTreeMap<String, Vec<String>>>,
+}
+
+impl Callers {
     /// Whether `caller` may call `method` of `callee`. What no row allows is denied.
     pub fn allows(&self, caller: &str, callee: &str, method: &str) -> bool {
-        let callers = match callee {
-            "supervisor" => Some(&self.supervisor_callers),
-            domain => self.domain.get(domain).map(|d| &d.callers),
-        };
-        callers.and_then(|c| c.get(caller)).is_some_and(|methods| methods.iter().any(|m| m == method))
+        let methods = self.methods.get(callee).and_then(|callers| callers.get(caller));
+        methods.is_some_and(|methods| methods.iter().any(|m| m == method))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_row_allows_is_denied_to_callers_of_domains_too() {
+        let callers = Topology::parse(include_str!("../../topology.toml")).unwrap().callers();
+        // As a domain reads them in its jail.
+        let callers: Callers = serde_json::from_str(&serde_json::to_string(&callers).unwrap()).unwrap();
+        assert!(callers.allows("gateway", "management", "create_box"));
+        assert!(callers.allows("components", "supervisor", "spawn"));
+        for (caller, callee, method) in [
+            ("gateway", "drivers", "start"),
+            ("gateway", "management", "create"),
+            ("lazyfs", "components", "compose"),
+            ("gateway", "supervisor", "status"),
+            ("nobody", "management", "list_boxes"),
+            ("gateway", "nobody", "list_boxes"),
+        ] {
+            assert!(!callers.allows(caller, callee, method), "{caller} may call {callee}.{method}");
+        }
+        assert_eq!((callers.domain["drivers"], callers.template["lazyfs"].as_str()), (5, "box:1"));
     }
 }

@@ -24,7 +24,7 @@ const ATTEMPTS: &[&str] = &[
     "open /usr/bin/env",
     "open /state",
     "open /run",
-    "open /gtvp/member.toml",
+    "open /gtvp/member.json",
     "write /dev/kvm",
     "write /dev/net/tun",
     "write /dev/tpmrm0",
@@ -176,7 +176,7 @@ fn attempt(words: &[&str]) -> io::Result<()> {
         ["mount"] => call(libc::SYS_mount, [text(c"none"), text(c"/dev"), text(c"tmpfs"), 0, 0, 0]),
         ["remount"] => call(libc::SYS_mount, [0, text(c"/"), 0, libc::MS_REMOUNT | libc::MS_BIND, 0, 0]),
         ["umount"] => {
-            call(libc::SYS_umount2, [text(c"/gtvp/member.toml"), libc::MNT_DETACH as c_ulong, 0, 0, 0, 0])
+            call(libc::SYS_umount2, [text(c"/gtvp/member.json"), libc::MNT_DETACH as c_ulong, 0, 0, 0, 0])
         }
         ["pivot_root"] => call(libc::SYS_pivot_root, [text(c"/"), text(c"/"), 0, 0, 0, 0]),
         ["chroot"] => call(libc::SYS_chroot, [text(c"/"), 0, 0, 0, 0, 0]),

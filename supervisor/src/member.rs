@@ -12,12 +12,8 @@ use gtvp_model::topology::Topology;
 pub struct Member {
     /// member.toml.
     pub config: MemberConfig,
-    /// Its text.
-    pub config_text: String,
     /// topology.toml.
     pub topology: Topology,
-    /// Its text.
-    pub topology_text: String,
     /// The folder with GTVP's programs.
     pub lib: PathBuf,
 }
@@ -52,8 +48,6 @@ impl Member {
                 .map_err(|e| BadMemberFiles::Config(config.to_owned(), e))?,
             topology: Topology::parse(&topology_text)
                 .map_err(|e| BadMemberFiles::Topology(topology_path, e))?,
-            config_text,
-            topology_text,
             lib,
         })
     }

@@ -77,8 +77,8 @@ pub fn folders(member: &Member) -> Result<(), PlaceError> {
             folder(&member.run_of(name), 0o700, Some(config.uid(offset)))?;
         }
     }
-    text(&member.run("gtvp/member.toml"), &member.config_text)?;
-    text(&member.run("gtvp/topology.toml"), &member.topology_text)?;
+    json(&member.run("gtvp/member.json"), config)?;
+    json(&member.run("gtvp/callers.json"), &member.topology.callers())?;
     let _ = fs::remove_file(member.run("ready"));
     Ok(())
 }
@@ -93,8 +93,9 @@ fn folder(path: &Path, mode: u32, owner: Option<u32>) -> Result<(), PlaceError> 
     chown(path, Some(owner), Some(owner)).map_err(at(path))
 }
 
-fn text(path: &Path, text: &str) -> Result<(), PlaceError> {
+fn json<T: serde::Serialize>(path: &Path, value: &T) -> Result<(), PlaceError> {
     let new = path.with_extension("new");
+    let text = serde_json::to_vec(value).map_err(|e| at(path)(e.into()))?;
     fs::write(&new, text)
         .and_then(|()| fs::set_permissions(&new, fs::Permissions::from_mode(0o444)))
         .and_then(|()| fs::rename(&new, path))

@@ -94,8 +94,8 @@ pub fn jail(
         binds.push(device(&rule.path, access(&rule.path, &rule.access)?, rule.optional));
     }
     for (from, at) in [
-        (member.run("gtvp/member.toml"), place::MEMBER_FILE),
-        (member.run("gtvp/topology.toml"), place::TOPOLOGY_FILE),
+        (member.run("gtvp/member.json"), place::MEMBER_FILE),
+        (member.run("gtvp/callers.json"), place::CALLERS_FILE),
     ] {
         binds.push(read_only(from, at));
     }
@@ -239,9 +239,7 @@ pub mod tests {
         let text = include_str!("../../topology.toml");
         Member {
             config: gtvp_model::member::parse(CONFIG).unwrap(),
-            config_text: CONFIG.into(),
             topology: gtvp_model::topology::Topology::parse(text).unwrap(),
-            topology_text: text.into(),
             lib: "/usr/lib/gtvp".into(),
         }
     }

@@ -194,7 +194,7 @@ fn answer(
     asker: Post<Ask>,
     cgroups: Option<&'static str>,
 ) -> Result<(), SuperviseError> {
-    let acl = Acl::new(Domain::Supervisor, member.config.clone(), member.topology.clone());
+    let acl = Acl::new(Domain::Supervisor, member.config.clone(), &member.topology);
     let service = Arc::new(Supervision { asker, member: member.clone(), cgroups });
     let serve = move || {
         let error = gtvp_ipc::serve(&listener, acl, service);

@@ -24,7 +24,7 @@ fn expected(topology: &Topology, name: &str, jail: &Jail, attempt: &str) -> Opti
     let device = |path: &str| jail.devices.iter().any(|d| d.path == path);
     let network = jail.network != Network::None;
     match attempt.split(' ').collect::<Vec<_>>()[..] {
-        ["open", "/gtvp/member.toml"] | ["socket", "unix"] => Some(true),
+        ["open", "/gtvp/member.json"] | ["socket", "unix"] => Some(true),
         ["open", path @ ("/state" | "/run")] => Some(has(path)),
         ["create", "/state/.probe"] => Some(has("/state")),
         ["create", "/run/.probe"] => Some(has("/run")),

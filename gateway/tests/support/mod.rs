@@ -57,7 +57,7 @@ impl Member {
             box_network: "10.90.1.0".parse().unwrap(),
             transit_network: "10.91.1.0".parse().unwrap(),
         };
-        let acl = Acl::new(Domain::Management, config, topology);
+        let acl = Acl::new(Domain::Management, config, &topology);
         let listener = UnixListener::bind(dir.path().join("management.sock")).unwrap();
         let service = Arc::new(Front(played.clone()));
         std::thread::spawn(move || gtvp_ipc::serve(&listener, acl, service));

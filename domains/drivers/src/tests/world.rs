@@ -51,7 +51,7 @@ fn the_domain() {
     crate::record::remove(&path).unwrap();
     let listener = UnixListener::bind(&path).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777)).unwrap();
-    let acl = Acl::new(Domain::Drivers, config(), topology());
+    let acl = Acl::new(Domain::Drivers, config(), &topology());
     panic!("{}", gtvp_ipc::serve(&listener, acl, Arc::new(drivers)));
 }
 
