@@ -12,6 +12,7 @@ pub mod drivers;
 pub mod fetcher;
 pub mod keeper;
 pub mod management;
+pub mod memory;
 pub mod place;
 pub mod security;
 mod server;

@@ -55,8 +55,9 @@ pub enum BadPlace {
 }
 
 impl Place {
-    /// Reads what the supervisor has put in place.
+    /// Reads what the supervisor has put in place. To be called first: the process has one thread.
     pub fn open(domain: Domain) -> Result<Self, BadPlace> {
+        crate::memory::prepare();
         let config = gtvp_model::member::check(read(MEMBER_FILE)?).map_err(BadPlace::Value)?;
         Ok(Self { domain, config, callers: read(CALLERS_FILE)? })
     }

@@ -12,7 +12,6 @@ mod deb;
 mod import;
 mod layers;
 mod ldcache;
-mod memory;
 mod roots;
 mod security;
 mod service;
@@ -42,7 +41,6 @@ use crate::sources::{BySupervisor, Sources};
 const GUEST_INIT: &str = "/gtvp/guest-init";
 
 fn run() -> Result<std::convert::Infallible, Box<dyn std::error::Error>> {
-    memory::prepare();
     let place = Place::open(Domain::Components)?;
     let listener = place.listener()?;
     let state = Path::new(STATE);

@@ -27,7 +27,7 @@ use crate::compose::{Composer, progress, shown};
 use crate::import::{Imported, Importer};
 use crate::roots::{Linked, Root, Roots};
 use crate::store::Record;
-use crate::{boot, configure, memory};
+use crate::{boot, configure};
 
 /// Places in a root's order: derived and dpkg's records hide packages, what the base's scripts left lies below what the others
 /// left, the skeleton hides nothing.
@@ -78,7 +78,7 @@ impl Service for Components {
         );
         let answer = self.answer(caller, request, fds, session);
         if large {
-            memory::settle();
+            gtvp_ipc::memory::settle();
         }
         answer
     }

@@ -1,6 +1,6 @@
-//! An idle domain is small: what a large piece of work took goes back to the system when it is done.
+//! An idle process is small: few heaps, and what was only needed for a while goes back to the system.
 
-/// Few heaps instead of one a thread, and large buffers in mappings of their own. To be called before there are threads.
+/// Few heaps instead of one for each thread, and large buffers in mappings of their own. To be called before there are threads.
 pub fn prepare() {
     const LARGE: libc::c_int = 128 * 1024;
     // SAFETY: mallopt takes two numbers and changes the allocator's own settings; no other thread exists yet.
