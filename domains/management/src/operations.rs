@@ -175,6 +175,13 @@ impl Handle {
         }
     }
 
+    /// How long each phase took, the one that goes on as far as it is.
+    pub fn phases(&self) -> Vec<PhaseTime> {
+        let inner = self.lock();
+        let now = PhaseTime { phase: inner.operation.progress.phase.clone(), ms: inner.in_phase() };
+        inner.operation.phases.iter().cloned().chain([now]).collect()
+    }
+
     /// Whether someone has cancelled it.
     pub fn is_cancelled(&self) -> bool {
         self.lock().cancelled
@@ -232,10 +239,14 @@ impl Inner {
     fn end_phase(&mut self) {
         let ended = std::mem::take(&mut self.operation.progress.phase);
         if !ended.is_empty() {
-            let ms = u64::try_from(self.phase_since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let ms = self.in_phase();
             self.operation.phases.push(PhaseTime { phase: ended, ms });
         }
         self.phase_since = Instant::now();
+    }
+
+    fn in_phase(&self) -> u64 {
+        u64::try_from(self.phase_since.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 

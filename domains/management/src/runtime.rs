@@ -286,7 +286,7 @@ impl Runtime {
         self.wait(deadline, operation, |e| {
             e.get_mut(name).is_none_or(|r| r.ready_ms.is_some() || r.exit.is_some() || r.failure.is_some())
         })?;
-        let phases = operation.snapshot().phases;
+        let phases = operation.phases();
         self.change(name, |r| r.phases = phases);
         let mut record = self.record(name)?;
         if let Some(why) = &record.failure {
