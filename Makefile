@@ -1,6 +1,6 @@
 # GTVP. `make demo` and `make test` are all that a new machine needs: they install, build and run.
 SHELL := /bin/bash
-PROFILE ?= release
+PROFILE ?= dist
 TARGET := x86_64-unknown-linux-gnu
 OUT := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 BINARIES := gtvpd gtvp-probe gtvp gtvp-management gtvp-security gtvp-components gtvp-communication gtvp-drivers gtvp-gateway \
