@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gtvp_e2e::bench::{Bench, Figure, bytes};
-use gtvp_e2e::{Lab, tcp};
+use gtvp_e2e::{Lab, SOON, tcp, until};
 
 /// A second box may fetch this part of what the first did.
 const SHARE: f64 = 3.0;
@@ -109,6 +109,8 @@ fn run(lab: &Lab, words: &[&str]) {
 }
 
 fn fetched(lab: &Lab, words: &[&str], answers: impl Fn(&Lab)) -> Fetched {
+    // The connections of an earlier start are kept for a while, and their end takes packets too.
+    until("apt and fetcher have ended", SOON * 2, || lab.processes(&["gtvp-fetcher"]).is_empty().then_some(()));
     let (wire, before) = (lab.bytes_from_sources(), in_store(lab));
     run(lab, words);
     answers(lab);

@@ -4,12 +4,14 @@
 //! no disk, agent, balloon or firewall: what it need not do it does not do, and a start of GTVP has all of that in its time.
 
 use std::fs;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::kept;
-use crate::{Ended, Lab, http_get, until};
+use crate::{Ended, Lab, http_get, running, until};
 
 /// The way to the machine: a tap of this machine with one address for each side.
 const TAP: &str = "gtvpbench0";
@@ -20,7 +22,10 @@ const MAC: &str = "52:54:00:67:74:76";
 const MODULES: &[&str] = &["ring", "virtio.", "pci", "fuse", "virtiofs", "overlay", "failover", "virtio_net"];
 const VIRTIOFSD: &str = "1.14.0";
 /// Pause between two looks at the page.
-const LOOK: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(20);
+/// How long a look waits: less than the second after which the kernel sends a lost packet again, so that the machine is not
+/// busy with those while it starts.
+const PATIENCE: Duration = Duration::from_millis(900);
 
 /// Everything that is made once.
 pub struct ByHand {
@@ -49,6 +54,7 @@ impl ByHand {
     pub fn prepare(lab: &Lab, name: &str) -> Self {
         let dir = kept().join("by-hand");
         fs::create_dir_all(&dir).expect("target/bench/by-hand");
+        install(&["busybox-static"]);
         let virtiofsd = virtiofsd();
         let qemu =
             *lab.processes(&["qemu-system-x86_64", &format!("-{name} ")]).first().expect("the box's machine");
@@ -106,7 +112,7 @@ impl ByHand {
             );
             std::thread::sleep(Duration::from_millis(1));
         }
-        let _machine = Ended(spawn(
+        let machine = Ended(spawn(
             Command::new("qemu-system-x86_64")
                 .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
                 .args(&self.qemu)
@@ -126,26 +132,53 @@ impl ByHand {
                 .args(["-device", "virtio-rng-pci,disable-legacy=on"])
                 .stderr(log("qemu.log")),
         ));
-        loop {
-            if page_is_there(GUEST, 80) {
-                return begun.elapsed();
-            }
-            assert!(begun.elapsed() < Duration::from_secs(300), "no page: see {}", console.display());
-            std::thread::sleep(LOOK);
-        }
+        let answered = first_answer(GUEST, 80, Duration::from_secs(300));
+        let took =
+            answered.unwrap_or_else(|| panic!("no page: see {}", console.display())).duration_since(begun);
+        drop(machine);
+        // It ends with the machine; the next one must find its lock free.
+        let words = ["virtiofsd", "--socket-path", &dir.to_string_lossy()];
+        until("virtiofsd has ended", Duration::from_secs(20), || running(&words).is_empty().then_some(()));
+        took
     }
 }
 
-/// One look that does not wait for a packet that was lost.
-fn page_is_there(address: &str, port: u16) -> bool {
-    let to = format!("{address}:{port}").parse().expect("an address");
-    std::net::TcpStream::connect_timeout(&to, Duration::from_millis(20)).is_ok()
-        && http_get(address, port, "/").is_ok_and(|(status, _)| status.contains(" 200 "))
+/// When the first answer of status 200 came. Each look is a thread of its own: one whose packets were lost, because nobody was
+/// there yet, waits for them and must not hold the next look up.
+fn first_answer(address: &'static str, port: u16, within: Duration) -> Option<Instant> {
+    let (tell, told) = mpsc::channel();
+    let begun = Instant::now();
+    while begun.elapsed() < within {
+        let tell = tell.clone();
+        std::thread::spawn(move || {
+            let to = SocketAddr::new(address.parse().expect("an address"), port);
+            let there = TcpStream::connect_timeout(&to, PATIENCE).is_ok();
+            if there && http_get(address, port, "/").is_ok_and(|(status, _)| status.contains(" 200 ")) {
+                // Nobody listens any more when it is not the first.
+                let _ = tell.send(Instant::now());
+            }
+        });
+        if let Ok(when) = told.recv_timeout(LOOK) {
+            return Some(when);
+        }
+    }
+    None
 }
 
 fn spawn(command: &mut Command) -> Child {
     command.stdin(Stdio::null()).stdout(Stdio::null());
     command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"))
+}
+
+/// Debian packages, if they are not there.
+fn install(packages: &[&str]) {
+    let query = Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status} "]).args(packages).output();
+    let words = query.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+    let there = words.split_ascii_whitespace().filter(|w| *w == "installed").count();
+    if there < packages.len() {
+        println!("  installing {}", packages.join(", "));
+        run(Command::new("apt-get").args(["install", "-y", "-qq", "--no-install-recommends"]).args(packages));
+    }
 }
 
 /// Stock virtiofsd, of crates.io, built once; what it needs to be built is installed.
@@ -220,7 +253,7 @@ fn make_initramfs(dir: &Path, of_box: &[u8], to: &Path) {
     let unpack = |words: &str, at: &str| {
         run(Command::new("sh").args(["-ec", words]).current_dir(staging.join(at)));
     };
-    unpack("cpio -idm --quiet <../initrd", "of-box");
+    unpack("busybox cpio -idm <../initrd", "of-box");
     let order = fs::read_to_string(staging.join("of-box/modules/order")).expect("the order of modules");
     let wanted: Vec<&str> = order.lines().filter(|m| MODULES.iter().any(|w| m.contains(w))).collect();
     for module in &wanted {
@@ -230,7 +263,7 @@ fn make_initramfs(dir: &Path, of_box: &[u8], to: &Path) {
     fs::copy("/bin/busybox", staging.join("new/bin/busybox")).expect("busybox-static is installed");
     fs::write(staging.join("new/init"), script(&wanted)).expect("the script");
     unpack(
-        &format!("chmod 755 init bin/busybox && find . | cpio -o --quiet -H newc >{}", to.display()),
+        &format!("chmod 755 init bin/busybox && find . | busybox cpio -o -H newc >{}", to.display()),
         "new",
     );
 }
