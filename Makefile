@@ -1,6 +1,8 @@
 # GTVP. `make demo` and `make test` are all that a new machine needs: they install, build and run.
 SHELL := /bin/bash
 PROFILE ?= dist
+# Tests are not staged: they need no whole-program optimization, and get none.
+TEST_PROFILE ?= $(if $(filter dev,$(PROFILE)),dev,release)
 TARGET := x86_64-unknown-linux-gnu
 OUT := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 BINARIES := gtvpd gtvp-probe gtvp gtvp-management gtvp-security gtvp-components gtvp-communication gtvp-drivers gtvp-gateway \
@@ -28,7 +30,7 @@ build:           ## build, and stage everything in build/
 	@install -m 644 -C topology.toml build/topology.toml
 
 test: setup build ## install what is needed, pass every test
-	@cargo test --locked --profile $(PROFILE) --workspace
+	@cargo test --locked --profile $(TEST_PROFILE) --workspace
 
 verify:          ## formatting, lints, layers: changes nothing
 	@cargo xtask verify
