@@ -112,7 +112,8 @@ mod tests {
     #[test]
     fn apt_is_brought_files_and_nothing_that_waits_or_never_ends() {
         let bytes = |n: usize| {
-            let mut file = File::from(rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+            let mut file =
+                File::from(rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
             file.write_all(&vec![b'x'; n]).unwrap();
             file.rewind().unwrap();
             file

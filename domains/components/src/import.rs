@@ -294,7 +294,8 @@ mod tests {
         package.source = Digest(sha2::Sha256::digest(b"bytes").into());
         package.size = 5;
         let brought = |bytes: &[u8]| {
-            let mut file = File::from(rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
+            let mut file =
+                File::from(rustix::fs::memfd_create("x", rustix::fs::MemfdFlags::CLOEXEC).unwrap());
             file.write_all(bytes).unwrap();
             file.rewind().unwrap();
             file

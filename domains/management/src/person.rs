@@ -22,7 +22,8 @@ pub fn behind(connection: impl AsFd, config: &MemberConfig) -> Result<u32, Fault
     if has_gone(fd) {
         return Err(nobody("the person has hung up"));
     }
-    let credentials = sockopt::socket_peercred(fd).map_err(|_| nobody("its descriptor is not a unix socket"))?;
+    let credentials =
+        sockopt::socket_peercred(fd).map_err(|_| nobody("its descriptor is not a unix socket"))?;
     may_administer(credentials.uid.as_raw(), config)
 }
 
@@ -37,7 +38,8 @@ fn is_to(fd: impl AsFd, path: &Path) -> bool {
     let accepted = sockopt::socket_acceptconn(&fd).is_ok_and(|listens| !listens)
         && sockopt::socket_type(&fd).is_ok_and(|kind| kind == SocketType::STREAM);
     let name = getsockname(&fd).ok().and_then(|a| SocketAddrUnix::try_from(a).ok());
-    let bound = name.as_ref().and_then(|a| a.path_bytes()).is_some_and(|p| p == path.as_os_str().as_encoded_bytes());
+    let bound =
+        name.as_ref().and_then(|a| a.path_bytes()).is_some_and(|p| p == path.as_os_str().as_encoded_bytes());
     accepted && bound
 }
 
@@ -45,7 +47,8 @@ fn has_gone(fd: impl AsFd) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::empty())];
     let none = Timespec { tv_sec: 0, tv_nsec: 0 };
     // A person who only says no more is still there; HUP is that both directions are closed.
-    poll(&mut fds, Some(&none)).is_err() || fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
+    poll(&mut fds, Some(&none)).is_err()
+        || fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
 }
 
 fn may_administer(uid: u32, config: &MemberConfig) -> Result<u32, Fault> {
@@ -107,7 +110,10 @@ mod tests {
             };
             // gtvpd, root, listens on these: each names it as the peer.
             denied(&api, "the listening socket");
-            denied(&UnixStream::connect(&config.api_socket).unwrap(), "the calling end of a connection to the API socket");
+            denied(
+                &UnixStream::connect(&config.api_socket).unwrap(),
+                "the calling end of a connection to the API socket",
+            );
             api.accept().unwrap();
             let calling = UnixStream::connect(folder.0.join(format!("management-{group}.sock"))).unwrap();
             denied(&calling, "the calling end of a connection to another domain");
@@ -131,7 +137,11 @@ mod tests {
         person.shutdown(std::net::Shutdown::Write).unwrap();
         assert_eq!(behind(&accepted, &config).unwrap(), uid, "who says no more still waits for the answer");
         drop(person);
-        assert_eq!(behind(&accepted, &config).unwrap_err().kind, FaultKind::Denied, "a connection kept for later");
+        assert_eq!(
+            behind(&accepted, &config).unwrap_err().kind,
+            FaultKind::Denied,
+            "a connection kept for later"
+        );
     }
 
     #[test]
