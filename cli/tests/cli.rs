@@ -223,10 +223,7 @@ fn boxes_are_stopped_paused_set_and_removed() {
     for (words, says) in [
         (vec!["box", "pause", "web"], "web paused\n"),
         (vec!["box", "resume", "web"], "web resumed\n"),
-        (
-            vec!["box", "set", "web", "--memory", "256M", "--cpus", "2"],
-            "applied: memory\nat the next start: cpus\n",
-        ),
+        (vec!["box", "set", "web", "--memory", "256M", "--cpus", "2"], "applied: memory\nnot now: cpus\n"),
         (vec!["box", "stop", "web"], "web stopped\n"),
         (vec!["box", "start", "web"], "web started\n"),
         (vec!["box", "rm", "web"], "web removed\n"),
@@ -269,6 +266,18 @@ fn exec_passes_input_output_signals_and_the_exit_status_on() {
 
     let out = run(&member, &["exec", "nobody", "--", "true"]);
     assert_eq!(out.status.code(), Some(125));
+}
+
+#[test]
+fn exec_ends_when_nobody_reads_its_output() {
+    let member = Member::start();
+    run(&member, &["run", "--detach", "--name", "web", "--needs", "nginx", "--", "serve"]);
+    let mut child = piped(&member, &["exec", "web", "--", "cat"]);
+    drop(child.stdout.take());
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"more\n").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(141));
+    member.played.wait("its command is hung up on", |s| s.hung_up.contains(&"exec_box"));
 }
 
 #[test]

@@ -85,7 +85,7 @@ pub async fn run(api: &Api, command: &BoxCommand) -> Result<u8, Fault> {
                 Format::Json | Format::Yaml => value(output.output, &reply)?,
                 _ => {
                     let applied = reply.applied.iter().map(|s| format!("applied: {s}\n"));
-                    let pending = reply.pending.iter().map(|s| format!("at the next start: {s}\n"));
+                    let pending = reply.pending.iter().map(|s| format!("not now: {s}\n"));
                     print(&applied.chain(pending).collect::<String>());
                 }
             }

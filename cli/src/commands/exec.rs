@@ -1,7 +1,7 @@
 //! `gtvp exec` and `gtvp shell`: a command in a box, with our own input, output, terminal and signals.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal, Read};
+use std::io::{ErrorKind, IsTerminal, Read};
 
 use bytes::BytesMut;
 use gtvp_model::api::ExecBody;
@@ -24,6 +24,8 @@ use crate::terminal::{RawMode, size};
 const CHUNK: usize = 16 * 1024;
 /// Reads of standard input that wait for the box.
 const AHEAD: usize = 4;
+/// The exit status of a program that wrote to a pipe which nobody reads: 128 + SIGPIPE.
+const BROKEN_PIPE: u8 = 141;
 /// bash where it is, else sh.
 const SHELL: &str = "if command -v bash >/dev/null 2>&1; then exec bash; else exec sh; fi";
 
@@ -85,7 +87,12 @@ async fn attach(api: &Api, name: &str, mut program: Program, tty: bool, input: b
     loop {
         tokio::select! {
             frame = frames.next() => match frame? {
-                Some((kind @ (StreamKind::Stdout | StreamKind::Stderr), bytes)) => pass_on(kind, &bytes),
+                Some((kind @ (StreamKind::Stdout | StreamKind::Stderr), bytes)) => {
+                    // Nobody reads any more (`gtvp exec … | head`): hanging up ends the command.
+                    if matches!(pass_on(kind, &bytes), Err(e) if e.kind() == ErrorKind::BrokenPipe) {
+                        return Ok(BROKEN_PIPE);
+                    }
+                }
                 Some((StreamKind::Exit, json)) => {
                     drop(raw);
                     let status: ExitStatus = read(&json)?;

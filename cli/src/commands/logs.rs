@@ -125,7 +125,10 @@ pub async fn logs(api: &Api, words: &Logs) -> Result<(), Fault> {
     let mut tail = Tail::new(api, path, words.tail);
     loop {
         match tail.next().await? {
-            Heard::Output(StreamKind::Stderr, bytes) => pass_on(StreamKind::Stderr, &bytes),
+            Heard::Output(StreamKind::Stderr, bytes) => {
+                // The rest may still be read.
+                let _ = pass_on(StreamKind::Stderr, &bytes);
+            }
             Heard::Output(_, bytes) => crate::output::print_bytes(&bytes),
             Heard::Exit(status) => {
                 if words.follow {

@@ -125,7 +125,10 @@ async fn attach(api: &Api, name: &str, rm: bool, interrupts: &mut Interrupts) ->
     let status = loop {
         tokio::select! {
             heard = tail.next() => match heard {
-                Ok(Heard::Output(kind, bytes)) => pass_on(kind, &bytes),
+                Ok(Heard::Output(kind, bytes)) => {
+                    // When nobody reads it the application goes on all the same: its log has it.
+                    let _ = pass_on(kind, &bytes);
+                }
                 Ok(Heard::Exit(status)) => break Ok(status),
                 Ok(Heard::End) => match ended(api, name).await {
                     Ok(Some(status)) => break Ok(status),
@@ -176,15 +179,15 @@ async fn signal_box(api: &Api, name: &str, signal: Interrupt) -> bool {
     api.tell(&path, &SignalBody { signal: signal.number() }).await.is_ok()
 }
 
-/// To our own standard output or error. When nobody reads it the application goes on all the same.
-pub fn pass_on(kind: StreamKind, bytes: &[u8]) {
-    let _ = match kind {
+/// To our own standard output or error.
+pub fn pass_on(kind: StreamKind, bytes: &[u8]) -> std::io::Result<()> {
+    match kind {
         StreamKind::Stderr => std::io::stderr().lock().write_all(bytes),
         _ => {
             let mut out = std::io::stdout().lock();
             out.write_all(bytes).and_then(|()| out.flush())
         }
-    };
+    }
 }
 
 /// How a box's application ended, if it has.
