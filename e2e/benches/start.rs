@@ -107,11 +107,19 @@ fn end(lab: &Lab) {
 struct Phases(Vec<(String, Vec<f64>)>);
 
 impl Phases {
+    /// One start's phases. A name that comes twice (management's and drivers' `boot`) is one phase.
     fn add(&mut self, parts: &[(String, f64)]) {
+        let mut whole: Vec<(&str, f64)> = Vec::new();
         for (name, ms) in parts {
+            match whole.iter_mut().find(|(n, _)| n == name) {
+                Some((_, sum)) => *sum += ms,
+                None => whole.push((name, *ms)),
+            }
+        }
+        for (name, ms) in whole {
             match self.0.iter_mut().find(|(n, _)| n == name) {
-                Some((_, all)) => all.push(*ms),
-                None => self.0.push((name.clone(), vec![*ms])),
+                Some((_, all)) => all.push(ms),
+                None => self.0.push((name.to_owned(), vec![ms])),
             }
         }
     }
