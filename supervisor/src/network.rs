@@ -80,7 +80,8 @@ fn rules(member: &Member) -> Rules {
 }
 
 impl Networks {
-    /// Makes what is missing, and leaves what is there.
+    /// Makes what is missing, and leaves what is there. The rules of an earlier gtvpd go on leading published ports to
+    /// their boxes until [`Self::publish`] replaces them: a new gtvpd is not a moment without them.
     pub fn ensure(member: &Member) -> Result<Self, NetworkError> {
         let rules = rules(member);
         let (box_name, source_name) = (member.box_netns(), member.source_netns());
@@ -127,9 +128,7 @@ impl Networks {
             let _ = sysctl("net/ipv6/conf/all/disable_ipv6", "1");
             Ok(())
         })?;
-        let networks = Self { boxes, boxes_user, sources, rules };
-        networks.publish(&Published::new())?;
-        Ok(networks)
+        Ok(Self { boxes, boxes_user, sources, rules })
     }
 
     /// Opens what is there, and changes nothing. `seen_by` is a process that sees the pins, gtvpd.

@@ -10,7 +10,7 @@ use crate::cgroup::Cgroups;
 use crate::domains::{self, StartError};
 use crate::launch::Launcher;
 use crate::member::Member;
-use crate::network::Networks;
+use crate::network::{Networks, Published};
 use crate::places;
 use crate::plan::{self, Contents, Namespaces};
 use crate::spec::{Descriptor, JailSpec};
@@ -85,7 +85,9 @@ fn attempts(member: &Member, whose: &Whose) -> Result<Vec<Outcome>, Box<dyn std:
         None => {
             places::folders(member)?;
             places::ways_folders(member)?;
-            Networks::ensure(member)?
+            let networks = Networks::ensure(member)?;
+            networks.publish(&Published::new())?;
+            networks
         }
     };
     let list = std::process::Command::new(member.lib.join(PROBE)).arg("list").output()?;
