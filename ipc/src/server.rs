@@ -137,8 +137,7 @@ impl Drop for Seat {
 pub fn serve<S: Service>(listener: &UnixListener, acl: Acl, service: Arc<S>) -> std::io::Error {
     let acl = Arc::new(acl);
     let seats = Arc::new(Seats::default());
-    // What it took to begin is not needed any more.
-    crate::memory::settle();
+    crate::memory::begun();
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
