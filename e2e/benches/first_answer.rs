@@ -78,7 +78,7 @@ fn main() {
                     "the catalogue: signed package indices, Contents indices, beginnings of packages; headers of HTTP and of packets",
                     wire.saturating_sub(store.bytes + store.kernel),
                 ),
-                row("all, by the kernel's count of the fetcher's link", wire),
+                row("all, by the kernel's count in the fetcher's network namespace", wire),
             ],
         );
         bench.note("From an empty state directory. Sizes of packages are those of their .deb files.");

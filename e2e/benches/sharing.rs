@@ -72,7 +72,7 @@ fn tell(bench: &mut Bench, first: &Fetched, second: &Fetched, os: &BTreeSet<Stri
                 "catalogue: beginnings of packages; headers of HTTP and of packets",
                 second.wire.saturating_sub(packages),
             ),
-            row("all, by the kernel's count of the fetcher's link", second.wire),
+            row("all, by the kernel's count in the fetcher's network namespace", second.wire),
         ],
     );
     bench.note(

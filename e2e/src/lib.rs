@@ -73,15 +73,17 @@ impl Lab {
         Self::up(name)
     }
 
-    /// Bytes that have come to the fetcher from package sources since the lab is up: the kernel's count of its link, headers
-    /// of packets and of HTTP among them.
+    /// Bytes of IP that have come to the fetcher from package sources since the lab is up: the kernel's count in the fetcher's
+    /// network namespace, headers of packets and of HTTP among them.
     pub fn bytes_from_sources(&self) -> u64 {
-        let output = Command::new("ip").args(["-n", &self.namespace(), "-s", "-j", "link", "show"]).output().expect("ip");
-        let links: Value = serde_json::from_slice(&output.stdout).expect("JSON of ip");
-        let link = links.as_array().expect("links").iter().find(|l| {
-            l["ifname"].as_str().is_some_and(|n| n.starts_with("gtvps"))
-        });
-        link.expect("the fetcher's link")["stats64"]["tx"]["bytes"].as_u64().expect("a count")
+        let namespace = format!("gtvp-m1-{:x}-src", self.config().uid_base);
+        let output = Command::new("ip").args(["netns", "exec", &namespace, "cat", "/proc/net/netstat"]).output().expect("ip");
+        // Two lines: names, then numbers.
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mut lines = text.lines().filter(|l| l.starts_with("IpExt:")).map(str::split_ascii_whitespace);
+        let (names, numbers) = (lines.next().expect("names"), lines.next().expect("numbers"));
+        let (_, octets) = names.zip(numbers).find(|(name, _)| *name == "InOctets").expect("InOctets");
+        octets.parse().expect("a count")
     }
 
     fn lab(&self, verb: &[&str]) -> Ran {
@@ -169,10 +171,14 @@ impl Lab {
         row["pid"].as_i64().and_then(|p| i32::try_from(p).ok())
     }
 
+    fn config(&self) -> gtvp_model::member::MemberConfig {
+        let text = std::fs::read_to_string(self.socket.with_file_name("member.toml")).expect("the member's member.toml");
+        gtvp_model::member::parse(&text).expect("member.toml")
+    }
+
     /// Process ids of the member whose command line has all of `words`: those that run under its uids.
     pub fn processes(&self, words: &[&str]) -> Vec<i32> {
-        let text = std::fs::read_to_string(self.socket.with_file_name("member.toml")).expect("the member's member.toml");
-        let base = gtvp_model::member::parse(&text).expect("member.toml").uid_base;
+        let base = self.config().uid_base;
         let uids = base..base + gtvp_model::member::UIDS_PER_MEMBER;
         running(words).into_iter().filter(|(_, uid)| uids.contains(uid)).map(|(pid, _)| pid).collect()
     }
