@@ -112,6 +112,12 @@ impl Operations {
         })
     }
 
+    /// The operation that is under way on this target.
+    pub fn running_on(&self, target: &str) -> Option<Arc<Handle>> {
+        let is_it = |o: Operation| o.target == target && o.state == OperationState::Running;
+        self.lock().values().rev().find(|h| is_it(h.snapshot())).cloned()
+    }
+
     /// Every operation, oldest first.
     pub fn list(&self) -> Vec<Operation> {
         self.lock().values().map(|h| h.snapshot()).collect()
@@ -154,6 +160,12 @@ impl Handle {
             Err(poisoned) => poisoned.into_inner().0,
         };
         (guard.version, guard.operation.clone())
+    }
+
+    /// Waits for its end, at most so long.
+    pub fn wait_end(&self, at_most: Duration) {
+        let running = |i: &mut Inner| i.operation.state == OperationState::Running;
+        drop(self.changed.wait_timeout_while(self.lock(), at_most, running));
     }
 
     /// Takes progress in. `Break` when the operation has been cancelled.
@@ -288,6 +300,24 @@ mod tests {
         assert!(handle.calling(Some(UnixStream::pair().unwrap().0)).is_err());
         all.end(&handle, Err(Fault::new(FaultKind::Unavailable, "lost")));
         assert_eq!(handle.snapshot().state, OperationState::Cancelled);
+        std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_runs_on_a_box_is_found_and_its_end_is_waited_for() {
+        let dir = std::env::temp_dir().join(format!("gtvp-operations-on-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let all = Arc::new(Operations::open(&dir).unwrap());
+        all.end(&all.begin("stop", "web"), Ok(serde_json::Value::Null));
+        assert!(all.running_on("web").is_none());
+        let start = all.begin("start", "web");
+        let found = all.running_on("web").unwrap();
+        assert_eq!(found.snapshot().kind, "start");
+        let (ending, its) = (all.clone(), start.clone());
+        let end = std::thread::spawn(move || ending.end(&its, Ok(serde_json::Value::Null)));
+        found.wait_end(Duration::from_secs(60));
+        assert_eq!(found.snapshot().state, OperationState::Done);
+        end.join().unwrap();
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -33,6 +33,8 @@ use crate::{peers, views};
 const READY_WITHIN: Duration = Duration::from_secs(60);
 /// How long a builder box's maintainer scripts may take. Under TCG a large closure takes minutes.
 const CONFIGURE_WITHIN: Duration = Duration::from_secs(30 * 60);
+/// How long a start that is cancelled may take to undo what it had begun; a machine is ended in a moment.
+const CANCEL_WITHIN: Duration = Duration::from_secs(30);
 /// Writable layer of a builder box; only what is written takes room.
 const BUILDER_DISK: Bytes = Bytes::mib(8 * 1024);
 /// Last bytes of a builder box's output that a failure shows.
@@ -171,8 +173,7 @@ impl Runtime {
 
     /// Begins a stop.
     pub fn stop(self: &Arc<Self>, name: &str, grace_ms: u64) -> Result<Operation, Fault> {
-        let record =
-            self.engine().begin(name, "stop", &[BoxState::Running, BoxState::Paused, BoxState::Stopping])?;
+        let record = self.begin(name, "stop", &[BoxState::Running, BoxState::Paused, BoxState::Stopping])?;
         let name = record.spec.name;
         self.operate("stop", name.clone(), move |runtime, operation| {
             operation.phase("stop", format!("stopping {name}"))?;
@@ -199,8 +200,14 @@ impl Runtime {
         if force {
             states.extend([BoxState::Running, BoxState::Paused, BoxState::Stopping]);
         }
-        let record = self.engine().begin(name, "be removed", &states).map_err(|f| match f.kind {
-            FaultKind::WrongState if !force => f.hint(format!("stop it first, or: gtvp box rm --force {name}")),
+        if force && self.cancel_start(name) && self.engine().get(name).is_err() {
+            // Its first start: with that it is gone.
+            let operation = self.operations.begin("remove", name);
+            self.operations.end(&operation, Ok(serde_json::Value::Null));
+            return Ok(operation.snapshot());
+        }
+        let record = self.begin(name, "be removed", &states).map_err(|f| match f.hint {
+            None if !force => f.hint(format!("stop it first, or: gtvp box rm --force {name}")),
             _ => f,
         })?;
         let name = record.spec.name;
@@ -209,6 +216,29 @@ impl Runtime {
             runtime.discard(&name);
             Ok(serde_json::Value::Null)
         })
+    }
+
+    /// Takes a box for an operation; one that is busy is told with what to do about it.
+    fn begin(&self, name: &str, verb: &str, states: &[BoxState]) -> Result<BoxRecord, Fault> {
+        let outcome = self.engine().begin(name, verb, states);
+        outcome.map_err(|fault| match self.operations.running_on(name) {
+            Some(handle) if fault.kind == FaultKind::WrongState => {
+                let id = handle.snapshot().id;
+                fault.hint(format!("wait for its end, or cancel it: gtvp operation cancel {id}"))
+            }
+            _ => fault,
+        })
+    }
+
+    /// Cancels a start of the box that is under way, and waits until what it had begun is undone. False when there is none.
+    fn cancel_start(&self, name: &str) -> bool {
+        let starting = self.operations.running_on(name);
+        let Some(handle) = starting.filter(|h| matches!(h.snapshot().kind.as_str(), "run" | "start")) else {
+            return false;
+        };
+        handle.cancel();
+        handle.wait_end(CANCEL_WITHIN);
+        true
     }
 
     /// Begins an import.
