@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use gtvp_model::boxspec::Protocol;
 use gtvp_model::boxview::ExitStatus;
 use gtvp_model::guest::{
     Channel, Frame, FrameKind, GuestConfig, GuestState, PROTOCOL, Program, TerminalSize, ToGuest, ToHost,
@@ -24,7 +25,7 @@ use crate::ending::{Ending, Step};
 use crate::export;
 use crate::link::{Link, NoPort};
 use crate::output::Output;
-use crate::ready::{Readiness, tables};
+use crate::ready::{Port, Readiness, table};
 use crate::session::{Process, Session, Start};
 use crate::setup::{self, Setup};
 use crate::signals::Signals;
@@ -60,7 +61,7 @@ pub struct Agent {
     setup: Option<Setup>,
     application: Option<Process>,
     ready: Option<Readiness>,
-    ready_ports: Vec<u16>,
+    ready_ports: Vec<Port>,
     output: Output,
     sessions: BTreeMap<u32, Session>,
     /// Sessions that were hung up, until they have ended or are killed.
@@ -114,7 +115,7 @@ impl Agent {
     /// Moves everything that can be moved without waiting.
     fn advance(&mut self, now: Instant) {
         self.follow_application(now);
-        if self.ready.as_mut().is_some_and(|r| r.check(now, tables)) {
+        if self.ready.as_mut().is_some_and(|r| r.check(now, table)) {
             self.ready = None;
             self.enter(GuestState::Running { ready: true });
         }
@@ -161,7 +162,7 @@ impl Agent {
                 Start::Pending => {}
                 Start::Done => {
                     let mut readiness = Readiness::of(&self.ready_ports, now);
-                    let ready = readiness.check(now, tables);
+                    let ready = readiness.check(now, table);
                     self.ready = (!ready).then_some(readiness);
                     self.enter(GuestState::Running { ready });
                 }
@@ -404,7 +405,9 @@ impl Agent {
             Ok(setup) => self.setup = Some(setup),
             Err(e) => return self.fail(e.step, e.reason, now),
         }
-        self.ready_ports = config.ready_ports;
+        let tcp = config.ready_ports.into_iter().map(|port| (Protocol::Tcp, port));
+        self.ready_ports =
+            tcp.chain(config.ready_udp_ports.into_iter().map(|port| (Protocol::Udp, port))).collect();
         let program = config.program;
         match spawn(Stdio::Outputs, None, |_| command::become_program(&program, false)) {
             Ok(child) => self.application = Some(Process::new(child).0),

@@ -283,6 +283,9 @@ pub struct GuestConfig {
     pub program: Program,
     /// TCP ports of the box that must listen before it counts as ready.
     pub ready_ports: Vec<u16>,
+    /// UDP ports of the box that must be bound by then.
+    #[serde(default)]
+    pub ready_udp_ports: Vec<u16>,
 }
 
 /// From the host.

@@ -50,6 +50,9 @@ pub async fn run(api: &Api, words: &Run) -> Result<u8, Fault> {
         return Ok(signal.exit_code());
     }
     let view = view_of(api, ended_well(operation)?, spec.name.as_str()).await?;
+    if let Some(line) = not_ready(&view) {
+        note(&line);
+    }
     if words.detach {
         print(&summary(&view, &addresses(api).await));
         return Ok(0);
@@ -79,6 +82,18 @@ async fn create(
         Err(_) => Err(Fault::new(FaultKind::Unavailable, "the member does not say whether it made the box")
             .hint(format!("gtvp box rm --force {}", spec.name))),
     }
+}
+
+/// What to say of a box that runs, and does not serve yet what it publishes.
+fn not_ready(view: &BoxView) -> Option<String> {
+    let not_yet = view.state == BoxState::Running && view.ready_ms.is_none() && !view.published.is_empty();
+    not_yet.then(|| {
+        format!(
+            "{0} runs, but its application does not listen on every published port yet ({1}): gtvp box logs {0}",
+            view.name,
+            view.published.join(", ")
+        )
+    })
 }
 
 async fn view_of(api: &Api, operation: Operation, name: &str) -> Result<BoxView, Fault> {
@@ -246,6 +261,18 @@ async fn remove(api: &Api, name: &str) -> Result<(), Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_box_that_does_not_serve_yet_is_not_called_ready() {
+        let mut view: BoxView = serde_json::from_value(serde_json::json!({
+            "name": "web", "state": "running", "member": "m1", "kind": "lazy", "address": "10.90.1.2",
+            "published": ["8080:80/tcp"], "memory_bytes": 1, "cpus": 1, "created_ms": 1,
+        }))
+        .unwrap();
+        assert!(not_ready(&view).unwrap().contains("8080:80/tcp"));
+        view.ready_ms = Some(2);
+        assert_eq!(not_ready(&view), None);
+    }
 
     #[test]
     fn published_ports_become_addresses() {

@@ -2,6 +2,7 @@
 //!
 //! What was taken is given back when any of it fails.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -247,10 +248,10 @@ fn configuration(shared: &Shared, start: &Start, folder: &Path) -> std::io::Resu
         gateway: shared.config.box_gateway(),
         nameservers: start.nameservers.clone(),
     });
-    let tcp = start.publish.iter().filter(|p| p.protocol == Protocol::Tcp);
-    let mut ready_ports: Vec<u16> = tcp.map(|p| p.guest).collect();
-    ready_ports.sort_unstable();
-    ready_ports.dedup();
+    let ports = |protocol| -> Vec<u16> {
+        let published = start.publish.iter().filter(|p| p.protocol == protocol).map(|p| p.guest);
+        published.collect::<BTreeSet<_>>().into_iter().collect()
+    };
     Ok(GuestConfig {
         hostname: start.name.to_string(),
         machine_id: record::machine_id(folder)?,
@@ -259,6 +260,7 @@ fn configuration(shared: &Shared, start: &Start, folder: &Path) -> std::io::Resu
         entropy: record::random_hex(32)?,
         network,
         program: start.program.clone(),
-        ready_ports,
+        ready_ports: ports(Protocol::Tcp),
+        ready_udp_ports: ports(Protocol::Udp),
     })
 }

@@ -67,6 +67,7 @@ mod tests {
             network: None,
             program: Program { argv: vec![], env: Default::default(), user: None, workdir: None },
             ready_ports: vec![],
+            ready_udp_ports: vec![],
         };
         assert!(files(&config).iter().all(|(p, _)| *p != "etc/resolv.conf"));
         config.network = Some(GuestNetwork {

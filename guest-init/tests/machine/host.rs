@@ -208,5 +208,6 @@ pub fn config(argv: &[&str]) -> GuestConfig {
         }),
         program: program(argv),
         ready_ports: Vec::new(),
+        ready_udp_ports: Vec::new(),
     }
 }
