@@ -77,7 +77,10 @@ impl Lab {
     /// network namespace, headers of packets and of HTTP among them.
     pub fn bytes_from_sources(&self) -> u64 {
         let namespace = format!("gtvp-m1-{:x}-src", self.config().uid_base);
-        let output = Command::new("ip").args(["netns", "exec", &namespace, "cat", "/proc/net/netstat"]).output().expect("ip");
+        let output = Command::new("ip")
+            .args(["netns", "exec", &namespace, "cat", "/proc/net/netstat"])
+            .output()
+            .expect("ip");
         // Two lines: names, then numbers.
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let mut lines = text.lines().filter(|l| l.starts_with("IpExt:")).map(str::split_ascii_whitespace);
@@ -113,7 +116,11 @@ impl Lab {
     /// `gtvp` with these arguments, ready to be run.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(build_dir().join("gtvp"));
-        command.env("GTVP_SOCKET", &self.socket).env_remove("GTVP_MEMBER").args(arguments).stdin(Stdio::null());
+        command
+            .env("GTVP_SOCKET", &self.socket)
+            .env_remove("GTVP_MEMBER")
+            .args(arguments)
+            .stdin(Stdio::null());
         command
     }
 
@@ -172,7 +179,8 @@ impl Lab {
     }
 
     fn config(&self) -> gtvp_model::member::MemberConfig {
-        let text = std::fs::read_to_string(self.socket.with_file_name("member.toml")).expect("the member's member.toml");
+        let text = std::fs::read_to_string(self.socket.with_file_name("member.toml"))
+            .expect("the member's member.toml");
         gtvp_model::member::parse(&text).expect("member.toml")
     }
 
@@ -187,7 +195,11 @@ impl Lab {
     pub fn gtvpd(&self) -> Option<i32> {
         let config = format!("lab/{}/m1/member.toml", self.name);
         // Its jailing stages carry the same words for a moment; it is the oldest.
-        running(&["gtvpd", "--config", &config]).into_iter().filter(|(_, uid)| *uid == 0).map(|(pid, _)| pid).min()
+        running(&["gtvpd", "--config", &config])
+            .into_iter()
+            .filter(|(_, uid)| *uid == 0)
+            .map(|(pid, _)| pid)
+            .min()
     }
 
     /// Removes a box whatever it does.

@@ -42,6 +42,9 @@ pub fn run(lab: &str, stories: &[Story]) -> ExitCode {
     let (passed, outside) = (chosen.len() - failed.len(), stories.len() - chosen.len());
     let word = if failed.is_empty() { "ok" } else { "FAILED" };
     failed.iter().for_each(|name| println!("failed: {name}"));
-    println!("\ntest result: {word}. {passed} passed; {} failed; 0 ignored; 0 measured; {outside} filtered out\n", failed.len());
+    println!(
+        "\ntest result: {word}. {passed} passed; {} failed; 0 ignored; 0 measured; {outside} filtered out\n",
+        failed.len()
+    );
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

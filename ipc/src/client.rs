@@ -56,7 +56,8 @@ impl From<CallError> for Fault {
             CallError::Fault(f) => f,
             CallError::Cancelled => Fault::new(FaultKind::Cancelled, "cancelled"),
             CallError::Unreachable { .. } | CallError::Lost { .. } => {
-                Fault::new(FaultKind::Unavailable, e.to_string()).hint("it restarts by itself: try again in a second")
+                Fault::new(FaultKind::Unavailable, e.to_string())
+                    .hint("it restarts by itself: try again in a second")
             }
             CallError::Unreadable { .. } => Fault::internal("two domains do not understand each other", &e),
         }

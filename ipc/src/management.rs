@@ -12,9 +12,9 @@ use gtvp_model::operation::Operation;
 use gtvp_model::units::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::Nothing;
 use crate::components::ShowReply;
 use crate::drivers::LogSource;
-use crate::Nothing;
 
 /// Make a box and start it, as an operation. A box whose first start fails or is cancelled is removed again.
 #[derive(Debug, Serialize, Deserialize)]

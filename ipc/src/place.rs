@@ -124,8 +124,11 @@ impl Acl {
 
     /// The row of topology.toml whose uid the caller has.
     pub fn identify(&self, stream: &UnixStream) -> Result<Caller, Fault> {
-        let unknown = |why: String| Fault::new(FaultKind::Denied, "the caller is no domain of this member").because(why);
-        let uid = rustix::net::sockopt::socket_peercred(stream).map_err(|e| unknown(e.to_string()))?.uid.as_raw();
+        let unknown = |why: String| {
+            Fault::new(FaultKind::Denied, "the caller is no domain of this member").because(why)
+        };
+        let uid =
+            rustix::net::sockopt::socket_peercred(stream).map_err(|e| unknown(e.to_string()))?.uid.as_raw();
         let offset = uid.checked_sub(self.config.uid_base);
         if let Some((name, _)) = self.callers.domain.iter().find(|(_, uid)| Some(**uid) == offset) {
             return Ok(Caller { name: name.clone(), slot: None });

@@ -99,15 +99,15 @@ impl BoxSpec {
         let bytes: usize = self.command.iter().map(String::len).sum::<usize>()
             + self.env.iter().map(|(k, v)| k.len() + v.len() + 2).sum::<usize>();
         if bytes > MAX_ARGS_BYTES {
-            return Err(invalid(format!("command and environment are {bytes} bytes, more than {MAX_ARGS_BYTES}")));
+            return Err(invalid(format!(
+                "command and environment are {bytes} bytes, more than {MAX_ARGS_BYTES}"
+            )));
         }
         if self.command.iter().any(|a| a.contains('\0')) {
             return Err(invalid("an argument contains a NUL byte".into()));
         }
-        if let Some((key, _)) = self
-            .env
-            .iter()
-            .find(|(k, v)| k.is_empty() || k.contains(['=', '\0']) || v.contains('\0'))
+        if let Some((key, _)) =
+            self.env.iter().find(|(k, v)| k.is_empty() || k.contains(['=', '\0']) || v.contains('\0'))
         {
             return Err(invalid(format!("environment variable {key:?} is not usable")));
         }
@@ -119,7 +119,9 @@ impl BoxSpec {
             return Err(invalid(format!("{} processors: between 1 and 255 are possible", self.cpus)));
         }
         if self.disk < Bytes::mib(64) {
-            return Err(invalid(format!("a writable layer of {} is too small", self.disk)).hint("at least 64M"));
+            return Err(
+                invalid(format!("a writable layer of {} is too small", self.disk)).hint("at least 64M")
+            );
         }
         if self.disk > MAX_DISK {
             return Err(invalid(format!("a writable layer of {} is too large", self.disk))
@@ -129,7 +131,10 @@ impl BoxSpec {
             return Err(invalid("the working directory is not an absolute path".into()));
         }
         if self.publish.len() > MAX_PUBLISH {
-            return Err(invalid(format!("{} published ports are more than {MAX_PUBLISH}", self.publish.len())));
+            return Err(invalid(format!(
+                "{} published ports are more than {MAX_PUBLISH}",
+                self.publish.len()
+            )));
         }
         for (i, p) in self.publish.iter().enumerate() {
             if self.publish[..i].iter().any(|q| (q.host, q.protocol) == (p.host, p.protocol)) {
@@ -141,7 +146,9 @@ impl BoxSpec {
 }
 
 /// One thing that an application needs: a package of Debian's archive, at any version or at one.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
 pub struct Need {
@@ -205,7 +212,9 @@ impl From<Need> for String {
 }
 
 /// Transport protocol of a published port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// TCP.
@@ -224,7 +233,9 @@ impl fmt::Display for Protocol {
 }
 
 /// A port of the member that leads to a port of the box: `HOST:BOX[/tcp|/udp]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
 pub struct Publish {

@@ -39,7 +39,8 @@ impl RootPath {
     /// From bytes such as `usr/bin/env`. `./` in front and `/` behind are dropped, since archives write them; anything
     /// else that is not in the normal form is refused.
     pub fn new(bytes: &[u8]) -> Result<Self, BadPath> {
-        let bad = |reason| BadPath { path: String::from_utf8_lossy(&bytes[..bytes.len().min(120)]).into(), reason };
+        let bad =
+            |reason| BadPath { path: String::from_utf8_lossy(&bytes[..bytes.len().min(120)]).into(), reason };
         let mut b = bytes;
         if b == b"." || b == b"./" {
             return Ok(Self::root());
@@ -287,7 +288,8 @@ impl Manifest {
                 return Err(BadManifest::Field(e.path.clone(), "extended attribute"));
             }
             if let EntryKind::Symlink { target } = &e.kind {
-                if target.is_empty() || unescape(target).is_none_or(|t| t.len() > MAX_PATH || t.contains(&0)) {
+                if target.is_empty() || unescape(target).is_none_or(|t| t.len() > MAX_PATH || t.contains(&0))
+                {
                     return Err(BadManifest::Field(e.path.clone(), "link target"));
                 }
             }

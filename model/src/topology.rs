@@ -247,7 +247,8 @@ impl Topology {
     /// What a domain checks its callers by.
     pub fn callers(&self) -> Callers {
         let domains = self.domain.iter();
-        let mut methods: BTreeMap<_, _> = domains.clone().map(|(name, row)| (name.clone(), row.callers.clone())).collect();
+        let mut methods: BTreeMap<_, _> =
+            domains.clone().map(|(name, row)| (name.clone(), row.callers.clone())).collect();
         methods.insert("supervisor".into(), self.supervisor_callers.clone());
         Callers {
             domain: domains.map(|(name, row)| (name.clone(), row.uid)).collect(),

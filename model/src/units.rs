@@ -6,7 +6,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// A number of bytes, written `384M`, `2G`, `512MiB` or as plain bytes. Suffixes are powers of 1024.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(try_from = "String", into = "String")]
 #[schemars(with = "String")]
 pub struct Bytes(pub u64);
@@ -78,7 +80,9 @@ mod tests {
 
     #[test]
     fn sizes_read_and_print() {
-        for (text, n) in [("512M", 512 << 20), ("2G", 2 << 30), ("384MiB", 384 << 20), ("7", 7), ("1024", 1024)] {
+        for (text, n) in
+            [("512M", 512 << 20), ("2G", 2 << 30), ("384MiB", 384 << 20), ("7", 7), ("1024", 1024)]
+        {
             assert_eq!(text.parse::<Bytes>(), Ok(Bytes(n)), "{text}");
         }
         assert_eq!(Bytes::mib(512).to_string(), "512M");

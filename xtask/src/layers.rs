@@ -49,12 +49,16 @@ pub fn check() -> Result<(), String> {
     if !output.status.success() {
         return Err(format!("cargo metadata failed: {}", String::from_utf8_lossy(&output.stderr)));
     }
-    let metadata: Value = serde_json::from_slice(&output.stdout).map_err(|e| format!("cargo metadata: {e}"))?;
+    let metadata: Value =
+        serde_json::from_slice(&output.stdout).map_err(|e| format!("cargo metadata: {e}"))?;
     let wrong = wrong_edges(&metadata);
     if wrong.is_empty() {
         return Ok(());
     }
-    Err(format!("{}\nARCHITECTURE.md says which way dependencies go; xtask/src/layers.rs has the table", wrong.join("\n")))
+    Err(format!(
+        "{}\nARCHITECTURE.md says which way dependencies go; xtask/src/layers.rs has the table",
+        wrong.join("\n")
+    ))
 }
 
 fn wrong_edges(metadata: &Value) -> Vec<String> {
@@ -90,9 +94,11 @@ mod tests {
 
     #[test]
     fn a_domain_on_a_domain_and_a_library_out_of_place_are_found() {
-        let package = |name: &str, on: &str, kind: Value| serde_json::json!({
-            "name": name, "dependencies": [{ "name": on, "kind": kind }],
-        });
+        let package = |name: &str, on: &str, kind: Value| {
+            serde_json::json!({
+                "name": name, "dependencies": [{ "name": on, "kind": kind }],
+            })
+        };
         let metadata = serde_json::json!({ "packages": [
             package("gtvp-drivers", "gtvp-components", Value::Null),
             package("gtvp-management", "p256", Value::Null),

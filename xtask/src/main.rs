@@ -14,10 +14,14 @@ fn main() -> ExitCode {
     let task = std::env::args().nth(1).unwrap_or_default();
     let outcome = match task.as_str() {
         "verify" => cargo(&["fmt", "--all", "--check"])
-            .and_then(|()| cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))
+            .and_then(|()| {
+                cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"])
+            })
             .and_then(|()| layers::check()),
-        "fix" => cargo(&["clippy", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged"])
-            .and_then(|()| cargo(&["fmt", "--all"])),
+        "fix" => {
+            cargo(&["clippy", "--workspace", "--all-targets", "--fix", "--allow-dirty", "--allow-staged"])
+                .and_then(|()| cargo(&["fmt", "--all"]))
+        }
         "layers" => layers::check(),
         _ => Err(USAGE.to_owned()),
     };
@@ -32,6 +36,7 @@ fn main() -> ExitCode {
 
 fn cargo(arguments: &[&str]) -> Result<(), String> {
     eprintln!("cargo {}", arguments.join(" "));
-    let status = Command::new(env!("CARGO")).args(arguments).status().map_err(|e| format!("cargo cannot run: {e}"))?;
+    let status =
+        Command::new(env!("CARGO")).args(arguments).status().map_err(|e| format!("cargo cannot run: {e}"))?;
     status.success().then_some(()).ok_or_else(|| format!("cargo {} failed", arguments[0]))
 }

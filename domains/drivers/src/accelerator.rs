@@ -107,9 +107,15 @@ impl Chooser {
             }
         };
         let boot_id = boot_id();
-        let new = Found { boot_id: boot_id.clone().unwrap_or_default(), kernel: identity, accelerator: accelerator.clone() };
+        let new = Found {
+            boot_id: boot_id.clone().unwrap_or_default(),
+            kernel: identity,
+            accelerator: accelerator.clone(),
+        };
         if boot_id.is_some() {
-            let saved = serde_json::to_vec_pretty(&new).map_err(Into::into).and_then(|b| record::replace(&self.file, &b));
+            let saved = serde_json::to_vec_pretty(&new)
+                .map_err(Into::into)
+                .and_then(|b| record::replace(&self.file, &b));
             if let Err(e) = saved {
                 eprintln!("drivers: what machines run on cannot be remembered: {e}");
             }
@@ -187,7 +193,13 @@ mod tests {
     use gtvp_ipc::supervisor::Ended;
 
     fn ended(how: &str) -> TiedEnd {
-        TiedEnd::Ended(Ended { process: 1, template: "qemu-probe".into(), slot: None, code: Some(0), how: how.into() })
+        TiedEnd::Ended(Ended {
+            process: 1,
+            template: "qemu-probe".into(),
+            slot: None,
+            code: Some(0),
+            how: how.into(),
+        })
     }
 
     #[test]
@@ -195,7 +207,10 @@ mod tests {
         assert_eq!(verdict(&ended("exit status 0"), "…\r\nGTVP-PROBE-OK\r\n", ""), Accelerator::Kvm);
         let said = |end: &TiedEnd, stderr: &str| verdict(end, "booting", stderr).to_string();
         assert_eq!(
-            said(&ended("signal 6"), "qemu-system-x86_64: error: failed to set MSR 0x10a\nAssertion failed\n"),
+            said(
+                &ended("signal 6"),
+                "qemu-system-x86_64: error: failed to set MSR 0x10a\nAssertion failed\n"
+            ),
             "tcg (/dev/kvm opens, but a guest does not run on it: error: failed to set MSR 0x10a)"
         );
         assert!(said(&TiedEnd::GivenUp, "").contains("nothing for 10 seconds"));
@@ -209,7 +224,8 @@ mod tests {
         assert_eq!(chooser.known(), "unknown");
         let file = File::open("/dev/null").unwrap();
         let nobody = Link::new(Path::new("/nonexistent"));
-        let choose = || chooser.choose(&nobody, file.as_fd(), file.as_fd(), || unreachable!(), || true).unwrap();
+        let choose =
+            || chooser.choose(&nobody, file.as_fd(), file.as_fd(), || unreachable!(), || true).unwrap();
         let (first, news) = choose();
         assert!(news && first.to_string() == "tcg (this host has no /dev/kvm)");
         assert!(!choose().1, "it is told once");

@@ -71,7 +71,8 @@ impl Agent {
     /// Over a socket that is connected already.
     pub fn over(stream: UnixStream, nonce: u64) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        let mut agent = Self { stream, decoder: Decoder::new(), nonce, welcomed: false, out: Vec::new(), sent: 0 };
+        let mut agent =
+            Self { stream, decoder: Decoder::new(), nonce, welcomed: false, out: Vec::new(), sent: 0 };
         agent.send(&Frame::control(&ToGuest::Hello { protocol: PROTOCOL, nonce }));
         Ok(agent)
     }
@@ -170,7 +171,13 @@ mod tests {
         let mut agent = Agent::over(ours, 7).unwrap();
         let old = Frame::control(&ToHost::State(GuestState::Running { ready: true })).encode();
         let welcome = |nonce| {
-            Frame::control(&ToHost::Welcome { protocol: PROTOCOL, nonce, state: GuestState::Waiting, uptime_ms: 1 }).encode()
+            Frame::control(&ToHost::Welcome {
+                protocol: PROTOCOL,
+                nonce,
+                state: GuestState::Waiting,
+                uptime_ms: 1,
+            })
+            .encode()
         };
         let mut wire = old[5..].to_vec();
         wire.extend(&old);
@@ -212,9 +219,7 @@ mod tests {
     fn a_guest_that_talks_nonsense_is_given_up() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let mut agent = Agent::over(ours, 7).unwrap();
-        let flood = std::thread::spawn(move || {
-            while (&theirs).write_all(&[b'x'; 65536]).is_ok() {}
-        });
+        let flood = std::thread::spawn(move || while (&theirs).write_all(&[b'x'; 65536]).is_ok() {});
         let broken = loop {
             if let Err(e) = agent.receive() {
                 break e;

@@ -267,7 +267,8 @@ mod tests {
             }
         }
         assert_eq!(seen, 199);
-        let size: u64 = [path(folder.path()), old_path(folder.path())].iter().map(|p| p.metadata().unwrap().len()).sum();
+        let size: u64 =
+            [path(folder.path()), old_path(folder.path())].iter().map(|p| p.metadata().unwrap().len()).sum();
         assert!(size < 2 * (MOST_BYTES + 100_100), "{size}");
         assert_eq!(AppLog::open(folder.path()).unwrap().last_seq(), 199);
     }

@@ -68,7 +68,10 @@ impl Keeper {
         let inotify = inotify::init(inotify::CreateFlags::CLOEXEC)?;
         let keeper = Arc::new(Self { inotify, files: Mutex::default() });
         let thread = keeper.clone();
-        std::thread::Builder::new().name("consoles".into()).stack_size(128 * 1024).spawn(move || thread.run())?;
+        std::thread::Builder::new()
+            .name("consoles".into())
+            .stack_size(128 * 1024)
+            .spawn(move || thread.run())?;
         Ok(keeper)
     }
 

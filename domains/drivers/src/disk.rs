@@ -53,11 +53,13 @@ fn make(
     wanted: impl FnMut() -> bool,
 ) -> Result<File, Fault> {
     let failed = |e: std::io::Error| {
-        let kind = if e.raw_os_error() == Some(libc::ENOSPC) { FaultKind::NoRoom } else { FaultKind::Internal };
+        let kind =
+            if e.raw_os_error() == Some(libc::ENOSPC) { FaultKind::NoRoom } else { FaultKind::Internal };
         Fault::new(kind, "the box's writable layer cannot be made").caused_by(&e)
     };
     record::remove(new).map_err(failed)?;
-    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(new).map_err(failed)?;
+    let file =
+        OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(new).map_err(failed)?;
     file.set_len(size.0).map_err(failed)?;
     // mke2fs opens it by name with a uid of its own; the folder above keeps everyone else out.
     file.set_permissions(Permissions::from_mode(0o666)).map_err(failed)?;

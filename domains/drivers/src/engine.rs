@@ -200,7 +200,17 @@ impl Life {
     }
 
     fn at(phase: Phase, paused: bool, hold: bool) -> Self {
-        Self { phase, paused, hold, awaited: false, refusal: None, told: false, lost: None, silent: false, deadline: None }
+        Self {
+            phase,
+            paused,
+            hold,
+            awaited: false,
+            refusal: None,
+            told: false,
+            lost: None,
+            silent: false,
+            deadline: None,
+        }
     }
 
     /// Where it is.
@@ -241,16 +251,20 @@ impl Life {
     pub fn check_export(&self) -> Result<(), Fault> {
         match self.phase {
             Phase::Exited { .. } if self.hold => Ok(()),
-            _ => Err(Fault::new(FaultKind::WrongState, "only a held box whose command has ended can be exported")),
+            _ => Err(Fault::new(
+                FaultKind::WrongState,
+                "only a held box whose command has ended can be exported",
+            )),
         }
     }
 
     /// Something happened.
     pub fn on(&mut self, event: Event, now: Instant) -> Vec<Command> {
         match event {
-            Event::Welcome { protocol, .. } if protocol != PROTOCOL => {
-                self.fail(format!("its guest-init speaks protocol {protocol}, this member speaks {PROTOCOL}"), now)
-            }
+            Event::Welcome { protocol, .. } if protocol != PROTOCOL => self.fail(
+                format!("its guest-init speaks protocol {protocol}, this member speaks {PROTOCOL}"),
+                now,
+            ),
             Event::Welcome { state, .. } => self.on_welcome(state, now),
             Event::State(state) => self.on_state(state, now),
             Event::Halted => self.on_halted(),
@@ -289,7 +303,9 @@ impl Life {
                 vec![Command::Send(ToGuest::Shutdown { grace_ms: *grace_ms })]
             }
             // It had not heard that its end was noted.
-            (Phase::Exited { .. }, GuestState::Exited { .. }) if !self.hold => vec![Command::Send(ToGuest::AckExited)],
+            (Phase::Exited { .. }, GuestState::Exited { .. }) if !self.hold => {
+                vec![Command::Send(ToGuest::AckExited)]
+            }
             (_, state) => self.on_state(state, now),
         }
     }
@@ -307,14 +323,19 @@ impl Life {
             }
             (Phase::Configuring, GuestState::Failed { step, reason }) => {
                 let (step, reason) = (plain(&step, 60), plain(&reason, 400));
-                let fault = Fault::new(FaultKind::BoxFailed, format!("the box could not be started ({step}): {reason}"));
+                let fault = Fault::new(
+                    FaultKind::BoxFailed,
+                    format!("the box could not be started ({step}): {reason}"),
+                );
                 self.refuse_start(fault, now)
             }
             (Phase::Running { ready: false }, GuestState::Running { ready: true }) => {
                 self.phase = Phase::Running { ready: true };
                 vec![Command::Persist, Command::Emit(BoxHappening::Running { ready: true })]
             }
-            (Phase::Running { .. } | Phase::Stopping { .. }, GuestState::Exited { status }) => self.on_exited(status, now),
+            (Phase::Running { .. } | Phase::Stopping { .. }, GuestState::Exited { status }) => {
+                self.on_exited(status, now)
+            }
             (Phase::Running { .. } | Phase::Stopping { .. }, GuestState::Failed { step, reason }) => {
                 self.fail(format!("{} failed: {}", plain(&step, 60), plain(&reason, 400)), now)
             }
@@ -371,9 +392,8 @@ impl Life {
     fn stop(&mut self, grace_ms: u64, now: Instant) -> Vec<Command> {
         match &self.phase {
             Phase::Gone { .. } => Vec::new(),
-            Phase::Booting | Phase::Configuring => {
-                self.refuse_start(Fault::new(FaultKind::Cancelled, "the box was stopped while it started"), now)
-            }
+            Phase::Booting | Phase::Configuring => self
+                .refuse_start(Fault::new(FaultKind::Cancelled, "the box was stopped while it started"), now),
             Phase::Running { .. } | Phase::Stopping { .. } if grace_ms > 0 => {
                 self.phase = Phase::Stopping { grace_ms };
                 self.deadline = Some(now + Duration::from_millis(grace_ms) + AFTER_GRACE);
@@ -385,7 +405,9 @@ impl Life {
                 self.deadline = Some(now + POWER_OFF);
                 vec![Command::Send(ToGuest::AckExited)]
             }
-            Phase::Running { .. } | Phase::Stopping { .. } => self.kill(Last::Exited(ExitStatus::Signal(9)), now),
+            Phase::Running { .. } | Phase::Stopping { .. } => {
+                self.kill(Last::Exited(ExitStatus::Signal(9)), now)
+            }
             Phase::Exited { status } => {
                 let last = Last::Exited(status.clone());
                 self.kill(last, now)
@@ -436,9 +458,8 @@ impl Life {
                 self.silent = true;
                 self.fail(format!("its guest said nothing for {} seconds", BOOT.as_secs()), now)
             }
-            Phase::Configuring => {
-                self.fail(format!("its application was not started within {} seconds", CONFIGURE.as_secs()), now)
-            }
+            Phase::Configuring => self
+                .fail(format!("its application was not started within {} seconds", CONFIGURE.as_secs()), now),
             Phase::Stopping { .. } => self.quit(Last::Exited(ExitStatus::Signal(9)), now),
             Phase::Exited { status } => {
                 let last = Last::Exited(status.clone());

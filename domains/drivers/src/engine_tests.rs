@@ -110,7 +110,8 @@ fn the_table_is_as_it_was_agreed() {
     let mut table = String::new();
     for (name, state) in states() {
         let mut row = |event: &str, life: &Life, commands: &str| {
-            table.push_str(&format!("{name} + {event} → {}: {commands}\n", phase(life)).replace(": \n", "\n"));
+            table
+                .push_str(&format!("{name} + {event} → {}: {commands}\n", phase(life)).replace(": \n", "\n"));
         };
         for (event_name, event) in &events {
             let mut life = state.clone();
@@ -127,7 +128,10 @@ fn the_table_is_as_it_was_agreed() {
     if std::env::var_os("GTVP_WRITE_TABLES").is_some() {
         std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/src/engine.table"), &table).unwrap();
     }
-    assert!(table == include_str!("engine.table"), "the table has changed: look at the difference after GTVP_WRITE_TABLES=1");
+    assert!(
+        table == include_str!("engine.table"),
+        "the table has changed: look at the difference after GTVP_WRITE_TABLES=1"
+    );
 }
 
 /// Whatever happens in whatever order: the start is answered once, the end of the application is told at most once, Gone
@@ -177,18 +181,26 @@ fn in_any_order_the_promises_hold() {
             };
             trace.push(format!("{event:?}"));
             all.extend(life.on(event, NOW()));
-            let ends = matches!(life.phase(), Phase::Ending { .. } | Phase::Booting | Phase::Configuring | Phase::Stopping { .. });
+            let ends = matches!(
+                life.phase(),
+                Phase::Ending { .. } | Phase::Booting | Phase::Configuring | Phase::Stopping { .. }
+            );
             assert!(!ends || life.deadline().is_some(), "run {run}: no deadline after {trace:#?}");
         }
         let count = |f: &dyn Fn(&Command) -> bool| all.iter().filter(|c| f(c)).count();
-        let told = count(&|c| matches!(c, Command::Emit(BoxHappening::Exited { .. } | BoxHappening::Died { .. })));
+        let told =
+            count(&|c| matches!(c, Command::Emit(BoxHappening::Exited { .. } | BoxHappening::Died { .. })));
         let context = || format!("run {run}: {trace:#?}\n{all:#?}");
         assert_eq!(count(&|c| matches!(c, Command::Started(_))), 1, "{}", context());
         assert!(told <= 1, "{}", context());
         assert_eq!(count(&|c| matches!(c, Command::Emit(BoxHappening::Gone))), 1, "{}", context());
         let gone = all.iter().position(|c| *c == Command::Emit(BoxHappening::Gone)).unwrap();
         let after = &all[gone + 1..];
-        assert!(!after.iter().any(|c| matches!(c, Command::Emit(_) | Command::Persist | Command::Release)), "{}", context());
+        assert!(
+            !after.iter().any(|c| matches!(c, Command::Emit(_) | Command::Persist | Command::Release)),
+            "{}",
+            context()
+        );
         if let Some(noted) = all.iter().position(|c| *c == Command::Send(ToGuest::AckExited)) {
             assert!(all[..noted].contains(&Command::Persist), "{}", context());
         }

@@ -183,7 +183,10 @@ impl Session {
         }
         if self.out.len() + bytes.len() > MOST_HELD {
             self.out.clear();
-            self.end(StreamKind::Fault, &Fault::new(FaultKind::BoxFailed, "the guest ignores the stream's window"));
+            self.end(
+                StreamKind::Fault,
+                &Fault::new(FaultKind::BoxFailed, "the guest ignores the stream's window"),
+            );
             return vec![self.signal(HANGUP)];
         }
         let kind = if channel == Channel::Stderr { StreamKind::Stderr } else { StreamKind::Stdout };

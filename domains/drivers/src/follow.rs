@@ -105,7 +105,8 @@ pub fn start(folder: &Path, source: LogSource, tail: Option<u64>, then: Then) ->
         LogSource::Application => Source::Application(applog::Reader::open(folder, tail).map_err(failed)?),
         LogSource::Console => Source::Console(Console::open(&console::path(folder), tail).map_err(failed)?),
     };
-    let (reading, writing) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
+    let (reading, writing) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
     let run = move || {
         // Only the reader's going is to be expected here; a disk that fails is told.
         if let Err(e) = write(source, &then, inbox.as_deref(), File::from(writing)) {

@@ -18,7 +18,10 @@ pub struct Inbox<T> {
 impl<T> Inbox<T> {
     /// An empty one.
     pub fn new() -> std::io::Result<Self> {
-        Ok(Self { queue: Mutex::default(), bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)? })
+        Ok(Self {
+            queue: Mutex::default(),
+            bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+        })
     }
 
     /// Adds a message and rings; `false` when it is full, and the message lost.

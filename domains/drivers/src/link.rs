@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::ops::ControlFlow;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -46,7 +46,8 @@ impl Link {
     }
 
     fn connect(&self) -> Result<Client, CallError> {
-        Client::connect(&self.socket).map_err(|source| CallError::Unreachable { callee: "supervisor", source })
+        Client::connect(&self.socket)
+            .map_err(|source| CallError::Unreachable { callee: "supervisor", source })
     }
 
     /// Starts a process that outlives this domain.

@@ -52,8 +52,14 @@ impl Monitor {
     pub fn connect(path: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(path)?;
         stream.set_nonblocking(true)?;
-        let mut monitor =
-            Self { stream, decoder: Decoder::default(), next: 1, pending: BTreeMap::new(), out: Vec::new(), ready: false };
+        let mut monitor = Self {
+            stream,
+            decoder: Decoder::default(),
+            next: 1,
+            pending: BTreeMap::new(),
+            out: Vec::new(),
+            ready: false,
+        };
         monitor.tell(Command::Capabilities);
         monitor.tell(Command::QueryStatus);
         Ok(monitor)

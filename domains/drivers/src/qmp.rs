@@ -172,12 +172,18 @@ mod tests {
     #[test]
     fn what_qemu_says_is_understood_in_any_pieces() {
         let said = concat!(
-            r#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}}, "capabilities": ["oob"]}}"#, "\r\n",
-            r#"{"return": {}, "id": 1}"#, "\r\n",
-            r#"{"return": {"status": "running", "running": true}, "id": 2}"#, "\r\n",
-            r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}"#, "\r\n",
-            r#"{"event": "NIC_RX_FILTER_CHANGED", "data": {}}"#, "\r\n",
-            r#"{"error": {"class": "GenericError", "desc": "no"}, "id": 3}"#, "\r\n",
+            r#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}}, "capabilities": ["oob"]}}"#,
+            "\r\n",
+            r#"{"return": {}, "id": 1}"#,
+            "\r\n",
+            r#"{"return": {"status": "running", "running": true}, "id": 2}"#,
+            "\r\n",
+            r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}"#,
+            "\r\n",
+            r#"{"event": "NIC_RX_FILTER_CHANGED", "data": {}}"#,
+            "\r\n",
+            r#"{"error": {"class": "GenericError", "desc": "no"}, "id": 3}"#,
+            "\r\n",
         );
         for piece in [1, 7, said.len()] {
             let mut decoder = Decoder::default();

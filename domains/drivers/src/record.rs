@@ -81,7 +81,8 @@ pub fn private_dir(path: &Path) -> io::Result<()> {
 /// speak of, and a start does not wait for the disk.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
-    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    let mut file =
+        std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     file.write_all(bytes)?;
     std::fs::rename(&new, path)
 }

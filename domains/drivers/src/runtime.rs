@@ -25,8 +25,8 @@ use crate::inbox::Inbox;
 use crate::monitor::{Heard, Monitor};
 use crate::qmp;
 use crate::record::{self, Record};
-use crate::sessions::{Caller, Sessions};
 use crate::service::Shared;
+use crate::sessions::{Caller, Sessions};
 use crate::{console, words};
 
 /// Where an answer goes. Nobody may wait for it any more.
@@ -165,11 +165,15 @@ impl Machine {
         }
         // A guest that does not read its port gets nothing more to read.
         let congested = self.agent.as_ref().is_none_or(Agent::congested);
-        sources.extend(self.sessions.sources(congested).map(|(id, fd, flags)| (Source::Session(id), fd, flags)));
+        sources
+            .extend(self.sessions.sources(congested).map(|(id, fd, flags)| (Source::Session(id), fd, flags)));
         let timeout = self.life.deadline().map(|d| {
             // Rounded up, so that it has passed when this ends.
             let left = d.saturating_duration_since(Instant::now()) + std::time::Duration::from_millis(1);
-            Timespec { tv_sec: left.as_secs().try_into().unwrap_or(3600), tv_nsec: left.subsec_nanos().into() }
+            Timespec {
+                tv_sec: left.as_secs().try_into().unwrap_or(3600),
+                tv_nsec: left.subsec_nanos().into(),
+            }
         });
         poll_all(&sources, timeout.as_ref())
     }
@@ -205,7 +209,8 @@ impl Machine {
                     let _ = reply.send(told);
                 }
                 Request::Export(caller, reply) => {
-                    let session = self.life.check_export().and_then(|()| self.sessions.open(caller, Form::Raw));
+                    let session =
+                        self.life.check_export().and_then(|()| self.sessions.open(caller, Form::Raw));
                     let told = session.map(|session| {
                         self.tell_guest([Frame::control(&ToGuest::ExportUpper { session })]);
                     });
@@ -244,10 +249,14 @@ impl Machine {
                 let message = "a running box can have no more memory than it was started with";
                 return Err(Fault::new(FaultKind::WrongState, message).hint("it can at its next start"));
             }
-            self.monitor.as_mut().ok_or_else(|| Fault::new(FaultKind::Unavailable, "the box's QEMU does not answer"))
+            self.monitor
+                .as_mut()
+                .ok_or_else(|| Fault::new(FaultKind::Unavailable, "the box's QEMU does not answer"))
         });
         match can {
-            Ok(monitor) => drop(self.notes.balloons.insert(monitor.tell(qmp::Command::Balloon(bytes)), reply)),
+            Ok(monitor) => {
+                drop(self.notes.balloons.insert(monitor.tell(qmp::Command::Balloon(bytes)), reply))
+            }
             Err(fault) => drop(reply.send(Err(fault))),
         }
     }
@@ -327,7 +336,8 @@ impl Machine {
             ToHost::State(state) => self.feed(engine::Event::State(state)),
             ToHost::ExecFailed { session, reason } => {
                 let reason: String = reason.chars().filter(|c| !c.is_control()).take(400).collect();
-                let fault = Fault::new(FaultKind::Invalid, format!("the command could not be started: {reason}"));
+                let fault =
+                    Fault::new(FaultKind::Invalid, format!("the command could not be started: {reason}"));
                 self.sessions.on_fault(session, &fault);
             }
             ToHost::ExecExited { session, status } => self.sessions.on_exited(session, &status),
@@ -357,7 +367,9 @@ impl Machine {
                 Heard::Event(qmp::Event::Shutdown(reason)) => self.notes.shutdown = Some(reason),
                 Heard::Event(qmp::Event::Panicked) => self.notes.shutdown = Some("guest-panic".into()),
                 Heard::Event(qmp::Event::DiskError(reason)) => {
-                    self.notice(format!("its writable layer cannot be written ({reason}); it is paused until it is resumed"));
+                    self.notice(format!(
+                        "its writable layer cannot be written ({reason}); it is paused until it is resumed"
+                    ));
                 }
                 Heard::Done(id) => {
                     if let Some(reply) = self.notes.balloons.remove(&id) {
@@ -428,7 +440,8 @@ impl Machine {
                     Err(e) => eprintln!("drivers: box {} cannot be killed: {e}", self.slot.get()),
                 },
                 Command::Progress(phase, message) => {
-                    let progress = Progress { phase: phase.into(), message: message.into(), ..Progress::default() };
+                    let progress =
+                        Progress { phase: phase.into(), message: message.into(), ..Progress::default() };
                     self.tell_starter(News::Progress(progress));
                 }
                 Command::Started(outcome) => {
@@ -485,7 +498,8 @@ impl Machine {
 
     fn configure(&mut self) {
         let Some(mut config) = self.config.take() else { return };
-        config.time_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis().try_into().unwrap_or(0));
+        config.time_ms =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis().try_into().unwrap_or(0));
         self.tell_guest([Frame::control(&ToGuest::Configure(config))]);
     }
 
@@ -533,7 +547,8 @@ fn poll_all(
     sources: &[(Source, BorrowedFd<'_>, PollFlags)],
     timeout: Option<&Timespec>,
 ) -> Vec<(Source, PollFlags)> {
-    let mut fds: Vec<_> = sources.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
+    let mut fds: Vec<_> =
+        sources.iter().map(|(_, fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)).collect();
     match poll(&mut fds, timeout) {
         Ok(0) | Err(rustix::io::Errno::INTR) => Vec::new(),
         Ok(_) => {

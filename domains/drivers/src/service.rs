@@ -92,7 +92,8 @@ impl Shared {
 
     fn on_process(&self, event: ProcessEvent) {
         if let ProcessEvent::Ended(end) = event {
-            let handle = end.slot.filter(|_| end.template == QEMU).and_then(|slot| self.boxes().get(&slot).cloned());
+            let handle =
+                end.slot.filter(|_| end.template == QEMU).and_then(|slot| self.boxes().get(&slot).cloned());
             if let Some(handle) = handle {
                 handle.inbox.push(runtime::Request::Ended(end));
             }
@@ -120,7 +121,9 @@ impl Drivers {
         shared.link.watch(move |event| {
             let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
             match (found.as_mut(), event) {
-                (Some(found), ProcessEvent::Running { process, template, slot: Some(slot), .. }) if template == QEMU => {
+                (Some(found), ProcessEvent::Running { process, template, slot: Some(slot), .. })
+                    if template == QEMU =>
+                {
                     found.insert(slot, process);
                 }
                 (Some(_), event) => early_events.lock().unwrap_or_else(PoisonError::into_inner).push(event),
@@ -141,7 +144,8 @@ impl Drivers {
 
     fn recover(&self, running: &BTreeMap<Slot, u64>) -> std::io::Result<()> {
         let shared = &self.shared;
-        let known: BTreeSet<Slot> = shared.folders.slots()?.into_iter().chain(running.keys().copied()).collect();
+        let known: BTreeSet<Slot> =
+            shared.folders.slots()?.into_iter().chain(running.keys().copied()).collect();
         for slot in known {
             let folder = shared.folders.of_box(slot);
             let outcome = match (Record::load(&folder), running.get(&slot)) {
@@ -273,7 +277,9 @@ impl Drivers {
                     News::Progress(progress) => drop(session.progress(&progress)),
                     News::Done(Ok(())) if asked => {
                         // It was started in the same moment in which nobody wanted it any more.
-                        self.ask(start.slot, |reply| runtime::Request::Ask(Ask::Stop { grace_ms: 0 }, reply))?;
+                        self.ask(start.slot, |reply| {
+                            runtime::Request::Ask(Ask::Stop { grace_ms: 0 }, reply)
+                        })?;
                         return Err(Fault::new(FaultKind::Cancelled, "the start was cancelled"));
                     }
                     News::Done(outcome) => return outcome.map(|()| Started { accelerator }),
@@ -308,7 +314,9 @@ impl Drivers {
     fn remove(&self, slot: Slot) -> Result<(), Fault> {
         let boxes = self.shared.boxes();
         if boxes.contains_key(&slot) {
-            return Err(Fault::new(FaultKind::WrongState, "the box's machine is there").hint("stop the box first"));
+            return Err(
+                Fault::new(FaultKind::WrongState, "the box's machine is there").hint("stop the box first")
+            );
         }
         let failed = |e: std::io::Error| Fault::internal("the box's files cannot be removed", &e);
         record::remove(&self.shared.folders.of_box(slot)).map_err(failed)?;
@@ -345,7 +353,10 @@ impl Drivers {
                 }
             }
             if behind {
-                return Err(Fault::new(FaultKind::Unavailable, "the watcher was too slow: it has to begin again"));
+                return Err(Fault::new(
+                    FaultKind::Unavailable,
+                    "the watcher was too slow: it has to begin again",
+                ));
             }
         }
     }
@@ -365,14 +376,24 @@ fn wait(bell: &impl AsFd, session: &Session) -> bool {
 impl Service for Drivers {
     type Request = Request;
 
-    fn handle(&self, _: &Who, request: Request, fds: Vec<OwnedFd>, session: &mut Session) -> Result<Answer, Fault> {
+    fn handle(
+        &self,
+        _: &Who,
+        request: Request,
+        fds: Vec<OwnedFd>,
+        session: &mut Session,
+    ) -> Result<Answer, Fault> {
         let nothing = |()| Answer::nothing();
         let out = |e: std::io::Error| Fault::internal("out of descriptors", &e);
         match request {
             Request::Start(start) => self.start(&start, fds, session).map(|started| Answer::of(&started)),
             Request::Stop(stop) => self.stop(stop.slot, stop.grace_ms).map(nothing),
-            Request::Pause(r) => self.ask(r.slot, |reply| runtime::Request::Ask(Ask::Pause, reply)).map(nothing),
-            Request::Resume(r) => self.ask(r.slot, |reply| runtime::Request::Ask(Ask::Resume, reply)).map(nothing),
+            Request::Pause(r) => {
+                self.ask(r.slot, |reply| runtime::Request::Ask(Ask::Pause, reply)).map(nothing)
+            }
+            Request::Resume(r) => {
+                self.ask(r.slot, |reply| runtime::Request::Ask(Ask::Resume, reply)).map(nothing)
+            }
             Request::SetMemory(r) => {
                 self.ask(r.slot, |reply| runtime::Request::SetMemory(r.memory.0, reply)).map(nothing)
             }
@@ -380,7 +401,9 @@ impl Service for Drivers {
             Request::Signal(r) if !(1..=64).contains(&r.signal) => {
                 Err(Fault::new(FaultKind::Invalid, format!("{} is no signal", r.signal)))
             }
-            Request::Signal(r) => self.ask(r.slot, |reply| runtime::Request::Signal(r.signal, reply)).map(nothing),
+            Request::Signal(r) => {
+                self.ask(r.slot, |reply| runtime::Request::Signal(r.signal, reply)).map(nothing)
+            }
             Request::Exec(r) => {
                 let (caller, theirs) = Caller::stream().map_err(out)?;
                 let (program, terminal) = (r.program, r.terminal);
@@ -393,9 +416,10 @@ impl Service for Drivers {
                 Ok(Answer::nothing().with_fds(vec![theirs]))
             }
             Request::Logs(r) => Ok(Answer::nothing().with_fds(vec![self.logs(&r)?])),
-            Request::Accelerator(_) => Ok(Answer::of(&AcceleratorReply { accelerator: self.shared.chooser.known() })),
+            Request::Accelerator(_) => {
+                Ok(Answer::of(&AcceleratorReply { accelerator: self.shared.chooser.known() }))
+            }
             Request::Watch(_) => self.watch(session).map(nothing),
         }
     }
 }
-

@@ -75,7 +75,10 @@ impl Sessions {
     /// A new one; its number.
     pub fn open(&mut self, caller: Caller, form: Form) -> Result<u32, Fault> {
         if self.live.len() >= MOST {
-            return Err(Fault::new(FaultKind::Unavailable, format!("{MOST} commands run in this box already")));
+            return Err(Fault::new(
+                FaultKind::Unavailable,
+                format!("{MOST} commands run in this box already"),
+            ));
         }
         // 0 is the application, and the stream number has 28 bits for it.
         self.last = self.last % 0x0fff_ffff + 1;
@@ -160,7 +163,9 @@ impl Live {
                 self.session.on_caller_end()
             }
             Ok(n) => self.session.on_caller(&chunk[..n]),
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => Vec::new(),
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Vec::new()
+            }
             Err(_) => {
                 self.caller = None;
                 self.session.on_caller_gone()

@@ -49,7 +49,10 @@ impl Given {
     /// Three, in this order.
     pub fn new(fds: Vec<OwnedFd>) -> Result<Self, Fault> {
         let Ok([root, kernel, initrd]) = <[OwnedFd; 3]>::try_from(fds) else {
-            return Err(Fault::new(FaultKind::Invalid, "a start comes with three descriptors: root, kernel, initramfs"));
+            return Err(Fault::new(
+                FaultKind::Invalid,
+                "a start comes with three descriptors: root, kernel, initramfs",
+            ));
         };
         Ok(Self { root, kernel, initrd })
     }
@@ -95,7 +98,8 @@ pub fn machine(
     let sockets = shared.folders.sockets(slot);
     let failed = |what: &'static str| {
         move |e: std::io::Error| {
-            let kind = if e.raw_os_error() == Some(libc::ENOSPC) { FaultKind::NoRoom } else { FaultKind::Internal };
+            let kind =
+                if e.raw_os_error() == Some(libc::ENOSPC) { FaultKind::NoRoom } else { FaultKind::Internal };
             Fault::new(kind, what).caused_by(&e)
         }
     };
@@ -117,10 +121,18 @@ pub fn machine(
         Accelerator::Kvm => Some(shared.chooser.device().map_err(failed("/dev/kvm cannot be opened"))?),
         Accelerator::Tcg(_) => None,
     };
-    record::remove(&sockets).and_then(|()| record::private_dir(&sockets)).map_err(failed("the box's sockets cannot be made"))?;
-    let listen = |name: &str| UnixListener::bind(sockets.join(name)).map_err(failed("the box's sockets cannot be made"));
+    record::remove(&sockets)
+        .and_then(|()| record::private_dir(&sockets))
+        .map_err(failed("the box's sockets cannot be made"))?;
+    let listen = |name: &str| {
+        UnixListener::bind(sockets.join(name)).map_err(failed("the box's sockets cannot be made"))
+    };
     let (qmp, agent) = (listen("qmp")?, listen("agent")?);
-    let tap = start.network.then(|| tap::open(slot)).transpose().map_err(failed("the box's network interface cannot be made"))?;
+    let tap = start
+        .network
+        .then(|| tap::open(slot))
+        .transpose()
+        .map_err(failed("the box's network interface cannot be made"))?;
     let keep = |path: &Path| {
         let file = console::create(path)?;
         shared.keeper.keep(path, &handle.bell)?;
@@ -131,7 +143,8 @@ pub fn machine(
         (keep(&console::path(&folder)).map_err(logs)?, keep(&console::stderr_path(&folder)).map_err(logs)?);
     let mut log = AppLog::open(&folder).map_err(logs)?;
     log.mark_start().map_err(logs)?;
-    let config = configuration(shared, start, &folder).map_err(failed("the box's identity cannot be made"))?;
+    let config =
+        configuration(shared, start, &folder).map_err(failed("the box's identity cannot be made"))?;
 
     let record = Record {
         format: FORMAT,

@@ -102,7 +102,8 @@ mod tests {
     #[test]
     fn a_panic_is_found_in_its_report() {
         let console = "[    1.3] Kernel panic - not syncing: VFS: Unable to mount root fs\n[    1.3] CPU: 0 PID: 1\n </TASK>\n";
-        let known = Known { console, how: "exit status 0", shutdown: Some("guest-reset"), ..Known::default() };
+        let known =
+            Known { console, how: "exit status 0", shutdown: Some("guest-reset"), ..Known::default() };
         assert_eq!(last_words(&known), "its kernel panicked: VFS: Unable to mount root fs");
     }
 

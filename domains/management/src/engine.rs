@@ -86,7 +86,9 @@ impl Engine {
 
     fn near(&self, name: &str) -> Option<&BoxName> {
         let visible = self.boxes.iter().filter(|(_, r)| !r.builder).map(|(n, _)| n);
-        visible.filter(|n| n.as_str().starts_with(name) || name.starts_with(n.as_str())).min_by_key(|n| n.as_str().len())
+        visible
+            .filter(|n| n.as_str().starts_with(name) || name.starts_with(n.as_str()))
+            .min_by_key(|n| n.as_str().len())
     }
 
     /// Memory promised to boxes that have a machine.
@@ -102,7 +104,10 @@ impl Engine {
         }
         let free = Bytes::mib(total.saturating_sub(promised) / (1024 * 1024));
         Err(Fault::new(FaultKind::NoRoom, format!("the member has not {memory} of memory for this box"))
-            .because(format!("it has {} in all, {free} of it not promised to running boxes", whole_mib(total)))
+            .because(format!(
+                "it has {} in all, {free} of it not promised to running boxes",
+                whole_mib(total)
+            ))
             .hint("give the box less with --memory, or stop another box"))
     }
 
@@ -155,7 +160,11 @@ impl Engine {
                     format!("port {}/{} of the member is in use", port.host, port.protocol),
                 )
                 .because(format!("box {} publishes it", holder.spec.name))
-                .hint(format!("publish another port, for example --publish {}:{}", port.host.saturating_add(1), port.guest)));
+                .hint(format!(
+                    "publish another port, for example --publish {}:{}",
+                    port.host.saturating_add(1),
+                    port.guest
+                )));
             }
         }
         Ok(())
@@ -165,11 +174,17 @@ impl Engine {
     pub fn begin(&mut self, name: &str, verb: &str, states: &[BoxState]) -> Result<BoxRecord, Fault> {
         let record = self.get(name)?.clone();
         if self.busy.contains(&record.spec.name) {
-            return Err(Fault::new(FaultKind::WrongState, format!("box {name} is busy with another operation"))
-                .hint("gtvp operation ls shows it"));
+            return Err(Fault::new(
+                FaultKind::WrongState,
+                format!("box {name} is busy with another operation"),
+            )
+            .hint("gtvp operation ls shows it"));
         }
         if !states.contains(&record.state) {
-            return Err(Fault::new(FaultKind::WrongState, format!("box {name} cannot {verb}: it is {}", word(record.state))));
+            return Err(Fault::new(
+                FaultKind::WrongState,
+                format!("box {name} cannot {verb}: it is {}", word(record.state)),
+            ));
         }
         self.busy.insert(record.spec.name.clone());
         Ok(record)
@@ -214,7 +229,8 @@ impl Engine {
         let Some(record) = self.boxes.values_mut().find(|r| r.slot == slot) else { return Vec::new() };
         let name = record.spec.name.clone();
         let busy = self.busy.contains(&name);
-        let event = |severity, kind, message: String| Effect::Event { severity, kind, name: name.clone(), message };
+        let event =
+            |severity, kind, message: String| Effect::Event { severity, kind, name: name.clone(), message };
         let mut effects = Vec::new();
         match what {
             BoxHappening::Running { ready } => {
@@ -240,7 +256,11 @@ impl Engine {
             BoxHappening::Exited { status } => {
                 self.told.insert(name.clone());
                 if record.exit.is_none() {
-                    effects.push(event(Severity::Info, "box.exited", format!("{name}: its application {}", how(status))));
+                    effects.push(event(
+                        Severity::Info,
+                        "box.exited",
+                        format!("{name}: its application {}", how(status)),
+                    ));
                 }
                 record.exit = Some(status.clone());
                 record.first_start = false;
@@ -335,15 +355,21 @@ impl Engine {
 /// Whether a member with so much memory and so many processors could have such a box if it had no other.
 pub fn check_size(memory: Bytes, cpus: u16, member_memory: Bytes, member_cpus: u16) -> Result<(), Fault> {
     if memory > member_memory {
-        return Err(Fault::new(FaultKind::NoRoom, format!("the member has not {memory} of memory for this box"))
-            .because(format!("it has {} in all", whole_mib(member_memory.0)))
-            .hint("give the box less with --memory"));
+        return Err(Fault::new(
+            FaultKind::NoRoom,
+            format!("the member has not {memory} of memory for this box"),
+        )
+        .because(format!("it has {} in all", whole_mib(member_memory.0)))
+        .hint("give the box less with --memory"));
     }
     if cpus > member_cpus {
         // More would only take turns with each other, and with many a kernel does not even come up.
-        return Err(Fault::new(FaultKind::NoRoom, format!("the member has not {cpus} processors for this box"))
-            .because(format!("it has {member_cpus}"))
-            .hint("give the box less with --cpus"));
+        return Err(Fault::new(
+            FaultKind::NoRoom,
+            format!("the member has not {cpus} processors for this box"),
+        )
+        .because(format!("it has {member_cpus}"))
+        .hint("give the box less with --cpus"));
     }
     Ok(())
 }
@@ -371,7 +397,10 @@ pub fn pending(record: &BoxRecord) -> Vec<String> {
         ));
     }
     if has_machine(record.state) && record.spec.cpus != record.cpus_now {
-        pending.push(format!("{} processors at the next start: a running box keeps its processors", record.spec.cpus));
+        pending.push(format!(
+            "{} processors at the next start: a running box keeps its processors",
+            record.spec.cpus
+        ));
     }
     pending
 }

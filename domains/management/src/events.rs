@@ -37,7 +37,11 @@ impl Events {
         for file in [path.with_extension("1.jsonl"), path.clone()] {
             let Ok(file) = File::open(file) else { continue };
             // A line torn by a crash does not parse and is passed over.
-            for event in BufReader::new(file).lines().map_while(Result::ok).filter_map(|l| serde_json::from_str(&l).ok()) {
+            for event in BufReader::new(file)
+                .lines()
+                .map_while(Result::ok)
+                .filter_map(|l| serde_json::from_str(&l).ok())
+            {
                 recent.push_back(event);
                 if recent.len() > REMEMBERED {
                     recent.pop_front();
@@ -130,9 +134,17 @@ mod tests {
             log.after(0, None)
         };
         tell("one");
-        OpenOptions::new().append(true).open(dir.join("events.jsonl")).unwrap().write_all(b"{\"seq\":9").unwrap();
+        OpenOptions::new()
+            .append(true)
+            .open(dir.join("events.jsonl"))
+            .unwrap()
+            .write_all(b"{\"seq\":9")
+            .unwrap();
         let seen = tell("two");
-        assert_eq!(seen.iter().map(|e| (e.seq, e.message.as_str())).collect::<Vec<_>>(), [(1, "one"), (2, "two")]);
+        assert_eq!(
+            seen.iter().map(|e| (e.seq, e.message.as_str())).collect::<Vec<_>>(),
+            [(1, "one"), (2, "two")]
+        );
         fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -54,8 +54,11 @@ impl Operations {
                 operation.state = OperationState::Failed;
                 operation.ended_ms = Some(crate::now_ms());
                 operation.fault = Some(
-                    Fault::new(FaultKind::Unavailable, format!("{} was interrupted: management restarted", operation.kind))
-                        .hint("what it had begun is being undone; make the same call again"),
+                    Fault::new(
+                        FaultKind::Unavailable,
+                        format!("{} was interrupted: management restarted", operation.kind),
+                    )
+                    .hint("what it had begun is being undone; make the same call again"),
                 );
             }
             all.insert(number, Arc::new(Handle::new(operation)));
@@ -85,8 +88,11 @@ impl Operations {
         }));
         let mut all = self.lock();
         all.insert(number, handle.clone());
-        let finished: Vec<u64> =
-            all.iter().filter(|(_, h)| h.snapshot().state != OperationState::Running).map(|(n, _)| *n).collect();
+        let finished: Vec<u64> = all
+            .iter()
+            .filter(|(_, h)| h.snapshot().state != OperationState::Running)
+            .map(|(n, _)| *n)
+            .collect();
         for old in finished.iter().take(finished.len().saturating_sub(REMEMBERED)) {
             all.remove(old);
             let _ = std::fs::remove_file(self.path(*old));
@@ -108,7 +114,8 @@ impl Operations {
     pub fn get(&self, id: &str) -> Result<Arc<Handle>, Fault> {
         let number = id.parse::<u64>().ok();
         number.and_then(|n| self.lock().get(&n).cloned()).ok_or_else(|| {
-            Fault::new(FaultKind::NotFound, format!("no operation {id:?} is remembered")).hint("gtvp operation ls lists them")
+            Fault::new(FaultKind::NotFound, format!("no operation {id:?} is remembered"))
+                .hint("gtvp operation ls lists them")
         })
     }
 
@@ -143,7 +150,8 @@ impl Operations {
 
 impl Handle {
     fn new(operation: Operation) -> Self {
-        let inner = Inner { operation, phase_since: Instant::now(), cancelled: false, call: None, version: 1 };
+        let inner =
+            Inner { operation, phase_since: Instant::now(), cancelled: false, call: None, version: 1 };
         Self { inner: Mutex::new(inner), changed: Condvar::new() }
     }
 
@@ -181,7 +189,8 @@ impl Handle {
 
     /// Begins a phase.
     pub fn phase(&self, phase: &str, message: impl Into<String>) -> Result<(), Fault> {
-        match self.progress(Progress { phase: phase.into(), message: message.into(), ..Progress::default() }) {
+        match self.progress(Progress { phase: phase.into(), message: message.into(), ..Progress::default() })
+        {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(cancelled()),
         }
@@ -230,7 +239,8 @@ impl Handle {
             }
             Err(fault) => {
                 let cancelled = inner.cancelled || fault.kind == FaultKind::Cancelled;
-                inner.operation.state = if cancelled { OperationState::Cancelled } else { OperationState::Failed };
+                inner.operation.state =
+                    if cancelled { OperationState::Cancelled } else { OperationState::Failed };
                 inner.operation.fault = Some(fault);
             }
         }

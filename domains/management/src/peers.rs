@@ -43,7 +43,10 @@ pub fn work<M: Method<Progress = Progress>>(
 ) -> Result<(M::Reply, Vec<OwnedFd>), Fault> {
     let outcome = (|| {
         let mut client = connect::<M>()?;
-        let stream = client.stream().try_clone().map_err(|source| CallError::Unreachable { callee: M::CALLEE, source })?;
+        let stream = client
+            .stream()
+            .try_clone()
+            .map_err(|source| CallError::Unreachable { callee: M::CALLEE, source })?;
         operation.calling(Some(stream))?;
         client.call(params, fds, |p| operation.progress(p))
     })();

@@ -62,7 +62,12 @@ impl Runtime {
         let events = Events::open(state, place.config.name.to_string())?;
         let (kept, damaged) = records.load()?;
         for path in damaged {
-            events.tell(Severity::Error, "box.record_damaged", None, format!("{path} could not be read and was set aside"));
+            events.tell(
+                Severity::Error,
+                "box.record_damaged",
+                None,
+                format!("{path} could not be read and was set aside"),
+            );
         }
         Ok(Self {
             operations: Operations::open(state)?,
@@ -190,7 +195,12 @@ impl Runtime {
         // A stop that is made twice stops once.
         peers::ask(&drivers::Stop { slot, grace_ms })?;
         self.close_root(name);
-        self.events.tell(Severity::Info, "box.stopped", Some(name.to_string()), format!("{name} was stopped"));
+        self.events.tell(
+            Severity::Info,
+            "box.stopped",
+            Some(name.to_string()),
+            format!("{name} was stopped"),
+        );
         Ok(())
     }
 
@@ -276,7 +286,12 @@ impl Runtime {
     }
 
     /// Puts a box together and boots it. The caller undoes what a failure leaves.
-    fn start(self: &Arc<Self>, operation: &Arc<Handle>, name: &BoxName, operator_uid: u32) -> Result<serde_json::Value, Fault> {
+    fn start(
+        self: &Arc<Self>,
+        operation: &Arc<Handle>,
+        name: &BoxName,
+        operator_uid: u32,
+    ) -> Result<serde_json::Value, Fault> {
         let record = self.record(name)?;
         operation.phase("permit", "asking for leave")?;
         peers::ask(&PermitRun { spec: record.spec.clone(), operator_uid })?;
@@ -310,7 +325,12 @@ impl Runtime {
                 r.state = BoxState::Running;
             }
         });
-        self.events.tell(Severity::Info, "box.started", Some(name.to_string()), format!("{name} was started"));
+        self.events.tell(
+            Severity::Info,
+            "box.started",
+            Some(name.to_string()),
+            format!("{name} was started"),
+        );
         operation.phase("ready", "waiting for the application to be ready")?;
         let deadline = Instant::now() + READY_WITHIN;
         self.wait(deadline, operation, |e| {
@@ -340,12 +360,8 @@ impl Runtime {
         machine: drivers::Start,
     ) -> Result<String, Fault> {
         operation.phase("link", "linking its components")?;
-        let open = OpenRoot {
-            box_name: machine.name.clone(),
-            slot: machine.slot,
-            composition: *composition,
-            view,
-        };
+        let open =
+            OpenRoot { box_name: machine.name.clone(), slot: machine.slot, composition: *composition, view };
         let (Nothing {}, fds) = peers::work(operation, &open, &[])?;
         if fds.len() != 3 {
             return Err(Fault::new(FaultKind::Internal, "components gave no root"));
@@ -433,7 +449,10 @@ impl Runtime {
             hold: true,
         };
         self.boot(operation, &composed.digest, View::Builder, machine)?;
-        operation.phase("configure", format!("running the maintainer scripts of {} packages", configure.packages.len()))?;
+        operation.phase(
+            "configure",
+            format!("running the maintainer scripts of {} packages", configure.packages.len()),
+        )?;
         let name = &spec.name;
         let ended = |e: &mut Engine| e.get_mut(name).is_none_or(|r| r.exit.is_some() || r.failure.is_some());
         let in_time = self.wait(Instant::now() + CONFIGURE_WITHIN, operation, ended)?;
@@ -442,10 +461,9 @@ impl Runtime {
             _ if !in_time => Some("they did not end in time".to_owned()),
             (Some(why), _) => Some(why.clone()),
             (None, Some(ExitStatus::Code(0))) => None,
-            (None, status) => Some(format!(
-                "their run {}",
-                status.as_ref().map_or("was lost".into(), crate::engine::how)
-            )),
+            (None, status) => {
+                Some(format!("their run {}", status.as_ref().map_or("was lost".into(), crate::engine::how)))
+            }
         };
         if let Some(why) = why {
             return Err(Fault::new(FaultKind::BoxFailed, "the maintainer scripts of its packages failed")
@@ -469,14 +487,29 @@ impl Runtime {
             peers::ask(&drivers::Remove { slot }).err(),
         ];
         for fault in problems.into_iter().flatten().filter(|f| f.kind != FaultKind::NotFound) {
-            self.events.tell(Severity::Warning, "box.not_removed_whole", Some(name.to_string()), fault.to_string());
+            self.events.tell(
+                Severity::Warning,
+                "box.not_removed_whole",
+                Some(name.to_string()),
+                fault.to_string(),
+            );
         }
         let builder = self.engine().get_mut(name).is_some_and(|r| r.builder);
         if let Err(e) = self.records.remove(name, || self.engine().forget(name)) {
-            self.events.tell(Severity::Error, "box.record_not_removed", Some(name.to_string()), e.to_string());
+            self.events.tell(
+                Severity::Error,
+                "box.record_not_removed",
+                Some(name.to_string()),
+                e.to_string(),
+            );
         }
         if !builder {
-            self.events.tell(Severity::Info, "box.removed", Some(name.to_string()), format!("{name} was removed"));
+            self.events.tell(
+                Severity::Info,
+                "box.removed",
+                Some(name.to_string()),
+                format!("{name} was removed"),
+            );
         }
     }
 

@@ -92,7 +92,13 @@ impl Service for Management {
             Request::ShowMember(_) => {
                 let (status, accelerator) = (runtime.status()?, self.accelerator());
                 let verdict = peers::ask(&security::Verdict {})?;
-                Ok(Answer::of(&views::member(&runtime.config, &runtime.engine(), status, verdict, accelerator)))
+                Ok(Answer::of(&views::member(
+                    &runtime.config,
+                    &runtime.engine(),
+                    status,
+                    verdict,
+                    accelerator,
+                )))
             }
             Request::Doctor(_) => self.doctor(),
             Request::Metrics(_) => {
@@ -108,7 +114,8 @@ impl Management {
     /// Uid of the person.
     fn operator(&self, fds: Vec<OwnedFd>) -> Result<u32, Fault> {
         let connection = fds.into_iter().next();
-        let connection = connection.ok_or_else(|| person::nobody("it came without the person's connection"))?;
+        let connection =
+            connection.ok_or_else(|| person::nobody("it came without the person's connection"))?;
         person::behind(&connection, &self.runtime.config)
     }
 
@@ -127,7 +134,8 @@ impl Management {
     fn show(&self, name: &str) -> Result<Answer, Fault> {
         let record = self.runtime.engine().get(name)?.clone();
         let linked = match engine::has_machine(record.state) {
-            true => peers::ask(&components::Linked { slot: record.slot }).unwrap_or_else(|_| record.linked.clone()),
+            true => peers::ask(&components::Linked { slot: record.slot })
+                .unwrap_or_else(|_| record.linked.clone()),
             false => record.linked.clone(),
         };
         Ok(Answer::of(&views::detail(&self.runtime.config, &record, linked)))
@@ -170,7 +178,13 @@ impl Management {
         }
     }
 
-    fn events(&self, after: u64, tail: Option<u64>, follow: bool, session: &mut Session) -> Result<Answer, Fault> {
+    fn events(
+        &self,
+        after: u64,
+        tail: Option<u64>,
+        follow: bool,
+        session: &mut Session,
+    ) -> Result<Answer, Fault> {
         let events = &self.runtime.events;
         let (mut after, mut tail) = (after, tail);
         loop {

@@ -94,14 +94,24 @@ pub fn metrics(engine: &Engine, status: &StatusReply, events: u64, operations: u
     gauge("boxes", "gauge", "Boxes of this member by state.", &boxes);
     let one = |v: u64| [(String::new(), v)];
     gauge("memory_bytes", "gauge", "Memory of the member.", &one(status.memory_bytes));
-    gauge("memory_available_bytes", "gauge", "Memory that could be used now.", &one(status.memory_available_bytes));
+    gauge(
+        "memory_available_bytes",
+        "gauge",
+        "Memory that could be used now.",
+        &one(status.memory_available_bytes),
+    );
     gauge("memory_promised_bytes", "gauge", "Memory promised to boxes.", &one(engine.promised().0));
     gauge("events_total", "counter", "Events told so far.", &one(events));
     gauge("operations", "gauge", "Operations that are remembered.", &one(operations as u64));
     let domains = |value: fn(&gtvp_model::member::DomainStatus) -> u64| -> Vec<_> {
         status.domains.iter().map(|d| (format!("{{domain=\"{}\"}}", d.domain), value(d))).collect()
     };
-    gauge("domain_restarts_total", "counter", "Restarts of each domain since gtvpd began.", &domains(|d| d.restarts));
+    gauge(
+        "domain_restarts_total",
+        "counter",
+        "Restarts of each domain since gtvpd began.",
+        &domains(|d| d.restarts),
+    );
     gauge("domain_up", "gauge", "Whether the domain runs.", &domains(|d| u64::from(d.pid.is_some())));
     out
 }

@@ -102,7 +102,12 @@ mod tests {
     }
 
     fn component(signature: Signature, manifest: Digest) -> AppraiseComponent {
-        AppraiseComponent { reference: "deb:x=1:amd64".into(), manifest, signature, checked_before: vec!["digest".into()] }
+        AppraiseComponent {
+            reference: "deb:x=1:amd64".into(),
+            manifest,
+            signature,
+            checked_before: vec!["digest".into()],
+        }
     }
 
     #[test]
@@ -130,7 +135,8 @@ mod tests {
             vec!["nginx".parse().unwrap()],
             vec!["nginx".into()],
         );
-        let ask = |engine: &Engine, uid| engine.permit_run(&PermitRun { spec: spec.clone(), operator_uid: uid });
+        let ask =
+            |engine: &Engine, uid| engine.permit_run(&PermitRun { spec: spec.clone(), operator_uid: uid });
         assert!(ask(&engine(1), 0).is_ok());
         assert_eq!(ask(&engine(1), 1000).unwrap_err().kind, FaultKind::Denied);
         let grouped = Engine::new(SigningKey::from_slice(&[1; 32]).unwrap(), Some("gtvp".into()));

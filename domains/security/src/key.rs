@@ -18,7 +18,9 @@ pub enum KeyError {
     #[error("the manifest key in /state cannot be read or made")]
     Io(#[from] io::Error),
     /// The file is not a key. It is left as it is: components signed by it would lose their signature with it.
-    #[error("/state/manifest.key is damaged: put its backup back, or remove it and import every component again")]
+    #[error(
+        "/state/manifest.key is damaged: put its backup back, or remove it and import every component again"
+    )]
     Damaged,
 }
 

@@ -16,7 +16,10 @@ pub fn a_kernel_that_panics_is_told_with_its_last_words(lab: &Lab) {
     until("the box has failed", SOON, || (lab.state_of("web") == "failed").then_some(()));
     let failure = lab.find("web").unwrap()["failure"].as_str().unwrap_or_default().to_owned();
     assert!(failure.contains("kernel panicked"), "{failure}");
-    assert!(lab.ok(&["box", "logs", "--console", "web"]).contains("Kernel panic"), "the console's end is lost");
+    assert!(
+        lab.ok(&["box", "logs", "--console", "web"]).contains("Kernel panic"),
+        "the console's end is lost"
+    );
     lab.ok(&["box", "start", "web"]);
     assert_eq!(lab.state_of("web"), "running");
     lab.remove("web");
@@ -32,11 +35,13 @@ struct Load {
 
 impl Load {
     fn on(address: String, port: u16) -> Self {
-        let (stop, asked, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::default());
+        let (stop, asked, failed) =
+            (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::default());
         let failures: Arc<Mutex<Vec<String>>> = failed;
         let threads = (0..2)
             .map(|_| {
-                let (stop, asked, failures, address) = (stop.clone(), asked.clone(), failures.clone(), address.clone());
+                let (stop, asked, failures, address) =
+                    (stop.clone(), asked.clone(), failures.clone(), address.clone());
                 std::thread::spawn(move || {
                     while !stop.load(Ordering::Relaxed) {
                         match http_get(&address, port, "/") {
@@ -54,7 +59,9 @@ impl Load {
 
     fn goes_on(&self) {
         let before = self.asked.load(Ordering::Relaxed);
-        until("the box goes on serving", SOON, || (self.asked.load(Ordering::Relaxed) > before + 10).then_some(()));
+        until("the box goes on serving", SOON, || {
+            (self.asked.load(Ordering::Relaxed) > before + 10).then_some(())
+        });
         let failed = self.failed.lock().unwrap();
         assert!(failed.is_empty(), "requests failed: {failed:?}");
     }
@@ -84,9 +91,17 @@ pub fn a_box_serves_while_each_process_is_killed(lab: &Lab) {
     let lazyfs = lab.processes(&["gtvp-lazyfs"]);
     assert_eq!(lazyfs.len(), 1, "one box, {lazyfs:?}");
     signal(lazyfs[0], Signal::KILL);
-    until("the file-system server is back", SOON, || lab.processes(&["gtvp-lazyfs"]).into_iter().find(|p| *p != lazyfs[0]));
+    until("the file-system server is back", SOON, || {
+        lab.processes(&["gtvp-lazyfs"]).into_iter().find(|p| *p != lazyfs[0])
+    });
     // A command whose files were never read needs the new server.
-    assert!(lab.ok(&["exec", "web", "--", "sh", "-c", "find /usr/share/nginx -type f | xargs cat | wc -c"]).trim().parse::<u64>().unwrap() > 0);
+    assert!(
+        lab.ok(&["exec", "web", "--", "sh", "-c", "find /usr/share/nginx -type f | xargs cat | wc -c"])
+            .trim()
+            .parse::<u64>()
+            .unwrap()
+            > 0
+    );
     load.goes_on();
 
     let supervisor = lab.gtvpd().expect("gtvpd runs");
@@ -101,8 +116,16 @@ pub fn a_box_serves_while_each_process_is_killed(lab: &Lab) {
     // The new gtvpd is the file-system server's keeper now.
     let lazyfs = lab.processes(&["gtvp-lazyfs"]);
     signal(lazyfs[0], Signal::KILL);
-    until("the file-system server is back again", SOON, || lab.processes(&["gtvp-lazyfs"]).into_iter().find(|p| *p != lazyfs[0]));
-    assert!(lab.ok(&["exec", "web", "--", "sh", "-c", "cat /usr/sbin/nginx | wc -c"]).trim().parse::<u64>().unwrap() > 1000);
+    until("the file-system server is back again", SOON, || {
+        lab.processes(&["gtvp-lazyfs"]).into_iter().find(|p| *p != lazyfs[0])
+    });
+    assert!(
+        lab.ok(&["exec", "web", "--", "sh", "-c", "cat /usr/sbin/nginx | wc -c"])
+            .trim()
+            .parse::<u64>()
+            .unwrap()
+            > 1000
+    );
     load.goes_on();
     load.end();
     lab.remove("web");
@@ -111,7 +134,11 @@ pub fn a_box_serves_while_each_process_is_killed(lab: &Lab) {
 pub fn a_source_that_cannot_be_reached_is_named(lab: &Lab) {
     // The member's way out is taken away, and a package that it has never seen is asked for.
     let route = |verb: &str, rest: &[&str]| {
-        let out = Command::new("ip").args(["-n", &lab.namespace(), "route", verb]).args(rest).output().expect("ip runs");
+        let out = Command::new("ip")
+            .args(["-n", &lab.namespace(), "route", verb])
+            .args(rest)
+            .output()
+            .expect("ip runs");
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8_lossy(&out.stdout).into_owned()
     };

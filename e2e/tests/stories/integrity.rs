@@ -29,7 +29,20 @@ pub fn a_flipped_byte_is_never_served(lab: &Lab) {
 
 /// The page is the right one (fetched again) or none; never the damaged one.
 fn nginx_with_damage(lab: &Lab, clean: &str) {
-    lab.ok(&["run", "--detach", "--name", "web", "--needs", "nginx", "--publish", "8080:80", "--", "nginx", "-g", "daemon off;"]);
+    lab.ok(&[
+        "run",
+        "--detach",
+        "--name",
+        "web",
+        "--needs",
+        "nginx",
+        "--publish",
+        "8080:80",
+        "--",
+        "nginx",
+        "-g",
+        "daemon off;",
+    ]);
     let (status, body) = lab.get(8080, "/").expect("nginx answers");
     if status.contains("200") {
         assert_eq!(body, clean, "a damaged page was served");

@@ -33,7 +33,11 @@ pub fn a_box_lives_through_stop_start_pause_and_change(lab: &Lab) {
     assert_eq!(again["cpus"], 2);
     assert_eq!(again["memory_bytes"], 600 << 20);
     assert_eq!(lab.ok(&["exec", "web", "--", "nproc"]).trim(), "2");
-    assert_eq!(lab.ok(&["exec", "web", "--", "cat", "/var/lib/kept"]), "kept\n", "the writable layer was lost");
+    assert_eq!(
+        lab.ok(&["exec", "web", "--", "cat", "/var/lib/kept"]),
+        "kept\n",
+        "the writable layer was lost"
+    );
     let said = lab.refused(&["box", "rm", "web"]);
     assert!(said.contains("--force"), "{said}");
     lab.remove("web");
@@ -50,7 +54,8 @@ pub fn commands_run_beside_the_application(lab: &Lab) {
     assert!(said.err.contains("no-such-command") && said.err.contains("does not exist"), "{}", said.err);
 
     let mut cat = lab.command(&["exec", "web", "--", "sha256sum"]);
-    let mut child = cat.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut child =
+        cat.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let bytes: Vec<u8> = (0..1_000_000u32).map(|i| (i * 7 % 251) as u8).collect();
     let writer = std::thread::spawn(move || std::io::Write::write_all(&mut stdin, &bytes).unwrap());
@@ -59,7 +64,14 @@ pub fn commands_run_beside_the_application(lab: &Lab) {
     assert!(out.status.success());
     assert_eq!(String::from_utf8_lossy(&out.stdout).len(), 64 + 4, "stdin did not reach the command whole");
 
-    let errors = lab.ok(&["exec", "web", "--", "sh", "-c", "ls -la /proc/1/exe >/dev/null; id -u; ls /lower 2>&1 || true"]);
+    let errors = lab.ok(&[
+        "exec",
+        "web",
+        "--",
+        "sh",
+        "-c",
+        "ls -la /proc/1/exe >/dev/null; id -u; ls /lower 2>&1 || true",
+    ]);
     assert!(errors.starts_with("0\n"), "{errors}");
     lab.remove("web");
 }

@@ -13,16 +13,25 @@ fn main() -> ExitCode {
     gtvp_e2e::runner::run(
         "e2e",
         &[
-            ("nginx_starts_with_a_fraction_of_its_closure", running::nginx_starts_with_a_fraction_of_its_closure),
+            (
+                "nginx_starts_with_a_fraction_of_its_closure",
+                running::nginx_starts_with_a_fraction_of_its_closure,
+            ),
             ("an_application_ends_with_its_own_status", running::an_application_ends_with_its_own_status),
             ("redis_answers_on_its_published_port", running::redis_answers_on_its_published_port),
             ("a_box_can_be_a_file", running::a_box_can_be_a_file),
             ("a_second_box_shares_what_the_first_has", running::a_second_box_shares_what_the_first_has),
-            ("a_box_lives_through_stop_start_pause_and_change", life::a_box_lives_through_stop_start_pause_and_change),
+            (
+                "a_box_lives_through_stop_start_pause_and_change",
+                life::a_box_lives_through_stop_start_pause_and_change,
+            ),
             ("commands_run_beside_the_application", life::commands_run_beside_the_application),
             ("bad_input_is_refused_and_leaves_nothing", refusals::bad_input_is_refused_and_leaves_nothing),
             ("ctrl_c_leaves_nothing", refusals::ctrl_c_leaves_nothing),
-            ("a_kernel_that_panics_is_told_with_its_last_words", faults::a_kernel_that_panics_is_told_with_its_last_words),
+            (
+                "a_kernel_that_panics_is_told_with_its_last_words",
+                faults::a_kernel_that_panics_is_told_with_its_last_words,
+            ),
             ("a_box_serves_while_each_process_is_killed", faults::a_box_serves_while_each_process_is_killed),
             ("a_source_that_cannot_be_reached_is_named", faults::a_source_that_cannot_be_reached_is_named),
             ("a_flipped_byte_is_never_served", integrity::a_flipped_byte_is_never_served),

@@ -39,12 +39,18 @@ pub fn bad_input_is_refused_and_leaves_nothing(lab: &Lab) {
     // A port that something else on the member has.
     let mut holder = std::process::Command::new("ip");
     holder.args(["netns", "exec", &lab.namespace(), "perl", "-MIO::Socket::INET", "-e"]);
-    holder.arg("my $s=IO::Socket::INET->new(LocalPort=>8099,Listen=>1) or die; print \"up\\n\"; $|=1; sleep 600");
-    let mut holder = Ended(holder.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("ip and perl run"));
+    holder.arg(
+        "my $s=IO::Socket::INET->new(LocalPort=>8099,Listen=>1) or die; print \"up\\n\"; $|=1; sleep 600",
+    );
+    let mut holder =
+        Ended(holder.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("ip and perl run"));
     until("the port is held", SOON, || {
         let out = holder.0.stdout.as_ref()?;
         let _ = out;
-        std::fs::read_to_string(format!("/proc/{}/net/tcp", holder.0.id())).ok()?.contains(":1FA3").then_some(())
+        std::fs::read_to_string(format!("/proc/{}/net/tcp", holder.0.id()))
+            .ok()?
+            .contains(":1FA3")
+            .then_some(())
     });
     let said = run(&[&["--name", "web3", "--needs", "nginx", "--publish", "8099:80"][..], &web].concat());
     assert!(said.contains("8099") && said.contains("in use"), "{said}");
@@ -59,7 +65,17 @@ pub fn bad_input_is_refused_and_leaves_nothing(lab: &Lab) {
 pub fn ctrl_c_leaves_nothing(lab: &Lab) {
     // At three moments: while it is being put together, while it boots, while its application runs.
     for phase in ["resolve", "boot", "running"] {
-        let mut command = lab.command(&["run", "--name", "broken-off", "--needs", "python3", "--", "python3", "-c", "import time; time.sleep(600)"]);
+        let mut command = lab.command(&[
+            "run",
+            "--name",
+            "broken-off",
+            "--needs",
+            "python3",
+            "--",
+            "python3",
+            "-c",
+            "import time; time.sleep(600)",
+        ]);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn().unwrap();
         let mut child = Ended(child);
         until(&format!("it comes to {phase}"), START_WITHIN, || {
@@ -67,7 +83,11 @@ pub fn ctrl_c_leaves_nothing(lab: &Lab) {
                 return (lab.state_of("broken-off") == "running").then_some(());
             }
             let operations = lab.json(&["operation", "ls"]);
-            let mine = operations.as_array()?.iter().rfind(|o| o["target"] == "broken-off" && o["state"] == "running")?.clone();
+            let mine = operations
+                .as_array()?
+                .iter()
+                .rfind(|o| o["target"] == "broken-off" && o["state"] == "running")?
+                .clone();
             let now = mine["progress"]["phase"].as_str()?.to_owned();
             let passed = mine["phases"].as_array()?.iter().any(|p| p["phase"] == phase);
             (now == phase || passed).then_some(())

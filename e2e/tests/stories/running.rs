@@ -10,7 +10,18 @@ fn number(v: &serde_json::Value) -> u64 {
 pub fn nginx(lab: &Lab, name: &str, port: u16) -> serde_json::Value {
     let publish = format!("{port}:80");
     lab.ok(&[
-        "run", "--detach", "--name", name, "--needs", "nginx", "--publish", &publish, "--", "nginx", "-g", "daemon off;",
+        "run",
+        "--detach",
+        "--name",
+        name,
+        "--needs",
+        "nginx",
+        "--publish",
+        &publish,
+        "--",
+        "nginx",
+        "-g",
+        "daemon off;",
     ]);
     until("nginx answers", START_WITHIN, || lab.get(port, "/").ok());
     lab.find(name).expect("the box is listed")
@@ -40,7 +51,11 @@ pub fn nginx_starts_with_a_fraction_of_its_closure(lab: &Lab) {
         let not_checked = component["appraisal"]["not_checked"].to_string();
         assert!(not_checked.contains("TPM evidence"), "{component}");
     }
-    let nginx = web["linked"].as_array().unwrap().iter().find(|l| l["component"].as_str().unwrap().contains("nginx="));
+    let nginx = web["linked"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|l| l["component"].as_str().unwrap().contains("nginx="));
     let checked = nginx.expect("nginx itself is linked")["appraisal"]["checked"].to_string();
     assert!(checked.contains("apt signature chain") && checked.contains("manifest signature"), "{checked}");
     lab.remove("web");
@@ -48,7 +63,10 @@ pub fn nginx_starts_with_a_fraction_of_its_closure(lab: &Lab) {
 
 pub fn an_application_ends_with_its_own_status(lab: &Lab) {
     let run = |name: &str, code: &str| {
-        lab.gtvp(&["run", "--rm", "--name", name, "--needs", "python3", "--memory", "384M", "--", "python3", "-c", code])
+        lab.gtvp(&[
+            "run", "--rm", "--name", name, "--needs", "python3", "--memory", "384M", "--", "python3", "-c",
+            code,
+        ])
     };
     let calc = run("calc", "print(6*7)");
     assert_eq!((calc.code, calc.out.as_str()), (0, "42\n"), "{}", calc.err);
@@ -60,8 +78,18 @@ pub fn an_application_ends_with_its_own_status(lab: &Lab) {
 
 pub fn redis_answers_on_its_published_port(lab: &Lab) {
     lab.ok(&[
-        "run", "--detach", "--name", "db", "--needs", "redis-server", "--publish", "6379:6379", "--", "redis-server",
-        "--protected-mode", "no",
+        "run",
+        "--detach",
+        "--name",
+        "db",
+        "--needs",
+        "redis-server",
+        "--publish",
+        "6379:6379",
+        "--",
+        "redis-server",
+        "--protected-mode",
+        "no",
     ]);
     let address = lab.address();
     let pong = until("redis answers", START_WITHIN, || gtvp_e2e::tcp(&address, 6379, b"PING\r\n").ok());

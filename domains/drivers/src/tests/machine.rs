@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use gtvp_model::boxview::ExitStatus;
 use gtvp_model::guest::{
-    Channel, Decoder, Frame, FrameKind, GuestConfig, GuestState, PROTOCOL, ToGuest, ToHost, split_stream, stream_id,
+    Channel, Decoder, Frame, FrameKind, GuestConfig, GuestState, PROTOCOL, ToGuest, ToHost, split_stream,
+    stream_id,
 };
 
 use super::supervisor::Process;
@@ -80,7 +81,10 @@ impl Played {
         std::thread::spawn(move || b.listen(&agent, Inner::agent));
         if inner.character.panics {
             let mut state = inner.state();
-            state.console.write_all(b"[    1.0] Kernel panic - not syncing: VFS: Unable to mount root fs\n").unwrap();
+            state
+                .console
+                .write_all(b"[    1.0] Kernel panic - not syncing: VFS: Unable to mount root fs\n")
+                .unwrap();
             drop(state);
             inner.end(Some(0), "exit status 0");
         }
@@ -112,7 +116,13 @@ impl Inner {
     fn end(&self, code: Option<i32>, how: &str) {
         let mut state = self.state();
         let Some(on_end) = state.on_end.take() else { return };
-        for stream in state.connections.drain(..).collect::<Vec<_>>().into_iter().chain(state.monitors.drain(..).collect::<Vec<_>>()) {
+        for stream in state
+            .connections
+            .drain(..)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .chain(state.monitors.drain(..).collect::<Vec<_>>())
+        {
             let _ = stream.shutdown(std::net::Shutdown::Both);
         }
         state.held.clear();
@@ -143,7 +153,9 @@ impl Inner {
                     self.state().paused = false;
                     event = Some("RESUME");
                 }
-                "query-status" => value = serde_json::json!({ "running": !self.state().paused, "status": "x" }),
+                "query-status" => {
+                    value = serde_json::json!({ "running": !self.state().paused, "status": "x" })
+                }
                 "quit" => {
                     say(r#"{"event": "SHUTDOWN", "data": {"guest": false, "reason": "host-qmp-quit"}}"#);
                     self.end(Some(0), "exit status 0");
@@ -213,7 +225,11 @@ impl Inner {
                 Self::enter(&mut state, stream, GuestState::Configuring);
                 if self.character.no_such_command {
                     let reason = "nosuch: no such command in the box".into();
-                    return Self::enter(&mut state, stream, GuestState::Failed { step: "program".into(), reason });
+                    return Self::enter(
+                        &mut state,
+                        stream,
+                        GuestState::Failed { step: "program".into(), reason },
+                    );
                 }
                 Self::enter(&mut state, stream, GuestState::Running { ready: false });
                 if let Some((text, code)) = self.character.prints {

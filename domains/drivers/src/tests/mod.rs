@@ -15,7 +15,8 @@ pub struct Folder(PathBuf);
 impl Folder {
     /// A new one.
     pub fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("gtvp-drivers-{}", crate::record::random_hex(8).unwrap()));
+        let path =
+            std::env::temp_dir().join(format!("gtvp-drivers-{}", crate::record::random_hex(8).unwrap()));
         std::fs::create_dir(&path).unwrap();
         Self(path)
     }

@@ -47,7 +47,9 @@ fn a_box_starts_runs_commands_and_stops() {
         assert_eq!(got.into_iter().flat_map(|(_, bytes)| bytes).collect::<Vec<_>>(), sent);
 
         world.call(&Stop { slot: at(1), grace_ms: 5000 }).unwrap();
-        watcher.until(|w| w.ends_with(&[BoxHappening::Exited { status: ExitStatus::Signal(15) }, BoxHappening::Gone]));
+        watcher.until(|w| {
+            w.ends_with(&[BoxHappening::Exited { status: ExitStatus::Signal(15) }, BoxHappening::Gone])
+        });
         assert_eq!(world.left_behind(), Vec::<String>::new());
         assert!(world.supervisor.published().is_empty() && world.supervisor.running().is_empty());
         world.call(&Stop { slot: at(1), grace_ms: 0 }).unwrap();
@@ -68,12 +70,15 @@ fn an_application_that_ends_by_itself_tells_its_followers() {
         let world = World::new(played(Character { prints: Some(("42\n", 7)), ..Character::default() }));
         let watcher = world.watch();
         world.start(&a_box(1)).0.unwrap();
-        watcher.until(|w| w.ends_with(&[BoxHappening::Exited { status: ExitStatus::Code(7) }, BoxHappening::Gone]));
+        watcher.until(|w| {
+            w.ends_with(&[BoxHappening::Exited { status: ExitStatus::Code(7) }, BoxHappening::Gone])
+        });
         let expected = [(StreamKind::Stdout, b"42\n".to_vec()), exit(7)];
         assert_eq!(frames(&mut world.logs(1, true)), expected);
         assert_eq!(frames(&mut world.logs(1, false)), expected[..1]);
         let late = world.watch();
-        let told = [BoxHappening::Exited { status: ExitStatus::Code(7) }, BoxHappening::Gone, BoxHappening::Current];
+        let told =
+            [BoxHappening::Exited { status: ExitStatus::Code(7) }, BoxHappening::Gone, BoxHappening::Current];
         assert_eq!(late.heard(), told, "who comes later hears it too");
     });
 }
@@ -103,7 +108,8 @@ fn a_guest_that_writes_without_end_and_reads_nothing_is_not_heard() {
         let console = || std::fs::read_to_string(world.file(1, "console.log")).unwrap_or_default();
         until("the flood ends", || console().contains("not heard after"));
         let text = console();
-        let heard: usize = text.split("after ").nth(1).and_then(|t| t.split(' ').next()).unwrap().parse().unwrap();
+        let heard: usize =
+            text.split("after ").nth(1).and_then(|t| t.split(' ').next()).unwrap().parse().unwrap();
         assert!(heard < 128 * 1024 * 1024, "{heard} bytes were taken, each of which had to be answered");
         // Whoever else asks is answered, and the box can be ended.
         world.call(&Stop { slot: at(1), grace_ms: 0 }).unwrap();
@@ -113,8 +119,16 @@ fn a_guest_that_writes_without_end_and_reads_nothing_is_not_heard() {
 #[test]
 fn a_start_that_fails_says_why_and_leaves_nothing() {
     let cases: [(Character, FaultKind, &str); 2] = [
-        (Character { panics: true, ..Character::default() }, FaultKind::BoxFailed, "its kernel panicked: VFS: Unable to mount root fs"),
-        (Character { no_such_command: true, ..Character::default() }, FaultKind::BoxFailed, "nosuch: no such command in the box"),
+        (
+            Character { panics: true, ..Character::default() },
+            FaultKind::BoxFailed,
+            "its kernel panicked: VFS: Unable to mount root fs",
+        ),
+        (
+            Character { no_such_command: true, ..Character::default() },
+            FaultKind::BoxFailed,
+            "nosuch: no such command in the box",
+        ),
     ];
     for (character, kind, words) in cases {
         in_own_network(move || {
@@ -147,10 +161,14 @@ fn a_start_that_nobody_awaits_any_more_is_taken_back() {
     in_own_network(|| {
         let world = World::new(played(Character { silent: true, ..Character::default() }));
         for phase in ["disk", "boot"] {
-            let cancelled = world.start_until(&a_box(1), |p| if p == phase { ControlFlow::Break(()) } else { ControlFlow::Continue(()) });
+            let cancelled = world.start_until(&a_box(1), |p| {
+                if p == phase { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
             assert!(cancelled.is_err());
             until("everything is given back", || {
-                world.supervisor.running().is_empty() && world.supervisor.published().is_empty() && world.left_behind().is_empty()
+                world.supervisor.running().is_empty()
+                    && world.supervisor.published().is_empty()
+                    && world.left_behind().is_empty()
             });
         }
     });
@@ -188,7 +206,10 @@ fn a_machine_that_dies_while_the_domain_is_away_is_found_dead() {
         world.supervisor.kill(|t, _| t == "qemu");
         world.begin_domain();
         let heard = world.watch().heard();
-        assert!(matches!(&heard[..], [BoxHappening::Died { .. }, BoxHappening::Gone, BoxHappening::Current]), "{heard:?}");
+        assert!(
+            matches!(&heard[..], [BoxHappening::Died { .. }, BoxHappening::Gone, BoxHappening::Current]),
+            "{heard:?}"
+        );
         assert!(world.supervisor.published().is_empty());
         assert_eq!(world.left_behind(), Vec::<String>::new());
     });
@@ -224,7 +245,9 @@ fn a_machine_that_dies_has_last_words() {
         world.supervisor.kill(|t, _| t == "qemu");
         watcher.until(|w| w.last() == Some(&BoxHappening::Gone));
         let heard = watcher.heard();
-        let died = heard.iter().find_map(|w| if let BoxHappening::Died { why } = w { Some(why.clone()) } else { None });
+        let died = heard
+            .iter()
+            .find_map(|w| if let BoxHappening::Died { why } = w { Some(why.clone()) } else { None });
         assert_eq!(died.unwrap(), "QEMU ended (signal 9)");
         assert_eq!(frames(&mut log).pop().unwrap().0, StreamKind::Fault);
     });

@@ -22,8 +22,9 @@ pub trait Process: Send {
 }
 
 /// Makes a process; it calls the function when it ends.
-pub type Spawner =
-    dyn Fn(&Spawn, BTreeMap<String, OwnedFd>, Box<dyn FnOnce(Option<i32>, String) + Send>) -> Box<dyn Process> + Send + Sync;
+pub type Spawner = dyn Fn(&Spawn, BTreeMap<String, OwnedFd>, Box<dyn FnOnce(Option<i32>, String) + Send>) -> Box<dyn Process>
+    + Send
+    + Sync;
 
 /// It.
 pub struct Supervisor {
@@ -111,7 +112,9 @@ impl Supervisor {
 
     fn publish(&self, slot: Slot, ports: Vec<Publish>) -> Result<serde_json::Value, Fault> {
         let mut state = self.state.lock().unwrap();
-        let taken = ports.iter().find(|p| state.published.iter().any(|(s, ps)| *s != slot && ps.iter().any(|q| q.host == p.host)));
+        let taken = ports.iter().find(|p| {
+            state.published.iter().any(|(s, ps)| *s != slot && ps.iter().any(|q| q.host == p.host))
+        });
         if let Some(port) = taken {
             return Err(Fault::new(FaultKind::InUse, format!("port {} is in use", port.host)));
         }
@@ -127,7 +130,8 @@ impl Supervisor {
         let fds: BTreeMap<_, _> = spawn.fds.iter().cloned().zip(fds).collect();
         let mut state = self.state.lock().unwrap();
         assert!(
-            spawn.slot.is_none() || !state.running.values().any(|(t, s, _)| *t == spawn.template && *s == spawn.slot),
+            spawn.slot.is_none()
+                || !state.running.values().any(|(t, s, _)| *t == spawn.template && *s == spawn.slot),
             "at most one process of a template runs for a slot"
         );
         state.last += 1;
@@ -161,7 +165,8 @@ impl Supervisor {
     /// Kills what fits, and waits until it is gone.
     pub fn kill(&self, fits: impl Fn(&str, Option<Slot>) -> bool) {
         let state = self.state.lock().unwrap();
-        let found: Vec<u64> = state.running.iter().filter(|(_, (t, s, _))| fits(t, *s)).map(|(p, _)| *p).collect();
+        let found: Vec<u64> =
+            state.running.iter().filter(|(_, (t, s, _))| fits(t, *s)).map(|(p, _)| *p).collect();
         drop(state);
         for process in found {
             self.kill_process(process);

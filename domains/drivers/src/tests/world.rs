@@ -270,7 +270,12 @@ pub fn at(slot: u16) -> Slot {
 
 /// A program.
 pub fn program(argv: &[&str]) -> Program {
-    Program { argv: argv.iter().map(|a| (*a).to_owned()).collect(), env: BTreeMap::new(), user: None, workdir: None }
+    Program {
+        argv: argv.iter().map(|a| (*a).to_owned()).collect(),
+        env: BTreeMap::new(),
+        user: None,
+        workdir: None,
+    }
 }
 
 /// An ordinary start.
