@@ -106,7 +106,7 @@ fn versions(lab: &Lab) -> Value {
     let member = lab.json(&["member", "show"]);
     let text = |key: &str| member[key].as_str().unwrap_or("unknown").to_owned();
     let gtvp = line_of(build_dir().join("gtvp").to_str().expect("a path"), &["--version"]);
-    add("GTVP", format!("{gtvp}, commit {}", line_of("git", &["rev-parse", "--short", "HEAD"])));
+    add("GTVP", format!("{gtvp}, commit {}", line_of("git", &["describe", "--always", "--dirty"])));
     add("CPU", format!("{}, {cores} cores", model.trim_start_matches([' ', '\t', ':'])));
     add("accelerator", text("accelerator"));
     add("host kernel", line_of("uname", &["-r"]));
