@@ -82,7 +82,7 @@ fn main() {
     let size = |d: &&str| std::fs::metadata(build_dir().join(format!("gtvp-{d}"))).expect("staged").len();
     bench.note(format!(
         "The binaries are static, so that domains share no pages; the five have {} on disk. A domain lets go of the pages that only its beginning needed (ipc/src/memory.rs), once: what has been used since counts.",
-        bytes(FIVE.iter().map(|d| size(d)).sum())
+        bytes(FIVE.iter().map(size).sum())
     ));
     lab.remove("idle");
     bench.end(&lab);

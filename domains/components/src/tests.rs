@@ -154,7 +154,6 @@ fn quiet_bytes() -> &'static mut dyn FnMut(u64) -> ControlFlow<()> {
 }
 
 #[test]
-#[ignore = "fetches some 60 MB: run with --ignored"]
 fn needs_become_a_composition_that_is_the_same_every_time() {
     let m = member(&["amd64"]);
     let begun = std::time::Instant::now();
@@ -291,7 +290,6 @@ fn contents(store: &Store, manifest: &Digest) -> BTreeMap<String, String> {
 }
 
 #[test]
-#[ignore = "fetches a whole closure and needs root: run with --ignored"]
 fn scripts_run_in_two_stages_leave_what_one_run_leaves() {
     let m = member(&["amd64"]);
     let mut on = |_| ControlFlow::Continue(());

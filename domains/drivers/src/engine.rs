@@ -135,6 +135,8 @@ pub enum Ask {
 }
 
 /// What to do, in this order.
+// Commands live for a moment, a few at a time: a box around the largest would only cost.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Write the box's record.
