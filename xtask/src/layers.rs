@@ -93,6 +93,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_tree_keeps_its_layers() {
+        assert_eq!(check(), Ok(()));
+    }
+
+    #[test]
     fn a_domain_on_a_domain_and_a_library_out_of_place_are_found() {
         let package = |name: &str, on: &str, kind: Value| {
             serde_json::json!({
