@@ -1,7 +1,7 @@
 //! The jailed apt: a private root in one folder, Debian's own programs, no network.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -19,6 +19,8 @@ use crate::{channel, relay};
 const METHODS: &str = "/usr/lib/apt/methods";
 /// Most arguments of one run: `apt-cache show` of a closure names each package.
 const MAX_ARGS: usize = 16 * 1024;
+/// Bytes that must fit on the disk after a run; apt's caches are larger.
+const LEAST_ROOM: usize = 1024 * 1024;
 
 /// Answers until `components` goes. `folder` is the private root, `program` this program's own path.
 pub fn serve(program: &str, folder: &Path, control: UnixStream, relays: UnixStream) -> io::Result<()> {
@@ -40,18 +42,17 @@ pub fn serve(program: &str, folder: &Path, control: UnixStream, relays: UnixStre
 
 fn answer_all(stream: &UnixStream, folder: &Path) {
     while let Some((request, _)) = channel::next::<Request>(stream) {
-        let internal = |what: &str, e: io::Error| Fault::internal(what, &e);
         let gone = match request {
             Request::Setup(p) => {
                 let done = fs::write(config(folder), configuration(folder, &p.contents));
                 channel::answer(
                     stream,
-                    done.map(|()| (Nothing {}, vec![])).map_err(|e| internal("apt cannot be set up", e)),
+                    done.map(|()| (Nothing {}, vec![])).map_err(|e| failed("apt cannot be set up", &e)),
                 )
             }
             Request::Run(p) => channel::answer(
                 stream,
-                run(folder, p.program, &p.args).map_err(|e| internal("apt cannot be run", e)),
+                run(folder, p.program, &p.args).map_err(|e| failed("apt cannot be run", &e)),
             ),
             Request::ReadIndex(p) => channel::answer(stream, read_index(folder, &p.path)),
         };
@@ -59,6 +60,15 @@ fn answer_all(stream: &UnixStream, folder: &Path) {
             return;
         }
     }
+}
+
+fn failed(what: &str, e: &io::Error) -> Fault {
+    if e.kind() != io::ErrorKind::StorageFull {
+        return Fault::internal(what, e);
+    }
+    Fault::new(FaultKind::NoRoom, "the disk with the member's package lists is full")
+        .caused_by(e)
+        .hint("make room on the file system that holds the member's state")
 }
 
 fn config(folder: &Path) -> PathBuf {
@@ -78,6 +88,12 @@ fn prepare(program: &str, folder: &Path) -> io::Result<()> {
         fs::create_dir_all(folder.join(sub))?;
     }
     fs::write(folder.join("status"), "")?;
+    for entry in fs::read_dir(folder)?.flatten() {
+        // What an apt that was ended half-way left of a cache that it was making.
+        if entry.file_name().to_string_lossy().contains("pkgcache.bin.") {
+            remove(&entry.path())?;
+        }
+    }
     let own = std::env::current_exe().unwrap_or_else(|_| PathBuf::from(program));
     for entry in fs::read_dir(METHODS)? {
         let name = entry?.file_name();
@@ -174,7 +190,17 @@ fn run(folder: &Path, program: Program, args: &[String]) -> io::Result<(Ran, Vec
         .stdout(out.try_clone()?)
         .stderr(err.try_clone()?)
         .status()?;
+    // On a full disk apt's own words are lost too, and what is left of them says something else.
+    if !status.success() || args.iter().any(|a| a == "update") {
+        room(&mut scratch(folder)?)?;
+    }
     Ok((Ran { code: status.code() }, vec![out.into(), err.into()]))
+}
+
+/// Whether so much can be written as apt at least needs.
+fn room(file: &mut File) -> io::Result<()> {
+    let block = [0; 64 * 1024];
+    (0..LEAST_ROOM / block.len()).try_for_each(|_| file.write_all(&block))
 }
 
 /// A file without a name.
@@ -200,4 +226,29 @@ fn read_index(folder: &Path, path: &str) -> Result<(Nothing, Vec<std::os::fd::Ow
     }
     let file = File::open(path).map_err(|e| Fault::internal("an index cannot be read", &e))?;
     Ok((Nothing {}, vec![file.into()]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_called_one() {
+        let mut full = File::options().write(true).open("/dev/full").unwrap();
+        let fault = failed("apt cannot be run", &room(&mut full).unwrap_err());
+        assert_eq!(fault.kind, FaultKind::NoRoom);
+    }
+
+    #[test]
+    fn half_made_caches_are_removed_and_whole_ones_kept() {
+        let dir = std::env::temp_dir().join(format!("gtvp-apt-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        for name in ["pkgcache.bin", "pkgcache.bin.lz6vNZ", "srcpkgcache.bin.x"] {
+            fs::write(dir.join(name), "").unwrap();
+        }
+        prepare("gtvp-fetcher", &dir).unwrap();
+        assert!(dir.join("pkgcache.bin").exists());
+        assert!(!dir.join("pkgcache.bin.lz6vNZ").exists() && !dir.join("srcpkgcache.bin.x").exists());
+        fs::remove_dir_all(&dir).unwrap();
+    }
 }

@@ -58,7 +58,8 @@ impl From<StoreError> for Fault {
         };
         let message =
             if full { "the disk with the component store is full" } else { "the component store failed" };
-        Fault::new(kind, message).caused_by(&e)
+        let fault = Fault::new(kind, message).caused_by(&e);
+        if full { fault.hint("make room on the file system that holds the member's state") } else { fault }
     }
 }
 
