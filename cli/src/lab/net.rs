@@ -33,6 +33,12 @@ fn ip(words: &str) -> Result<String, Fault> {
     run("ip", &words.split_whitespace().collect::<Vec<_>>())
 }
 
+/// Whether a bridge of this name is there and has members on it.
+pub fn has_ports(bridge: &str) -> bool {
+    let ports = std::fs::read_dir(format!("/sys/class/net/{bridge}/brif"));
+    ports.is_ok_and(|mut ports| ports.next().is_some())
+}
+
 /// Whether another network of this machine lies where this /24 would.
 pub fn taken(subnet: Ipv4Addr, own_bridge: &str) -> bool {
     std::fs::read_to_string("/proc/net/route").is_ok_and(|table| overlaps(&table, subnet, own_bridge))

@@ -89,6 +89,10 @@ fn choose(words: &LabUp, root: &Path) -> Result<Lab, Fault> {
     for index in free {
         let lab = Lab { name: words.name.clone(), index, network: NETWORKS[0], dir: dir.clone() };
         lab.check()?;
+        // A lab that this file system does not know of: one of a container that shares this network.
+        if net::has_ports(&lab.bridge()) {
+            continue;
+        }
         match in_free_network(lab) {
             Ok(lab) => {
                 if let Some(kept) = kept.filter(|k| k.index != lab.index) {
