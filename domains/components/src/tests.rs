@@ -94,8 +94,9 @@ fn fetcher() -> PathBuf {
     let path = own.parent().and_then(Path::parent).unwrap().join("gtvp-fetcher");
     static BUILT: std::sync::Once = std::sync::Once::new();
     BUILT.call_once(|| {
+        let profile = if path.parent().unwrap().ends_with("release") { "release" } else { "dev" };
         let built = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", "gtvp-fetcher"])
+            .args(["build", "--quiet", "--package", "gtvp-fetcher", "--profile", profile])
             .status()
             .unwrap();
         assert!(built.success() && path.exists());
