@@ -22,7 +22,7 @@ pub fn run(lab: &str, stories: &[Story]) -> ExitCode {
     let mut failed = Vec::new();
     if !chosen.is_empty() {
         let begun = Instant::now();
-        let lab = Lab::up(lab);
+        let lab = Lab::fresh(lab);
         println!("the lab is up after {:.1} s", begun.elapsed().as_secs_f32());
         for (name, story) in &chosen {
             let begun = Instant::now();
