@@ -59,6 +59,28 @@ struct Running {
     waiters: Vec<Post<Result<Ended, Fault>>>,
 }
 
+impl Running {
+    /// What this record names, before its process is known.
+    fn of(record: Record) -> Self {
+        Self {
+            record,
+            process: None,
+            fds: Vec::new(),
+            keeper: None,
+            held: Held::default(),
+            life: 0,
+            storing: false,
+            killed: false,
+            started: Instant::now(),
+            due: None,
+            wait: Duration::ZERO,
+            how: String::new(),
+            backoff: Backoff::default(),
+            waiters: Vec::new(),
+        }
+    }
+}
+
 /// All of them.
 #[derive(Debug, Default)]
 pub struct Boxes {
@@ -100,25 +122,7 @@ impl Boxes {
             }
             say!("{} (pid {}) is still running", instance(&record.template, record.slot), record.pid);
             let number = record.process;
-            boxes.running.insert(
-                number,
-                Running {
-                    record,
-                    process: Some(process),
-                    fds: Vec::new(),
-                    keeper: None,
-                    held: Held::default(),
-                    life: 0,
-                    storing: false,
-                    killed: false,
-                    started: Instant::now(),
-                    due: None,
-                    wait: Duration::ZERO,
-                    how: String::new(),
-                    backoff: Backoff::default(),
-                    waiters: Vec::new(),
-                },
-            );
+            boxes.running.insert(number, Running { process: Some(process), ..Running::of(record) });
             boxes.keep(means, asker, number);
         }
         boxes
@@ -163,33 +167,18 @@ impl Boxes {
         let expanded = template::expand(row, &spawn.params, &spawn.fds)?;
         let mut named: Vec<(String, OwnedFd)> = spawn.fds.iter().cloned().zip(fds).collect();
         let number = self.last + 1;
-        let mut running = Running {
-            record: Record {
-                process: number,
-                template: spawn.template.clone(),
-                slot: spawn.slot,
-                owner,
-                domain: false,
-                tied: row.tied,
-                argv: expanded.argv,
-                numbers: expanded.numbers,
-                pid: 0,
-                start_time: 0,
-            },
-            process: None,
-            fds: Vec::new(),
-            keeper: None,
-            held: Held::default(),
-            life: 0,
-            storing: false,
-            killed: false,
-            started: Instant::now(),
-            due: None,
-            wait: Duration::ZERO,
-            how: String::new(),
-            backoff: Backoff::default(),
-            waiters: Vec::new(),
-        };
+        let mut running = Running::of(Record {
+            process: number,
+            template: spawn.template.clone(),
+            slot: spawn.slot,
+            owner,
+            domain: false,
+            tied: row.tied,
+            argv: expanded.argv,
+            numbers: expanded.numbers,
+            pid: 0,
+            start_time: 0,
+        });
         if row.restart {
             let path = means.member.keeper_of(&spawn.template, spawn.slot);
             let listener = keeper::listener(&path);
