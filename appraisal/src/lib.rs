@@ -8,6 +8,7 @@
 //! gives positions (entry number and byte offset) that a person can look up.
 
 pub mod alg;
+pub mod bootlog;
 pub mod tpm;
 
 mod bytes;

@@ -26,8 +26,16 @@ impl<'a> Reader<'a> {
         Self { all, at: 0 }
     }
 
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
     pub fn rest(&self) -> &'a [u8] {
         self.all.get(self.at..).unwrap_or_default()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rest().is_empty()
     }
 
     #[inline]
@@ -63,5 +71,19 @@ impl<'a> Reader<'a> {
 
     pub fn u64_be(&mut self, what: &'static str) -> Result<u64, Short> {
         self.array(what).map(u64::from_be_bytes)
+    }
+
+    #[inline]
+    pub fn u16_le(&mut self, what: &'static str) -> Result<u16, Short> {
+        self.array(what).map(u16::from_le_bytes)
+    }
+
+    #[inline]
+    pub fn u32_le(&mut self, what: &'static str) -> Result<u32, Short> {
+        self.array(what).map(u32::from_le_bytes)
+    }
+
+    pub fn u64_le(&mut self, what: &'static str) -> Result<u64, Short> {
+        self.array(what).map(u64::from_le_bytes)
     }
 }
