@@ -4,6 +4,8 @@ use std::io::Write;
 
 use gtvp_model::fault::{Fault, FaultKind};
 
+use crate::spoken::steers;
+
 /// It did not work.
 pub const FAILED: u8 = 1;
 /// run, exec and shell: GTVP could not do it. Any other status is the application's own.
@@ -30,8 +32,7 @@ fn render(fault: &Fault) -> String {
 
 /// Text from elsewhere (a guest's last words may be in it) without what would move a terminal's cursor.
 pub fn clean(text: &str) -> String {
-    let keep =
-        |c: char| if c.is_control() && c != '\n' && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
+    let keep = |c: char| if steers(c) { char::REPLACEMENT_CHARACTER } else { c };
     text.trim_end().chars().filter(|c| *c != '\r').map(keep).collect()
 }
 

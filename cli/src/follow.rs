@@ -126,14 +126,16 @@ pub enum Interrupt {
     Int,
     /// SIGTERM, or the terminal is gone.
     Term,
+    /// Nobody reads the output any more (`gtvp run … | head`).
+    Pipe,
 }
 
 impl Interrupt {
-    /// Linux signal number.
+    /// The Linux signal that asks an application to end for this reason.
     pub fn number(self) -> i32 {
         match self {
             Self::Int => 2,
-            Self::Term => 15,
+            Self::Term | Self::Pipe => 15,
         }
     }
 
@@ -142,6 +144,7 @@ impl Interrupt {
         match self {
             Self::Int => 130,
             Self::Term => 143,
+            Self::Pipe => 141,
         }
     }
 }
@@ -180,7 +183,18 @@ pub async fn follow(
     id: &str,
     quiet: bool,
     interrupts: &mut Interrupts,
+) -> Result<(Operation, Option<Interrupt>), Fault> {
+    follow_until(api, id, quiet, interrupts, None, |_| false).await
+}
+
+/// The same, to where it is `enough` and nobody wants it cancelled.
+pub async fn follow_until(
+    api: &Api,
+    id: &str,
+    quiet: bool,
+    interrupts: &mut Interrupts,
     mut interrupted: Option<Interrupt>,
+    enough: impl Fn(&Operation) -> bool,
 ) -> Result<(Operation, Option<Interrupt>), Fault> {
     let mut shown = Shown::new(quiet);
     let mut watch = Watch::new(api, id);
@@ -192,7 +206,7 @@ pub async fn follow(
             operation = watch.next() => {
                 let operation = operation?;
                 shown.update(&operation);
-                if operation.state != OperationState::Running {
+                if operation.state != OperationState::Running || (interrupted.is_none() && enough(&operation)) {
                     return Ok((operation, interrupted));
                 }
             }

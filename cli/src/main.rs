@@ -10,6 +10,7 @@ mod lab;
 mod output;
 mod progress;
 mod specfile;
+mod spoken;
 mod target;
 mod terminal;
 mod tips;

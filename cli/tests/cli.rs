@@ -368,7 +368,7 @@ fn completions_and_man_pages_are_made() {
     let out = Command::new(GTVP).arg("man").arg(dir.path()).output().unwrap();
     assert!(out.status.success());
     let page = std::fs::read_to_string(dir.path().join("gtvp-box-show.1")).unwrap();
-    assert!(page.contains("Examples"), "{page}");
+    assert!(page.contains(".SH EXAMPLES\n  gtvp box show"), "{page}");
     assert!(!dir.path().join("gtvp-lab-keep.1").exists(), "what is hidden stays so");
     let page = std::fs::read_to_string(dir.path().join("gtvp.1")).unwrap();
     assert!(page.contains("125"), "exit statuses are documented");

@@ -18,6 +18,9 @@ pub enum OperationState {
     Cancelled,
 }
 
+/// The phase in which the application of a box that is made or started runs already, and is waited for until it serves.
+pub const READY: &str = "ready";
+
 /// What an operation is doing now.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Progress {

@@ -45,8 +45,7 @@ pub async fn run(api: &Api, command: &BoxCommand) -> Result<u8, Fault> {
             let mut interrupts = Interrupts::take()?;
             for name in names {
                 let operation: Operation = api.act(Method::POST, &path(name, "/start")).await?;
-                let (operation, interrupted) =
-                    follow(api, &operation.id, *quiet, &mut interrupts, None).await?;
+                let (operation, interrupted) = follow(api, &operation.id, *quiet, &mut interrupts).await?;
                 if let Some(signal) = interrupted {
                     return Ok(signal.exit_code());
                 }

@@ -31,7 +31,7 @@ pub async fn run(api: &Api, command: &ComponentCommand) -> Result<u8, Fault> {
             let mut interrupts = Interrupts::take()?;
             let body = ImportBody { need: need.clone() };
             let operation: Operation = api.change(Method::POST, "/v1/components", &body).await?;
-            let (operation, interrupted) = follow(api, &operation.id, *quiet, &mut interrupts, None).await?;
+            let (operation, interrupted) = follow(api, &operation.id, *quiet, &mut interrupts).await?;
             if let Some(signal) = interrupted {
                 return Ok(signal.exit_code());
             }

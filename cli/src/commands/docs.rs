@@ -53,7 +53,8 @@ fn page(command: &clap::Command, name: &str) -> Result<Vec<u8>, Fault> {
     let named =
         command.clone().name(&*Box::leak(name.to_owned().into_boxed_str())).display_name(name.to_owned());
     clap_mangen::Man::new(named).render(&mut text).map_err(|e| io("the page cannot be made", &e))?;
-    Ok(text)
+    // What stands after the help of every command is its examples.
+    Ok(String::from_utf8_lossy(&text).replace(".SH EXTRA\nExamples:\n", ".SH EXAMPLES\n").into_bytes())
 }
 
 /// `gtvp version`.

@@ -15,17 +15,15 @@ use tokio::sync::mpsc;
 
 use crate::args::{Exec, Shell};
 use crate::client::{Api, segment, take_frame};
-use crate::commands::run::pass_on;
 use crate::failure::GTVP_FAILED;
-use crate::follow::Interrupts;
+use crate::follow::{Interrupt, Interrupts};
+use crate::spoken::pass_on;
 use crate::terminal::{RawMode, size};
 
 /// Bytes of one read of standard input.
 const CHUNK: usize = 16 * 1024;
 /// Reads of standard input that wait for the box.
 const AHEAD: usize = 4;
-/// The exit status of a program that wrote to a pipe which nobody reads: 128 + SIGPIPE.
-const BROKEN_PIPE: u8 = 141;
 /// bash where it is, else sh.
 const SHELL: &str = "if command -v bash >/dev/null 2>&1; then exec bash; else exec sh; fi";
 
@@ -90,7 +88,7 @@ async fn attach(api: &Api, name: &str, mut program: Program, tty: bool, input: b
                 Some((kind @ (StreamKind::Stdout | StreamKind::Stderr), bytes)) => {
                     // Nobody reads any more (`gtvp exec … | head`): hanging up ends the command.
                     if matches!(pass_on(kind, &bytes), Err(e) if e.kind() == ErrorKind::BrokenPipe) {
-                        return Ok(BROKEN_PIPE);
+                        return Ok(Interrupt::Pipe.exit_code());
                     }
                 }
                 Some((StreamKind::Exit, json)) => {

@@ -1,5 +1,6 @@
 //! A box's log, gone on with where it broke off when a part of the member restarts.
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,8 +10,8 @@ use gtvp_model::stream::StreamKind;
 
 use crate::args::Logs;
 use crate::client::{Api, Flow, segment};
-use crate::commands::run::pass_on;
 use crate::progress::note;
+use crate::spoken::Spoken;
 
 /// How long a log may break off again and again before we give up.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -123,13 +124,16 @@ pub async fn logs(api: &Api, words: &Logs) -> Result<(), Fault> {
     let path =
         format!("/v1/boxes/{}/logs?source={source}&follow={}", segment(words.name.as_str()), words.follow);
     let mut tail = Tail::new(api, path, words.tail);
+    let mut spoken = Spoken::new();
     loop {
         match tail.next().await? {
-            Heard::Output(StreamKind::Stderr, bytes) => {
-                // The rest may still be read.
-                let _ = pass_on(StreamKind::Stderr, &bytes);
+            Heard::Output(kind, bytes) => {
+                let broken = matches!(spoken.say(kind, &bytes), Err(e) if e.kind() == ErrorKind::BrokenPipe);
+                if broken && kind == StreamKind::Stdout {
+                    // Nobody reads it any more (`gtvp box logs … | head`).
+                    return Ok(());
+                }
             }
-            Heard::Output(_, bytes) => crate::output::print_bytes(&bytes),
             Heard::Exit(status) => {
                 if words.follow {
                     note(&ended(&status));

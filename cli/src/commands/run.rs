@@ -1,7 +1,7 @@
 //! `gtvp run`: make a box, follow it to its start, be its application's output and exit status. Whatever interrupts it,
 //! at whatever moment, the box is gone when this ends.
 
-use std::io::Write;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use gtvp_model::api::SignalBody;
@@ -9,19 +9,19 @@ use gtvp_model::boxspec::BoxSpec;
 use gtvp_model::boxview::{BoxState, BoxView, ExitStatus};
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::member::MemberView;
-use gtvp_model::operation::{Operation, OperationState};
-use gtvp_model::stream::StreamKind;
+use gtvp_model::operation::{Operation, OperationState, READY};
 use hyper::Method;
 use tokio::time::Instant;
 
 use crate::args::Run;
 use crate::client::{Api, segment};
-use crate::commands::logs::{Heard, Tail};
+use crate::commands::logs::{self, Heard, Tail};
 use crate::failure::GTVP_FAILED;
-use crate::follow::{Interrupt, Interrupts, Watch, ended_well, follow};
+use crate::follow::{Interrupt, Interrupts, Watch, ended_well, follow_until};
 use crate::output::{facts, print};
 use crate::progress::{Shown, note};
 use crate::specfile;
+use crate::spoken::Spoken;
 
 /// What the application gets after Ctrl-C before its box is removed under it.
 const GRACE: Duration = Duration::from_secs(10);
@@ -37,8 +37,10 @@ pub async fn run(api: &Api, words: &Run) -> Result<u8, Fault> {
     let spec = specfile::spec(words)?;
     let mut interrupts = Interrupts::take()?;
     let (operation, interrupted) = create(api, &spec, &mut interrupts).await?;
+    // What the application says is shown from its beginning, not from when it is ready.
+    let runs = |o: &Operation| !words.detach && o.progress.phase == READY;
     let (operation, interrupted) =
-        follow(api, &operation.id, words.quiet, &mut interrupts, interrupted).await?;
+        follow_until(api, &operation.id, words.quiet, &mut interrupts, interrupted, runs).await?;
     if let Some(signal) = interrupted {
         if operation.state == OperationState::Done {
             // It was too late to cancel.
@@ -49,20 +51,44 @@ pub async fn run(api: &Api, words: &Run) -> Result<u8, Fault> {
         note(&format!("cancelled: box {} is gone", spec.name));
         return Ok(signal.exit_code());
     }
-    let view = view_of(api, ended_well(operation)?, spec.name.as_str()).await?;
-    if let Some(line) = not_ready(&view) {
+    if words.detach {
+        return detached(api, &view_of(api, ended_well(operation)?, spec.name.as_str()).await?).await;
+    }
+    let start = match operation.state {
+        OperationState::Running => Some(Watch::new(api, &operation.id)),
+        _ => {
+            started(api, &view_of(api, ended_well(operation)?, spec.name.as_str()).await?, words.quiet).await;
+            None
+        }
+    };
+    Attached { api, name: spec.name.as_str(), rm: words.rm, quiet: words.quiet, start }
+        .follow(&mut interrupts)
+        .await
+}
+
+/// A box that goes on without us: where it is. One whose application has ended already ends us as the application ended.
+async fn detached(api: &Api, view: &BoxView) -> Result<u8, Fault> {
+    print(&summary(view, &addresses(api).await));
+    if let Some(status) = &view.exit {
+        note(&format!("{0} has ended already: {1} (gtvp box logs {0})", view.name, logs::ended(status)));
+        return Ok(code(status));
+    }
+    if let Some(line) = not_ready(view) {
         note(&line);
     }
-    if words.detach {
-        print(&summary(&view, &addresses(api).await));
-        return Ok(0);
+    Ok(0)
+}
+
+/// Says where a box that has been started is reached.
+async fn started(api: &Api, view: &BoxView, quiet: bool) {
+    if let Some(line) = not_ready(view) {
+        note(&line);
     }
-    if !words.quiet {
-        for line in published(&view, &addresses(api).await) {
+    if !quiet && view.exit.is_none() {
+        for line in published(view, &addresses(api).await) {
             note(&format!("{}: {line}", view.name));
         }
     }
-    attach(api, spec.name.as_str(), words.rm, &mut interrupts).await
 }
 
 /// Asks for the box. A signal meanwhile is kept for when the operation is known.
@@ -132,54 +158,107 @@ fn address_of(published: &str, host: &str) -> String {
     format!("{scheme}://{host}:{outer}{end}")
 }
 
-/// The application's output is ours until it ends.
-async fn attach(api: &Api, name: &str, rm: bool, interrupts: &mut Interrupts) -> Result<u8, Fault> {
-    let mut tail = Tail::of_application(api, name);
-    let mut interrupted: Option<Interrupt> = None;
-    let mut deadline: Option<Instant> = None;
-    let status = loop {
-        tokio::select! {
-            heard = tail.next() => match heard {
-                Ok(Heard::Output(kind, bytes)) => {
-                    // When nobody reads it the application goes on all the same: its log has it.
-                    let _ = pass_on(kind, &bytes);
-                }
-                Ok(Heard::Exit(status)) => break Ok(status),
-                Ok(Heard::End) => match ended(api, name).await {
-                    Ok(Some(status)) => break Ok(status),
-                    // It goes on, its log did not.
-                    Ok(None) => tokio::time::sleep(LOOK).await,
+/// A box whose application's output is ours until it ends.
+struct Attached<'a> {
+    api: &'a Api,
+    name: &'a str,
+    rm: bool,
+    quiet: bool,
+    /// Its start, while that goes on: the application runs already and does not serve yet.
+    start: Option<Watch<'a>>,
+}
+
+impl Attached<'_> {
+    /// Follows it; gives the exit status.
+    async fn follow(mut self, interrupts: &mut Interrupts) -> Result<u8, Fault> {
+        let (api, name) = (self.api, self.name);
+        let mut tail = Tail::of_application(api, name);
+        let mut interrupted: Option<Interrupt> = None;
+        let mut deadline: Option<Instant> = None;
+        let (mut spoken, mut unread) = (Spoken::new(), false);
+        let status = loop {
+            let signal = tokio::select! {
+                heard = tail.next() => match heard {
+                    Ok(Heard::Output(kind, bytes)) => {
+                        let broken = matches!(spoken.say(kind, &bytes), Err(e) if e.kind() == ErrorKind::BrokenPipe);
+                        if !broken || std::mem::replace(&mut unread, true) {
+                            continue;
+                        }
+                        Interrupt::Pipe
+                    }
+                    Ok(Heard::Exit(status)) => break Ok(status),
+                    Ok(Heard::End) => match ended(api, name).await {
+                        Ok(Some(status)) => break Ok(status),
+                        // It goes on, its log did not.
+                        Ok(None) => {
+                            tokio::time::sleep(LOOK).await;
+                            continue;
+                        }
+                        Err(fault) => break Err(fault),
+                    },
                     Err(fault) => break Err(fault),
                 },
-                Err(fault) => break Err(fault),
-            },
-            signal = interrupts.next() => {
-                let first = interrupted.is_none();
-                interrupted.get_or_insert(signal);
-                if first && signal_box(api, name, signal).await {
-                    note(&format!("stopping {name}… (again to stop it at once)"));
-                    deadline = Some(Instant::now() + GRACE);
-                } else {
-                    deadline = Some(Instant::now());
+                operation = next(&mut self.start) => match self.start_is_now(operation).await {
+                    Ok(()) => continue,
+                    Err(fault) => break Err(fault),
+                },
+                signal = interrupts.next() => signal,
+                () = until(deadline) => {
+                    remove(api, name).await?;
+                    return Ok(interrupted.unwrap_or(Interrupt::Int).exit_code());
                 }
+            };
+            let first = interrupted.is_none();
+            interrupted.get_or_insert(signal);
+            if first && signal_box(api, name, signal).await {
+                note(&format!("stopping {name}… (again to stop it at once)"));
+                deadline = Some(Instant::now() + GRACE);
+            } else {
+                deadline = Some(Instant::now());
             }
-            () = until(deadline) => {
-                remove(api, name).await?;
-                return Ok(interrupted.unwrap_or(Interrupt::Int).exit_code());
-            }
+        };
+        // How the start ended tells more than that its box is gone.
+        let status = match self.start.take() {
+            Some(start) => start.end(&mut Shown::new(true)).await.and_then(ended_well).and(status),
+            None => status,
+        };
+        if self.rm || interrupted.is_some() {
+            settled(api, name).await;
+            remove(api, name).await?;
+        } else if status.is_ok() {
+            settled(api, name).await;
         }
-    };
-    if rm || interrupted.is_some() {
-        settled(api, name).await;
-        remove(api, name).await?;
-    } else if status.is_ok() {
-        settled(api, name).await;
+        match (status, interrupted) {
+            (_, Some(Interrupt::Pipe)) => Ok(Interrupt::Pipe.exit_code()),
+            (Ok(status), _) => Ok(code(&status)),
+            (Err(_), Some(signal)) => Ok(signal.exit_code()),
+            (Err(fault), None) => Err(fault),
+        }
     }
-    match (status, interrupted) {
-        (Ok(status), _) => Ok(u8::try_from(status.shell_code() & 0xff).unwrap_or(GTVP_FAILED)),
-        (Err(_), Some(signal)) => Ok(signal.exit_code()),
-        (Err(fault), None) => Err(fault),
+
+    /// Takes in how far the start is.
+    async fn start_is_now(&mut self, operation: Result<Operation, Fault>) -> Result<(), Fault> {
+        let operation = operation?;
+        if operation.state != OperationState::Running {
+            self.start = None;
+            let view = view_of(self.api, ended_well(operation)?, self.name).await?;
+            started(self.api, &view, self.quiet).await;
+        }
+        Ok(())
     }
+}
+
+/// The next state of a start that goes on.
+async fn next(start: &mut Option<Watch<'_>>) -> Result<Operation, Fault> {
+    match start {
+        Some(watch) => watch.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// An application's status as ours.
+fn code(status: &ExitStatus) -> u8 {
+    u8::try_from(status.shell_code() & 0xff).unwrap_or(GTVP_FAILED)
 }
 
 async fn until(deadline: Option<Instant>) {
@@ -192,17 +271,6 @@ async fn until(deadline: Option<Instant>) {
 async fn signal_box(api: &Api, name: &str, signal: Interrupt) -> bool {
     let path = format!("/v1/boxes/{}/signal", segment(name));
     api.tell(&path, &SignalBody { signal: signal.number() }).await.is_ok()
-}
-
-/// To our own standard output or error.
-pub fn pass_on(kind: StreamKind, bytes: &[u8]) -> std::io::Result<()> {
-    match kind {
-        StreamKind::Stderr => std::io::stderr().lock().write_all(bytes),
-        _ => {
-            let mut out = std::io::stdout().lock();
-            out.write_all(bytes).and_then(|()| out.flush())
-        }
-    }
 }
 
 /// How a box's application ended, if it has.

@@ -20,7 +20,7 @@ use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::guest::Program;
 use gtvp_model::ids::{BoxName, Slot};
 use gtvp_model::member::MemberConfig;
-use gtvp_model::operation::Operation;
+use gtvp_model::operation::{Operation, READY};
 use gtvp_model::units::Bytes;
 
 use crate::engine::{Effect, Engine, check_size};
@@ -331,7 +331,7 @@ impl Runtime {
             Some(name.to_string()),
             format!("{name} was started"),
         );
-        operation.phase("ready", "waiting for the application to be ready")?;
+        operation.phase(READY, "waiting for the application to be ready")?;
         let deadline = Instant::now() + READY_WITHIN;
         self.wait(deadline, operation, |e| {
             e.get_mut(name).is_none_or(|r| r.ready_ms.is_some() || r.exit.is_some() || r.failure.is_some())

@@ -18,6 +18,11 @@ fn main() -> ExitCode {
                 running::nginx_starts_with_a_fraction_of_its_closure,
             ),
             ("an_application_ends_with_its_own_status", running::an_application_ends_with_its_own_status),
+            (
+                "output_is_passed_on_at_once_and_its_reader_ends_it",
+                running::output_is_passed_on_at_once_and_its_reader_ends_it,
+            ),
+            ("a_detached_box_that_ends_at_once_is_told", running::a_detached_box_that_ends_at_once_is_told),
             ("redis_answers_on_its_published_port", running::redis_answers_on_its_published_port),
             ("a_box_can_be_a_file", running::a_box_can_be_a_file),
             ("a_second_box_shares_what_the_first_has", running::a_second_box_shares_what_the_first_has),

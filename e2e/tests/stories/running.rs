@@ -1,6 +1,9 @@
 //! Applications in lazy boxes.
 
-use gtvp_e2e::{Lab, START_WITHIN, until};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use gtvp_e2e::{Ended, Lab, START_WITHIN, until};
 
 fn number(v: &serde_json::Value) -> u64 {
     v.as_u64().unwrap_or_else(|| panic!("{v} is no number"))
@@ -74,6 +77,42 @@ pub fn an_application_ends_with_its_own_status(lab: &Lab) {
     assert_eq!((seven.code, seven.out.as_str()), (7, ""), "{}", seven.err);
     assert!(seven.err.contains("to stderr"), "{}", seven.err);
     assert!(lab.boxes().is_empty(), "a box that ended with --rm is still there");
+}
+
+pub fn output_is_passed_on_at_once_and_its_reader_ends_it(lab: &Lab) {
+    let mut command = lab.command(&[
+        "run",
+        "--name",
+        "talker",
+        "--needs",
+        "python3",
+        "--publish",
+        "8090:80",
+        "--",
+        "python3",
+        "-c",
+        "import time\nwhile True: print('said', flush=True); time.sleep(.2)",
+    ]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child = Ended(child);
+    let mut out = BufReader::new(child.0.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert_eq!(line, "said\n");
+    let shown = lab.find("talker").unwrap();
+    assert_eq!((&shown["state"], &shown["ready_ms"]), (&"running".into(), &serde_json::Value::Null));
+    drop(out);
+    let status = until("gtvp ends", START_WITHIN, || child.0.try_wait().unwrap());
+    assert_eq!(status.code(), Some(141));
+    assert!(lab.find("talker").is_none(), "a box whose output nobody reads is left behind");
+}
+
+pub fn a_detached_box_that_ends_at_once_is_told(lab: &Lab) {
+    let ran = lab.gtvp(&["run", "--detach", "--name", "brief", "--needs", "python3", "--", "false"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("ended"), "{ran:?}");
+    assert_eq!(lab.state_of("brief"), "stopped");
+    lab.remove("brief");
 }
 
 pub fn redis_answers_on_its_published_port(lab: &Lab) {
