@@ -215,9 +215,9 @@ fn unpack(store: &Store, manifest: &Digest, to: &Path) {
     for entry in store.manifest(manifest).unwrap().entries {
         let at = to.join(std::ffi::OsStr::from_bytes(entry.path.as_bytes()));
         match &entry.kind {
-            EntryKind::Dir { .. } if at.is_dir() => {}
-            EntryKind::Dir { .. } => fs::create_dir_all(&at).unwrap(),
+            // What is there is from higher up. It may be a link into the host (/var/lock), which is not followed.
             _ if fs::symlink_metadata(&at).is_ok() => continue,
+            EntryKind::Dir { .. } => fs::create_dir_all(&at).unwrap(),
             EntryKind::File { digest, .. } => {
                 fs::create_dir_all(at.parent().unwrap()).unwrap();
                 let mut from = store.open_object(digest).unwrap();

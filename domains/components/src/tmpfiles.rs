@@ -1,5 +1,5 @@
-//! What packages ask for below /run at each start, in tmpfiles.d(5) and as their services' `RuntimeDirectory=`
-//! (systemd.exec(5)): systemd would make it; in a box guest-init does, from one list. Other places are not taken over: scripts
+//! What packages ask for below /run at each start, in tmpfiles.d(5) and in their services, as `RuntimeDirectory=`
+//! (systemd.exec(5)) or made by an `ExecStartPre=` (systemd.service(5)): systemd would make it; in a box guest-init does, from one list. Other places are not taken over: scripts
 //! have seen to those.
 
 use std::collections::BTreeMap;
@@ -38,7 +38,49 @@ pub fn of_service(text: &str) -> String {
     let group = value("Group").unwrap_or_else(|| user.clone());
     let directories = value("RuntimeDirectory").unwrap_or_default();
     let names = directories.split_whitespace().map(|d| d.split(':').next().unwrap_or(d));
-    names.map(|name| format!("d /run/{name} {mode} {user} {group}\n")).collect()
+    let asked = names.map(|name| format!("d /run/{name} {mode} {user} {group}\n"));
+    let of = |l: &str| l.trim().strip_prefix("ExecStartPre=").map(of_command);
+    asked.chain(text.lines().filter_map(of)).collect()
+}
+
+/// The directories that `mkdir` or `install -d` would make before a service, as lines of tmpfiles.d.
+fn of_command(command: &str) -> String {
+    let mut words = command.trim_start_matches(['-', '+', '!', '@', ':']).split_whitespace();
+    let program = words.next().and_then(|p| p.rsplit('/').next()).unwrap_or_default();
+    let (mut mode, mut user, mut group) = ("0755", "root", "root");
+    let (mut makes, mut paths) = (program == "mkdir", Vec::new());
+    while let Some(word) = words.next() {
+        let option = match word.split_at_checked(2) {
+            Some((option, "")) if word.starts_with('-') => Some((option, None)),
+            Some((option, value)) if word.starts_with('-') && !word.starts_with("--") => {
+                Some((option, Some(value)))
+            }
+            _ => None,
+        };
+        match option {
+            Some(("-m", value)) => mode = value.or_else(|| words.next()).unwrap_or(mode),
+            Some(("-o", value)) => user = value.or_else(|| words.next()).unwrap_or(user),
+            Some(("-g", value)) => group = value.or_else(|| words.next()).unwrap_or(group),
+            Some(("-d", value)) => {
+                makes |= program == "install";
+                // `-dm 0755`, `-do root`: one word with the next option.
+                match value {
+                    Some("m") => mode = words.next().unwrap_or(mode),
+                    Some("o") => user = words.next().unwrap_or(user),
+                    Some("g") => group = words.next().unwrap_or(group),
+                    _ => {}
+                }
+            }
+            Some(_) => {}
+            None if word.starts_with("--mode=") => mode = &word["--mode=".len()..],
+            None if word.starts_with('-') => {}
+            None => paths.push(word),
+        }
+    }
+    if !makes {
+        return String::new();
+    }
+    paths.iter().map(|path| format!("d {path} {mode} {user} {group}\n")).collect()
 }
 
 /// The list, of the files by name: each path once, as its first line says (tmpfiles.d(5)), folders before what lies in them.
@@ -115,6 +157,22 @@ mod tests {
         assert_eq!(of_service("[Service]\nUser=x\n"), "");
         let template = of_service("RuntimeDirectory=x-%i\n");
         assert_eq!(list([template.as_str()].into_iter()), "", "an instance's name is not known");
+    }
+
+    #[test]
+    fn what_a_service_makes_before_it_starts_is_listed() {
+        let of =
+            |command: &str| list([of_service(&format!("ExecStartPre={command}\n")).as_str()].into_iter());
+        assert_eq!(of("-/bin/mkdir -p /var/run/vsftpd/empty"), "d\t/run/vsftpd/empty\t0755\troot\troot\t\n");
+        assert_eq!(
+            of("/usr/bin/install -Z -m 02755 -o debian-tor -g debian-tor -d /run/tor"),
+            "d\t/run/tor\t02755\tdebian-tor\tdebian-tor\t\n"
+        );
+        assert_eq!(of("+install -dm 0700 -ox /run/x"), "d\t/run/x\t0700\tx\troot\t\n");
+        for not in ["/bin/chown x /run/x", "install /etc/a /run/a", "mkdir /var/lib/x", "mkdir -p ${DIR}", ""]
+        {
+            assert_eq!(of(not), "", "{not}");
+        }
     }
 
     #[test]
