@@ -216,7 +216,7 @@ pub static ROUTES: &[Route] = &[
     Route {
         method: Method::GET, path: "/v1/doctor", id: "doctor", tag: "member", summary: "Every check of this member.",
         query: &[], body: None, status: 200,
-        reply: json::<Vec<HostCheck>>(r#"[{"name":"kvm","status":"missing","detail":"/dev/kvm runs no kernel","hint":"boxes run emulated, slower"}]"#),
+        reply: json::<Vec<HostCheck>>(r#"[{"name":"accelerator","status":"missing","detail":"/dev/kvm runs no kernel","hint":"boxes run emulated, slower"}]"#),
         faults: &[], handler: handlers::doctor,
     },
     Route {

@@ -27,9 +27,9 @@ fn exists(name: &str, path: &str, ok: &str, missing: &str, hint: &str) -> HostCh
 pub fn checks(cgroups: Option<&str>) -> Vec<HostCheck> {
     vec![
         exists(
-            "kvm",
+            "kvm_device",
             "/dev/kvm",
-            "present; whether a guest really runs on it is found out at the first box",
+            "present; whether a guest really runs on it is the check `accelerator`",
             "boxes are emulated, which is slow",
             "turn on virtualization in the firmware, or nested virtualization on the host",
         ),
