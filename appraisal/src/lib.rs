@@ -9,6 +9,7 @@
 
 pub mod alg;
 pub mod bootlog;
+pub mod ima;
 pub mod tpm;
 
 mod bytes;
