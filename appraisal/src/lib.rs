@@ -9,6 +9,7 @@
 
 pub mod alg;
 pub mod bootlog;
+pub mod ek;
 pub mod ima;
 pub mod tpm;
 
