@@ -11,6 +11,7 @@ pub mod alg;
 pub mod bootlog;
 pub mod ek;
 pub mod ima;
+pub mod ownlog;
 pub mod tpm;
 
 mod bytes;

@@ -25,6 +25,12 @@ impl PcrIndex {
         (index <= MAX_PCR).then_some(Self(index))
     }
 
+    /// A PCR that is written in the source.
+    pub(crate) const fn known(index: u8) -> Self {
+        assert!(index <= MAX_PCR);
+        Self(index)
+    }
+
     /// Its number.
     pub fn get(self) -> u8 {
         self.0
