@@ -108,7 +108,19 @@ pub fn output_is_passed_on_at_once_and_its_reader_ends_it(lab: &Lab) {
 }
 
 pub fn a_detached_box_that_ends_at_once_is_told(lab: &Lab) {
-    let ran = lab.gtvp(&["run", "--detach", "--name", "brief", "--needs", "python3", "--", "false"]);
+    // With a port that never listens the start is not over before the application is.
+    let ran = lab.gtvp(&[
+        "run",
+        "--detach",
+        "--name",
+        "brief",
+        "--needs",
+        "python3",
+        "--publish",
+        "8091:80",
+        "--",
+        "false",
+    ]);
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.err.contains("ended"), "{ran:?}");
     assert_eq!(lab.state_of("brief"), "stopped");
