@@ -1,8 +1,5 @@
 //! SSD (GTVP §2.2): keys, signatures, appraisal, policy verdicts.
 
-mod engine;
-mod key;
-
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,6 +7,7 @@ use gtvp_ipc::security::Request;
 use gtvp_ipc::{Answer, Caller, Place, Service, Session};
 use gtvp_model::fault::Fault;
 use gtvp_model::ids::Domain;
+use gtvp_security::{engine, key};
 
 struct Security {
     engine: engine::Engine,

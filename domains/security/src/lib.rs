@@ -1,0 +1,5 @@
+//! SSD (GTVP §2.2): keys, signatures, appraisal, policy verdicts; the only holder of the TPM. The process is `main.rs`.
+
+pub mod engine;
+pub mod key;
+pub mod tpm;

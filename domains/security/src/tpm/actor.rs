@@ -1,0 +1,290 @@
+//! The one thread that holds the TPM. Others ask it through [`Tpm`] and wait; it answers one after the other, keeps the keys
+//! loaded, and begins again when the TPM was reset or its connection lost. Between questions it sleeps.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use gtvp_appraisal::alg::{HashAlg, LogDigest};
+use gtvp_appraisal::ownlog::{self, EntryKind, OwnEntry};
+use gtvp_model::digest::Digest;
+
+use super::client::{Client, TpmError};
+use super::commands::{Attested, Clock, ecdsa};
+use super::keys::{self, Identity, Keys};
+use super::log::{Log, LogError, Opened, Step};
+use super::pcrs::{Bank, Quote, Selection};
+use super::tls::CertificateVerify;
+use super::transport::Address;
+
+/// Questions that wait: as many as threads of callers can be (`gtvp_ipc` bounds them); the next waits in its own thread.
+const WAITING: usize = 64;
+/// What a thread needs whose largest buffer is a TPM's message.
+const STACK: usize = 256 * 1024;
+
+/// Something that was measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Measured {
+    /// What it says.
+    pub kind: EntryKind,
+    /// About what.
+    pub subject: String,
+    /// SHA-256.
+    pub value: Digest,
+}
+
+/// How the TPM and its log are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// Public parts of the keys.
+    pub identity: Identity,
+    /// Which life of the TPM this is, and how far it is.
+    pub clock: Clock,
+    /// How log and PCR stand to each other.
+    pub step: Step,
+    /// Resets and lost connections that this process has lived through.
+    pub reconnects: u64,
+}
+
+/// A quote, with the log as it was at that moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Evidence {
+    /// The quote, and the values of its PCRs.
+    pub quote: Quote,
+    /// GTVP's own log from the offset asked for.
+    pub log: Vec<u8>,
+    /// Length of the whole log.
+    pub log_size: usize,
+}
+
+type Question = Box<dyn FnOnce(&mut Holder) + Send>;
+
+/// The way to the TPM's thread. Copies lead to the same one.
+#[derive(Clone)]
+pub struct Tpm {
+    questions: SyncSender<Question>,
+}
+
+impl Tpm {
+    /// Starts the thread. `folder` is where keys and log lie. Nothing is sent to the TPM before the first question.
+    pub fn start(address: Address, folder: PathBuf) -> io::Result<Self> {
+        let (questions, mailbox) = sync_channel(WAITING);
+        let holder = Holder {
+            address,
+            folder,
+            measured: Vec::new(),
+            held: None,
+            reconnects: 0,
+            connected_before: false,
+        };
+        thread::Builder::new().name("tpm".into()).stack_size(STACK).spawn(move || serve(holder, &mailbox))?;
+        Ok(Self { questions })
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Holder) -> Result<T, TpmError> + Send + 'static,
+    ) -> Result<T, TpmError> {
+        let (answer, wait) = sync_channel(1);
+        let question = move |holder: &mut Holder| {
+            // Whoever asked may be gone.
+            let _ = answer.send(question(holder));
+        };
+        self.questions.send(Box::new(question)).map_err(|_| TpmError::Ended)?;
+        wait.recv().map_err(|_| TpmError::Ended)?
+    }
+
+    /// How it is. Connects if need be.
+    pub fn state(&self) -> Result<State, TpmError> {
+        self.ask(|holder| {
+            let clock = holder.with(|held| held.client.read_clock())?;
+            let reconnects = holder.reconnects;
+            holder.with(|held| {
+                Ok(State { identity: held.keys.identity.clone(), clock, step: held.log.step(), reconnects })
+            })
+        })
+    }
+
+    /// A quote of these PCRs over `qualifying` (at most 64 bytes), with the values that it covers and the log from
+    /// `log_from` on (its length, if it is shorter).
+    pub fn evidence(
+        &self,
+        selection: Selection,
+        qualifying: Vec<u8>,
+        log_from: usize,
+    ) -> Result<Evidence, TpmError> {
+        self.ask(move |holder| {
+            holder.with(|held| {
+                let quote = held.client.quote_with_values(held.keys.ak.handle, &qualifying, selection)?;
+                let entries = held.log.entries();
+                let log = entries.get(log_from..).unwrap_or_default().to_vec();
+                Ok(Evidence { quote, log, log_size: entries.len() })
+            })
+        })
+    }
+
+    /// The attestation key's word on the TLS identity key, over `qualifying`.
+    pub fn certify_tls(&self, qualifying: Vec<u8>) -> Result<Attested, TpmError> {
+        if qualifying.len() > super::pcrs::MAX_QUALIFYING {
+            return Err(TpmError::Unfit("a certification covers at most 64 bytes of its challenger's"));
+        }
+        self.ask(move |holder| {
+            holder.with(|held| held.client.certify(held.keys.tls.handle, held.keys.ak.handle, &qualifying))
+        })
+    }
+
+    /// The secret in a credential that was made for this TPM and this attestation key.
+    pub fn activate_credential(&self, blob: Vec<u8>, secret: Vec<u8>) -> Result<Vec<u8>, TpmError> {
+        self.ask(move |holder| {
+            holder.with(|held| keys::activate(&mut held.client, &held.keys, &blob, &secret))
+        })
+    }
+
+    /// The TLS identity key's signature in a TLS 1.3 handshake: r and s. There is no way to have it sign anything else.
+    pub fn sign_tls(&self, what: CertificateVerify) -> Result<[[u8; 32]; 2], TpmError> {
+        self.ask(move |holder| {
+            let digest = what.digest();
+            let signature = holder.with(|held| held.client.sign(held.keys.tls.handle, &digest))?;
+            ecdsa(&signature).map_err(|source| TpmError::Malformed { command: "Sign", source })
+        })
+    }
+
+    /// Writes into the log what was measured, and extends it. What the log says already is not repeated.
+    pub fn measure(&self, measured: Measured) -> Result<(), TpmError> {
+        self.ask(move |holder| holder.measure(measured))
+    }
+
+    /// The connection is to be made anew: the software TPM was started again.
+    pub fn reconnect(&self) -> Result<(), TpmError> {
+        self.ask(|holder| {
+            holder.held = None;
+            holder.connected().map(drop)
+        })
+    }
+}
+
+fn serve(mut holder: Holder, mailbox: &Receiver<Question>) {
+    while let Ok(question) = mailbox.recv() {
+        question(&mut holder);
+    }
+}
+
+/// What belongs to one connection.
+struct Held {
+    client: Client,
+    keys: Keys,
+    log: Log,
+    /// Whether the TPM has a SHA-384 bank too, which is then kept like the other.
+    sha384: bool,
+}
+
+struct Holder {
+    address: Address,
+    folder: PathBuf,
+    /// Everything that was measured while this process has lived: a reset TPM has to hear it again.
+    measured: Vec<Measured>,
+    held: Option<Held>,
+    reconnects: u64,
+    connected_before: bool,
+}
+
+impl Holder {
+    fn connected(&mut self) -> Result<&mut Held, TpmError> {
+        // Not `match &mut self.held`: a borrow that is returned in one arm lives through the others.
+        if self.held.is_none() {
+            let mut held = self.connect()?;
+            if self.connected_before {
+                self.reconnects += 1;
+            }
+            self.connected_before = true;
+            for measured in &self.measured {
+                held.record(measured)?;
+            }
+            self.held = Some(held);
+        }
+        self.held.as_mut().ok_or(TpmError::Ended)
+    }
+
+    fn connect(&self) -> Result<Held, TpmError> {
+        let mut client = Client::open(&self.address)?;
+        let keys = Keys::load_or_make(&mut client, &self.folder)?;
+        let clock = client.read_clock()?;
+        let value = own_pcr(&mut client, Bank::Sha256)?;
+        let sha384 = match own_pcr(&mut client, Bank::Sha384) {
+            Ok(_) => true,
+            Err(TpmError::Unfit(_)) => false,
+            Err(e) => return Err(e),
+        };
+        let (log, then) = Log::open(&self.folder, clock.reset_count, value)?;
+        let mut held = Held { client, keys, log, sha384 };
+        if let (Opened::ExtendLast, Some((short, long))) = (then, held.log.last()) {
+            held.extend(&short, &long)?;
+            held.log.repaired();
+        }
+        Ok(held)
+    }
+
+    /// Runs `f`; once more on a new connection if what it needed was lost.
+    fn with<T>(&mut self, f: impl Fn(&mut Held) -> Result<T, TpmError>) -> Result<T, TpmError> {
+        let first = self.connected().and_then(&f);
+        let Err(e) = first else { return first };
+        if !e.is_lost() {
+            return Err(e);
+        }
+        self.held = None;
+        let second = self.connected().and_then(&f);
+        if second.as_ref().is_err_and(TpmError::is_lost) {
+            self.held = None;
+        }
+        second
+    }
+
+    fn measure(&mut self, measured: Measured) -> Result<(), TpmError> {
+        let same = |m: &&mut Measured| m.kind == measured.kind && m.subject == measured.subject;
+        match self.measured.iter_mut().find(same) {
+            Some(known) => known.value = measured.value,
+            None => self.measured.push(measured.clone()),
+        }
+        // A new connection says all of them again, and knows what the log has already.
+        self.with(|held| held.record(&measured))
+    }
+}
+
+impl Held {
+    fn record(&mut self, measured: &Measured) -> Result<(), TpmError> {
+        let entry = OwnEntry::new(measured.kind, &measured.subject, measured.value)
+            .map_err(|_| TpmError::Unfit("what was measured has too long a name"))?;
+        if self.log.says(&entry) {
+            return Ok(());
+        }
+        self.log.append(&entry).map_err(|e| match e {
+            LogError::Full => TpmError::Log(e),
+            // Whether the entry is there is seen when the log is opened again.
+            LogError::Io(_) => TpmError::Log(e),
+        })?;
+        self.extend(&entry.digest(HashAlg::Sha256), &entry.digest(HashAlg::Sha384))
+    }
+
+    fn extend(&mut self, short: &LogDigest, long: &LogDigest) -> Result<(), TpmError> {
+        let banks: &[(Bank, &LogDigest)] = if self.sha384 {
+            &[(Bank::Sha256, short), (Bank::Sha384, long)]
+        } else {
+            &[(Bank::Sha256, short)]
+        };
+        let values: Vec<(u16, &[u8])> = banks.iter().map(|(b, v)| (b.algorithm(), v.as_bytes())).collect();
+        self.client.pcr_extend(ownlog::PCR.get().into(), &values)
+    }
+}
+
+fn own_pcr(client: &mut Client, bank: Bank) -> Result<LogDigest, TpmError> {
+    let unfit = TpmError::Unfit("the log's PCR does not exist");
+    let selection = Selection::new(bank, [u32::from(ownlog::PCR.get())]).ok_or(unfit)?;
+    let (values, _) = client.pcr_read(selection)?;
+    let alg = match bank {
+        Bank::Sha256 => HashAlg::Sha256,
+        Bank::Sha384 => HashAlg::Sha384,
+    };
+    let value = values.first().and_then(|v| LogDigest::new(alg, v).ok());
+    value.ok_or(TpmError::Untrue { command: "PCR_Read", why: "a value is missing" })
+}

@@ -1,0 +1,315 @@
+//! The client and the actor on a real software TPM.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+mod played;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+use gtvp_appraisal::alg::{HashAlg, LogDigest};
+use gtvp_appraisal::ownlog::{EntryKind, OwnLog, PCR};
+use gtvp_model::digest::Digest;
+use gtvp_security::tpm::actor::{Measured, Tpm};
+use gtvp_security::tpm::client::{Client, TpmError};
+use gtvp_security::tpm::codes::handle;
+use gtvp_security::tpm::commands::ecdsa;
+use gtvp_security::tpm::credential::make_credential;
+use gtvp_security::tpm::log::Step;
+use gtvp_security::tpm::pcrs::{Bank, Selection};
+use gtvp_security::tpm::saved::SavedError;
+use gtvp_security::tpm::templates::{self, EkKind};
+use gtvp_security::tpm::tls::{CertificateVerify, Role};
+use gtvp_security::tpm::wire::{Auth, Command, Writer};
+use played::SoftwareTpm;
+
+fn actor(tpm: &SoftwareTpm) -> Tpm {
+    Tpm::start(tpm.address(), tpm.state()).unwrap()
+}
+
+/// A P-256 key's point, from the end of its public area.
+fn point(public: &[u8]) -> Vec<u8> {
+    let y = &public[public.len() - 32..];
+    let x = &public[public.len() - 66..public.len() - 34];
+    [&[4], x, y].concat()
+}
+
+fn holds(public: &[u8], message: &[u8], signature: &[[u8; 32]; 2]) -> bool {
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point(public))
+        .verify(message, &signature.concat())
+        .is_ok()
+}
+
+fn own() -> Selection {
+    Selection::new(Bank::Sha256, [0, 7, u32::from(PCR.get())]).unwrap()
+}
+
+fn measured(subject: &str, n: u8) -> Measured {
+    Measured { kind: EntryKind::Binary, subject: subject.into(), value: Digest([n; 32]) }
+}
+
+fn replay(log: &[u8]) -> LogDigest {
+    OwnLog::parse(log).unwrap().replay(LogDigest::filled(HashAlg::Sha256, 0))
+}
+
+#[test]
+fn a_quote_holds_for_its_key_its_challenge_and_its_values_and_for_no_other() {
+    let tpm = SoftwareTpm::start();
+    let actor = actor(&tpm);
+    let identity = actor.state().unwrap().identity;
+    actor.measure(measured("management", 1)).unwrap();
+    let evidence = actor.evidence(own(), vec![5; 32], 0).unwrap();
+    let quote = &evidence.quote;
+    let signature = ecdsa(&quote.signature).unwrap();
+    assert!(holds(&identity.ak_public, &quote.attest, &signature));
+    assert!(!holds(&identity.tls_public, &quote.attest, &signature));
+    let mut changed = quote.attest.clone();
+    changed[60] ^= 1;
+    assert!(!holds(&identity.ak_public, &changed, &signature));
+    // What is quoted is what was read, and the log replays to it.
+    let values = quote.values.concat();
+    assert!(quote.attest.ends_with(digest(&SHA256, &values).as_ref()));
+    assert_eq!(quote.values.len(), 3);
+    assert_eq!(quote.values[2], replay(&evidence.log).as_bytes());
+    // Another challenge, another quote.
+    let other = actor.evidence(own(), vec![6; 32], evidence.log_size).unwrap();
+    assert_ne!(other.quote.attest, quote.attest);
+    assert_eq!(other.log, b"");
+    assert!(matches!(actor.evidence(own(), vec![0; 65], 0), Err(TpmError::Unfit(_))));
+}
+
+#[test]
+fn every_pcr_of_both_banks_is_read_in_order() {
+    let tpm = SoftwareTpm::start();
+    let actor = actor(&tpm);
+    for (bank, size) in [(Bank::Sha256, 32), (Bank::Sha384, 48)] {
+        let all = Selection::new(bank, 0..24).unwrap();
+        let quote = actor.evidence(all, vec![1; 32], 0).unwrap().quote;
+        assert_eq!(quote.values.len(), 24);
+        // PC Client Platform TPM Profile: 17 to 22 begin as ones, the others as zeros.
+        for (pcr, value) in quote.values.iter().enumerate() {
+            let first = if (17..=22).contains(&pcr) { 0xff } else { 0 };
+            assert_eq!(*value, vec![first; size], "PCR {pcr}");
+        }
+    }
+}
+
+#[test]
+fn the_tls_key_is_certified_and_signs_only_handshakes() {
+    let tpm = SoftwareTpm::start();
+    let actor = actor(&tpm);
+    let identity = actor.state().unwrap().identity;
+    let certified = actor.certify_tls(b"challenge".to_vec()).unwrap();
+    assert!(holds(&identity.ak_public, &certified.attest, &ecdsa(&certified.signature).unwrap()));
+    let name = templates::name(&identity.tls_public);
+    assert!(certified.attest.windows(name.len()).any(|w| w == name), "the name of the TLS key is in it");
+    let what = CertificateVerify::new(Role::Client, vec![9; 48]).unwrap();
+    let signature = actor.sign_tls(what.clone()).unwrap();
+    assert!(holds(&identity.tls_public, &what.content(), &signature));
+    assert!(!holds(&identity.tls_public, &[9; 48], &signature));
+    let server = CertificateVerify::new(Role::Server, vec![9; 48]).unwrap();
+    assert!(!holds(&identity.tls_public, &server.content(), &signature));
+}
+
+#[test]
+fn only_the_tpm_and_the_key_that_a_credential_is_made_for_get_the_secret() {
+    let (one, two) = (SoftwareTpm::start(), SoftwareTpm::start());
+    let (a, b) = (actor(&one), actor(&two));
+    let (ia, ib) = (a.state().unwrap().identity, b.state().unwrap().identity);
+    assert_ne!(ia.ek_public, ib.ek_public);
+    let name = templates::name(&ia.ak_public);
+    let credential = make_credential(&ia.ek_public, &name, &[0x5a; 32]).unwrap();
+    let activate = |tpm: &Tpm| tpm.activate_credential(credential.blob.clone(), credential.secret.clone());
+    assert_eq!(activate(&a).unwrap(), [0x5a; 32]);
+    assert!(matches!(activate(&b), Err(TpmError::Refused { .. })), "another TPM got the secret");
+    // An AK that is not from that EK.
+    let diverted = make_credential(&ia.ek_public, &templates::name(&ib.ak_public), &[0x5a; 32]).unwrap();
+    assert!(a.activate_credential(diverted.blob, diverted.secret).is_err());
+    let mut changed = credential.clone();
+    changed.blob[40] ^= 1;
+    assert!(a.activate_credential(changed.blob, changed.secret).is_err());
+    // Neither leaves anything behind: more often than there are places for sessions and keys.
+    for n in 0..12 {
+        assert!(activate(&b).is_err());
+        assert_eq!(activate(&a).unwrap(), [0x5a; 32], "time {n}");
+    }
+}
+
+#[test]
+fn an_rsa_endorsement_key_activates_too() {
+    let tpm = SoftwareTpm::start();
+    let mut client = Client::open(&tpm.address()).unwrap();
+    let ek = client.create_primary(handle::ENDORSEMENT, &templates::endorsement(EkKind::Rsa2048)).unwrap();
+    let primary = client.create_primary(handle::OWNER, &templates::storage()).unwrap();
+    let wrapped = client.create(primary.handle, &templates::attestation()).unwrap();
+    let ak = client.load(primary.handle, &wrapped).unwrap();
+    client.flush(primary.handle).unwrap();
+    let credential = make_credential(&ek.public, &templates::name(&ak.public), &[3; 20]).unwrap();
+    let session = client.endorsement_session(&[8; 32]).unwrap();
+    let secret =
+        client.activate_credential(ak.handle, ek.handle, session, &credential.blob, &credential.secret);
+    assert_eq!(secret.unwrap(), [3; 20]);
+}
+
+#[test]
+fn a_restarted_process_has_the_same_keys_and_finds_a_clean_tpm() {
+    let tpm = SoftwareTpm::start();
+    let first = actor(&tpm).state().unwrap();
+    // Each start leaves two keys in the TPM, which has places for three.
+    for _ in 0..4 {
+        let again = actor(&tpm).state().unwrap();
+        assert_eq!(again.identity, first.identity);
+        assert_eq!(again.clock.reset_count, first.clock.reset_count);
+    }
+}
+
+#[test]
+fn a_reset_is_lived_through_and_told() {
+    let mut tpm = SoftwareTpm::start();
+    let actor = actor(&tpm);
+    let before = actor.state().unwrap();
+    actor.measure(measured("management", 1)).unwrap();
+    actor.measure(measured("management", 2)).unwrap();
+    actor.measure(measured("components", 3)).unwrap();
+    let first = actor.evidence(own(), vec![5; 32], 0).unwrap();
+    tpm.reset();
+    let evidence = actor.evidence(own(), vec![5; 32], 0).unwrap();
+    let after = actor.state().unwrap();
+    assert_eq!(after.identity, before.identity);
+    assert_eq!(after.clock.reset_count, before.clock.reset_count + 1);
+    // In a quote the counters are hidden behind a number that is the key's own: only their steps can be compared.
+    assert_ne!(first.quote.clock.reset_count, before.clock.reset_count);
+    assert_eq!(evidence.quote.clock.reset_count, first.quote.clock.reset_count.wrapping_add(1));
+    assert_eq!(evidence.quote.clock.restart_count, first.quote.clock.restart_count);
+    assert_eq!(after.reconnects, 1);
+    // What runs was measured again, as it is now: an old quote and an old log are of another epoch.
+    let log = OwnLog::parse(&evidence.log).unwrap();
+    let said: Vec<_> = log.entries().iter().map(|e| (e.entry.subject, e.entry.value.0[0])).collect();
+    assert_eq!(said, [("management", 2), ("components", 3)]);
+    assert_eq!(evidence.quote.values[2], replay(&evidence.log).as_bytes());
+    // A TPM that is away is an error, and none any more when it is back.
+    tpm.kill();
+    assert!(matches!(actor.state(), Err(TpmError::Transport(_))));
+    tpm.run();
+    assert_eq!(actor.state().unwrap().clock.reset_count, before.clock.reset_count + 2);
+}
+
+#[test]
+fn the_log_stays_in_step_over_restarts_and_tampering_shows() {
+    let tpm = SoftwareTpm::start();
+    let file = tpm.state().join("measured.log");
+    {
+        let actor = actor(&tpm);
+        for (name, n) in [("a", 1), ("b", 2), ("a", 1), ("b", 3)] {
+            actor.measure(measured(name, n)).unwrap();
+        }
+        let evidence = actor.evidence(own(), vec![0; 32], 0).unwrap();
+        assert_eq!(OwnLog::parse(&evidence.log).unwrap().entries().len(), 3, "nothing is said twice");
+    }
+    let whole = std::fs::read(&file).unwrap();
+    // A crash after the entry was written, before it was extended.
+    let pending = gtvp_appraisal::ownlog::OwnEntry::new(EntryKind::Binary, "c", Digest([4; 32])).unwrap();
+    std::fs::write(&file, [whole.clone(), pending.encode()].concat()).unwrap();
+    {
+        let actor = actor(&tpm);
+        assert_eq!(actor.state().unwrap().step, Step::Repaired);
+        let evidence = actor.evidence(own(), vec![0; 32], 0).unwrap();
+        assert_eq!(evidence.quote.values[2], replay(&evidence.log).as_bytes());
+    }
+    let whole = std::fs::read(&file).unwrap();
+    // Cut, changed, and extended by somebody else: each is seen, and in the evidence too.
+    let cut = whole[..whole.len() - pending.encode().len()].to_vec();
+    let mut changed = whole.clone();
+    *changed.last_mut().unwrap() ^= 1;
+    for bad in [cut, changed] {
+        std::fs::write(&file, bad).unwrap();
+        let actor = actor(&tpm);
+        assert_eq!(actor.state().unwrap().step, Step::Out);
+        let evidence = actor.evidence(own(), vec![0; 32], 0).unwrap();
+        assert_ne!(evidence.quote.values[2], replay(&evidence.log).as_bytes());
+    }
+    std::fs::write(&file, &whole).unwrap();
+    assert_eq!(actor(&tpm).state().unwrap().step, Step::In, "the control: as it was");
+    let mut client = Client::open(&tpm.address()).unwrap();
+    client.pcr_extend(u32::from(PCR.get()), &[(Bank::Sha256.algorithm(), &[1; 32])]).unwrap();
+    drop(client);
+    assert_eq!(actor(&tpm).state().unwrap().step, Step::Out);
+}
+
+#[test]
+fn keys_of_another_tpm_are_refused_and_kept() {
+    let (one, two) = (SoftwareTpm::start(), SoftwareTpm::start());
+    actor(&one).state().unwrap();
+    let keys = std::fs::read(one.state().join("tpm-keys.json")).unwrap();
+    std::fs::write(two.state().join("tpm-keys.json"), &keys).unwrap();
+    assert!(matches!(actor(&two).state(), Err(TpmError::Saved(SavedError::OtherTpm))));
+    assert_eq!(std::fs::read(two.state().join("tpm-keys.json")).unwrap(), keys);
+}
+
+#[test]
+fn a_vendors_certificate_is_found_and_is_of_the_endorsement_key() {
+    let mut tpm = SoftwareTpm::new();
+    manufacture(&tpm);
+    tpm.run();
+    let identity = actor(&tpm).state().unwrap().identity;
+    assert_eq!(identity.ek_kind, EkKind::Rsa2048);
+    let modulus = &identity.ek_public[identity.ek_public.len() - 256..];
+    let certificate = identity.ek_certificate.expect("a certificate");
+    assert!(certificate.windows(256).any(|w| w == modulus), "the certificate is of another key");
+}
+
+#[test]
+fn of_two_certified_endorsement_keys_the_elliptic_one_is_taken() {
+    let mut tpm = SoftwareTpm::new();
+    manufacture(&tpm);
+    tpm.run();
+    // More than is read at once.
+    let certificate: Vec<u8> = (0..1300u32).map(|n| n as u8).collect();
+    let mut client = Client::open(&tpm.address()).unwrap();
+    define(&mut client, handle::EK_CERTIFICATE_ECC, &certificate);
+    drop(client);
+    let identity = actor(&tpm).state().unwrap().identity;
+    assert_eq!((identity.ek_kind, identity.ek_certificate), (EkKind::EccP256, Some(certificate)));
+}
+
+/// Makes a non-volatile index with these contents, as a vendor does.
+fn define(client: &mut Client, index: u32, contents: &[u8]) {
+    // Owner and password may write and read, no dictionary lockout.
+    const ATTRIBUTES: u32 = 1 << 1 | 1 << 2 | 1 << 17 | 1 << 18 | 1 << 25;
+    let size = u16::try_from(contents.len()).unwrap();
+    let public = Writer::new().u32(index).u16(0x0b).u32(ATTRIBUTES).sized(&[]).u16(size).done();
+    let define = Command::plain(0x12a).on_with(handle::OWNER, Auth::Empty);
+    client.run("NV_DefineSpace", &define.with(Writer::new().sized(&[]).sized(&public))).unwrap();
+    for (n, part) in contents.chunks(500).enumerate() {
+        let write = Command::plain(0x137).on_with(handle::OWNER, Auth::Empty).on(index);
+        let offset = u16::try_from(n * 500).unwrap();
+        client.run("NV_Write", &write.with(Writer::new().sized(part).u16(offset))).unwrap();
+    }
+}
+
+/// swtpm_setup as a vendor: a CA of its own, an EK certificate in the TPM's memory.
+fn manufacture(tpm: &SoftwareTpm) {
+    let ca = tpm.folder.join("ca");
+    std::fs::create_dir_all(&ca).unwrap();
+    let at = |name: &str| ca.join(name).display().to_string();
+    let local = format!(
+        "statedir = {0}\nsigningkey = {0}/key.pem\nissuercert = {0}/cert.pem\ncertserial = {0}/serial\n",
+        ca.display()
+    );
+    std::fs::write(ca.join("localca.conf"), local).unwrap();
+    std::fs::write(ca.join("options"), "--tpm-manufacturer IBM\n--tpm-model swtpm\n--tpm-version 2\n")
+        .unwrap();
+    let setup = format!(
+        "create_certs_tool = /usr/bin/swtpm_localca\ncreate_certs_tool_config = {}\n\
+         create_certs_tool_options = {}\nactive_pcr_banks = sha256\n",
+        at("localca.conf"),
+        at("options")
+    );
+    std::fs::write(ca.join("setup.conf"), setup).unwrap();
+    let mut command = std::process::Command::new("/usr/bin/swtpm_setup");
+    command.args(["--tpm2", "--create-ek-cert", "--lock-nvram", "--tpm-state"]).arg(tpm.tpm_state());
+    command.arg("--config").arg(ca.join("setup.conf"));
+    let output = command
+        .output()
+        .expect("swtpm_setup runs: it is of the Debian package swtpm-tools (scripts/setup installs it)");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
