@@ -16,5 +16,7 @@ pub mod ids;
 pub mod member;
 pub mod operation;
 pub mod stream;
+pub mod token;
 pub mod topology;
+pub mod union;
 pub mod units;
