@@ -8,10 +8,14 @@
 //! gives positions (entry number and byte offset) that a person can look up.
 
 pub mod alg;
+pub mod appraise;
 pub mod bootlog;
+pub mod cose;
 pub mod ek;
+pub mod evidence;
 pub mod ima;
 pub mod ownlog;
+pub mod reference;
 pub mod tpm;
 
 mod bytes;
