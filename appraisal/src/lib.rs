@@ -16,6 +16,7 @@ pub mod evidence;
 pub mod ima;
 pub mod ownlog;
 pub mod reference;
+pub mod result;
 pub mod tpm;
 
 mod bytes;
