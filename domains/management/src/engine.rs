@@ -210,6 +210,17 @@ impl Engine {
         self.busy.remove(name);
     }
 
+    /// Ends an operation on a box that runs by now and is only waited for. False, and the box stays busy, when its
+    /// application has ended already: then the operation sees to its coming to rest.
+    pub fn release_running(&mut self, name: &BoxName) -> bool {
+        let runs = |r: &BoxRecord| r.state == BoxState::Running && r.exit.is_none() && r.failure.is_none();
+        let released = self.boxes.get(name).is_some_and(runs);
+        if released {
+            self.release(name);
+        }
+        released
+    }
+
     /// Forgets a box.
     pub fn forget(&mut self, name: &BoxName) {
         self.boxes.remove(name);
@@ -482,6 +493,20 @@ mod tests {
         assert_eq!(e.begin("web", "stop", &[BoxState::Running]).unwrap_err().kind, FaultKind::WrongState);
         e.release(&"web".parse().unwrap());
         assert_eq!(e.begin_start("web").unwrap_err().kind, FaultKind::WrongState);
+    }
+
+    #[test]
+    fn a_box_that_is_only_waited_for_is_free_unless_it_has_ended() {
+        let mut e = Engine::default();
+        let web: BoxName = "web".parse().unwrap();
+        let slot = e.admit(spec("web", &["8080:80"]), false, 1).unwrap();
+        assert!(!e.release_running(&web), "it has not been started yet");
+        e.observed(slot, &BoxHappening::Running { ready: false }, 2);
+        assert!(e.release_running(&web));
+        e.begin("web", "stop", &[BoxState::Running]).unwrap();
+        e.observed(slot, &BoxHappening::Exited { status: ExitStatus::Code(1) }, 3);
+        assert!(!e.release_running(&web));
+        assert_eq!(e.observed(slot, &BoxHappening::Gone, 4), [], "its operation gives its root back");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use gtvp_model::member::MemberConfig;
 use gtvp_model::operation::{Operation, READY};
 use gtvp_model::units::Bytes;
 
-use crate::engine::{Effect, Engine, check_size};
+use crate::engine::{Effect, Engine, check_size, has_machine};
 use crate::events::Events;
 use crate::operations::{Handle, Operations};
 use crate::records::{BoxRecord, Records};
@@ -144,8 +144,8 @@ impl Runtime {
             engine.admit(spec, false, crate::now_ms())?;
         }
         self.save(&name);
-        self.operate("run", name.clone(), move |runtime, operation| {
-            let outcome = runtime.start(operation, &name, operator_uid);
+        self.operate("run", name.clone(), move |runtime, operation, hold| {
+            let outcome = runtime.start(operation, &name, operator_uid, hold);
             if outcome.is_err() {
                 runtime.discard(&name);
             }
@@ -164,13 +164,21 @@ impl Runtime {
             engine.begin_start(name)?
         };
         let name = record.spec.name;
-        self.operate("start", name.clone(), move |runtime, operation| {
-            let outcome = runtime.start(operation, &name, operator_uid);
-            if let Err(fault) = &outcome {
-                if let Some(r) = runtime.engine().get_mut(&name) {
-                    r.failure = Some(fault.to_string());
+        let slot = record.slot;
+        self.operate("start", name.clone(), move |runtime, operation, hold| {
+            let outcome = runtime.start(operation, &name, operator_uid, hold);
+            match &outcome {
+                Err(fault) if hold.held => {
+                    if let Some(r) = runtime.engine().get_mut(&name) {
+                        r.failure = Some(fault.to_string());
+                    }
+                    runtime.close_root(&name);
                 }
-                runtime.close_root(&name);
+                // Its machine runs already.
+                Err(fault) if fault.kind == FaultKind::Cancelled => {
+                    runtime.stop_machine(&name, slot, 0)?;
+                }
+                _ => {}
             }
             outcome
         })
@@ -180,7 +188,7 @@ impl Runtime {
     pub fn stop(self: &Arc<Self>, name: &str, grace_ms: u64) -> Result<Operation, Fault> {
         let record = self.begin(name, "stop", &[BoxState::Running, BoxState::Paused, BoxState::Stopping])?;
         let name = record.spec.name;
-        self.operate("stop", name.clone(), move |runtime, operation| {
+        self.operate("stop", name.clone(), move |runtime, operation, _| {
             operation.phase("stop", format!("stopping {name}"))?;
             runtime.stop_machine(&name, record.slot, grace_ms)?;
             Ok(serde_json::Value::Null)
@@ -221,7 +229,7 @@ impl Runtime {
             _ => f,
         })?;
         let name = record.spec.name;
-        self.operate("remove", name.clone(), move |runtime, operation| {
+        self.operate("remove", name.clone(), move |runtime, operation, _| {
             operation.phase("remove", format!("removing {name}"))?;
             runtime.discard(&name);
             Ok(serde_json::Value::Null)
@@ -262,18 +270,21 @@ impl Runtime {
         operation.snapshot()
     }
 
-    /// Runs `work` on a thread as an operation on a box that is busy, and releases it at the end.
+    /// Runs `work` on a thread as an operation on a box that is busy, and releases it at the end if `work` has not.
     fn operate(
         self: &Arc<Self>,
         kind: &str,
         name: BoxName,
-        work: impl FnOnce(&Arc<Self>, &Arc<Handle>) -> Result<serde_json::Value, Fault> + Send + 'static,
+        work: impl FnOnce(&Arc<Self>, &Arc<Handle>, &mut Hold) -> Result<serde_json::Value, Fault>
+        + Send
+        + 'static,
     ) -> Result<Operation, Fault> {
         let operation = self.operations.begin(kind, name.as_str());
         let (runtime, handle) = (self.clone(), operation.clone());
         std::thread::spawn(move || {
-            let outcome = work(&runtime, &handle);
-            runtime.engine().release(&name);
+            let mut hold = Hold { runtime: runtime.clone(), name: name.clone(), held: true };
+            let outcome = work(&runtime, &handle, &mut hold);
+            drop(hold);
             runtime.save(&name);
             if let Err(fault) = &outcome {
                 let kind = if handle.is_cancelled() { "box.cancelled" } else { "box.operation_failed" };
@@ -285,12 +296,13 @@ impl Runtime {
         Ok(operation.snapshot())
     }
 
-    /// Puts a box together and boots it. The caller undoes what a failure leaves.
+    /// Puts a box together, boots it, lets go of it and waits until it serves. The caller undoes what a failure leaves.
     fn start(
         self: &Arc<Self>,
         operation: &Arc<Handle>,
         name: &BoxName,
         operator_uid: u32,
+        hold: &mut Hold,
     ) -> Result<serde_json::Value, Fault> {
         let record = self.record(name)?;
         operation.phase("permit", "asking for leave")?;
@@ -332,9 +344,12 @@ impl Runtime {
             format!("{name} was started"),
         );
         operation.phase(READY, "waiting for the application to be ready")?;
+        // It may be stopped, signalled and looked into before it serves.
+        hold.let_go();
+        let held = hold.held;
         let deadline = Instant::now() + READY_WITHIN;
         self.wait(deadline, operation, |e| {
-            e.get_mut(name).is_none_or(|r| r.ready_ms.is_some() || r.exit.is_some() || r.failure.is_some())
+            e.get_mut(name).is_none_or(|r| r.ready_ms.is_some() || held || !has_machine(r.state))
         })?;
         let phases = operation.phases();
         self.change(name, |r| r.phases = phases);
@@ -342,7 +357,7 @@ impl Runtime {
         if let Some(why) = &record.failure {
             return Err(Fault::new(FaultKind::BoxFailed, format!("box {name} failed")).because(why.clone()));
         }
-        if record.exit.is_some() {
+        if record.exit.is_some() && held {
             // It ran and has ended: it comes to rest before the operation does.
             self.wait_gone(record.slot);
             self.close_root(name);
@@ -581,6 +596,28 @@ impl Runtime {
     /// Keeps a box's record after a change of its spec.
     pub fn keep(&self, name: &BoxName) {
         self.save(name);
+    }
+}
+
+/// A box that an operation holds, until this is dropped or the box is let go.
+struct Hold {
+    runtime: Arc<Runtime>,
+    name: BoxName,
+    held: bool,
+}
+
+impl Hold {
+    /// Lets go of a box that runs.
+    fn let_go(&mut self) {
+        self.held = !self.runtime.engine().release_running(&self.name);
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if self.held {
+            self.runtime.engine().release(&self.name);
+        }
     }
 }
 

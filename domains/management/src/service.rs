@@ -209,15 +209,7 @@ impl Management {
 
     fn doctor(&self) -> Result<Answer, Fault> {
         let mut checks = self.runtime.status()?.host;
-        let accelerator = self.accelerator();
-        checks.push(HostCheck {
-            name: "accelerator".into(),
-            status: if accelerator.starts_with("tcg") { "missing" } else { "ok" }.into(),
-            hint: accelerator
-                .starts_with("tcg")
-                .then(|| "boxes run, but slowly: use a host whose /dev/kvm runs guests".into()),
-            detail: accelerator,
-        });
+        checks.push(accelerator_check(self.accelerator()));
         let answers = [
             ("security", peers::ask(&security::Verdict {}).err()),
             ("components", peers::ask(&components::List {}).err()),
@@ -234,4 +226,15 @@ impl Management {
         }
         Ok(Answer::of(&checks))
     }
+}
+
+fn accelerator_check(found: String) -> HostCheck {
+    let (status, hint) = if found.starts_with("tcg") {
+        ("missing", Some("boxes run, but slowly: use a host whose /dev/kvm runs guests"))
+    } else if found.starts_with("unknown") {
+        ("unknown", Some("the first box that starts finds out whether a guest really runs on /dev/kvm"))
+    } else {
+        ("ok", None)
+    };
+    HostCheck { name: "accelerator".into(), status: status.into(), detail: found, hint: hint.map(Into::into) }
 }

@@ -101,10 +101,15 @@ pub fn output_is_passed_on_at_once_and_its_reader_ends_it(lab: &Lab) {
     assert_eq!(line, "said\n");
     let shown = lab.find("talker").unwrap();
     assert_eq!((&shown["state"], &shown["ready_ms"]), (&"running".into(), &serde_json::Value::Null));
+    // What is only waited for can be looked into, and is asked to end before it is ended.
+    assert_eq!(lab.ok(&["exec", "talker", "--", "echo", "inside"]), "inside\n");
     drop(out);
     let status = until("gtvp ends", START_WITHIN, || child.0.try_wait().unwrap());
     assert_eq!(status.code(), Some(141));
     assert!(lab.find("talker").is_none(), "a box whose output nobody reads is left behind");
+    let events = lab.json(&["events", "--tail", "20"]);
+    let exited = events.as_array().unwrap().iter().rfind(|e| e["kind"] == "box.exited").unwrap();
+    assert!(exited["message"].as_str().unwrap().contains("signal 15"), "it was not asked to end: {exited}");
 }
 
 pub fn a_detached_box_that_ends_at_once_is_told(lab: &Lab) {
