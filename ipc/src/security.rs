@@ -3,6 +3,7 @@
 use gtvp_model::boxspec::BoxSpec;
 use gtvp_model::boxview::Appraisal;
 use gtvp_model::digest::Digest;
+use gtvp_model::member::{TpmClass, TpmView};
 use serde::{Deserialize, Serialize};
 
 /// A signature by this member.
@@ -67,6 +68,57 @@ pub struct VerdictReply {
     pub not_checked: Vec<String>,
 }
 
+/// How the member's TPM is.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Tpm {}
+
+/// What other members know this one's TPM by.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TpmIdentity {}
+
+/// The answer to [`TpmIdentity`]. Everything is in hexadecimal; public areas are contents of TPM2B_PUBLIC (TCG TPM 2.0 Part 2
+/// §12.2.5).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TpmIdentityReply {
+    /// What it is: never `none`, which is a `WrongState` fault.
+    pub class: TpmClass,
+    /// The endorsement key.
+    pub ek_public: String,
+    /// Its certificate, as it lies in the TPM.
+    pub ek_certificate: Option<String>,
+    /// The attestation key. Restricted: it signs only what the TPM has put together.
+    pub ak_public: String,
+    /// The key of this member's TLS identity.
+    pub tls_public: String,
+}
+
+/// Sign this side's CertificateVerify of a TLS 1.3 handshake (RFC 8446 §4.4.3) with the key of the TLS identity. `security` puts
+/// together what is signed; there is no way to have it sign other bytes.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SignTls {
+    /// Which side this member is.
+    pub role: TlsRole,
+    /// The transcript hash, in hexadecimal: 32 or 48 bytes.
+    pub transcript: String,
+}
+
+/// A side of a TLS connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TlsRole {
+    /// It was connected to.
+    Server,
+    /// It connected.
+    Client,
+}
+
+/// The answer to [`SignTls`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TlsSignature {
+    /// r ‖ s, 64 bytes, in hexadecimal: ECDSA on P-256 with SHA-256.
+    pub value: String,
+}
+
 crate::interface!("security" {
     /// See [`SignManifest`].
     SignManifest = "sign_manifest" -> Signature;
@@ -76,4 +128,10 @@ crate::interface!("security" {
     PermitRun = "permit_run" -> Permit;
     /// See [`Verdict`].
     Verdict = "verdict" -> VerdictReply;
+    /// See [`Tpm`]. A TPM that cannot be used is no fault: the answer says why.
+    Tpm = "tpm" -> TpmView;
+    /// See [`TpmIdentity`].
+    TpmIdentity = "tpm_identity" -> TpmIdentityReply;
+    /// See [`SignTls`].
+    SignTls = "sign_tls" -> TlsSignature;
 });

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use gtvp_model::boxspec::Publish;
+use gtvp_model::digest::Digest;
 use gtvp_model::ids::Slot;
 use gtvp_model::member::{DomainStatus, HostCheck};
 use serde::{Deserialize, Serialize};
@@ -123,6 +124,38 @@ pub struct SetPublished {
     pub ports: Vec<Publish>,
 }
 
+/// Hear of what gtvpd has measured: first everything since it began, then each as it happens, before what it measured is
+/// started. Does not end.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Measurements {}
+
+/// What was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MeasuredKind {
+    /// gtvpd itself: its version, its binary.
+    Start,
+    /// The binary of a process that gtvpd keeps.
+    Binary,
+    /// topology.toml.
+    Topology,
+    /// member.toml.
+    Configuration,
+    /// The program of a template.
+    Template,
+}
+
+/// One measurement.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measurement {
+    /// Of what kind.
+    pub kind: MeasuredKind,
+    /// Of what: a name from topology.toml, a version, a file's name.
+    pub subject: String,
+    /// SHA-256 of its bytes.
+    pub value: Digest,
+}
+
 /// How the member is.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Status {}
@@ -157,6 +190,8 @@ crate::interface!("supervisor" {
     Watch = "watch" -> Nothing, progress ProcessEvent;
     /// See [`SetPublished`].
     SetPublished = "set_published" -> Nothing;
+    /// See [`Measurements`].
+    Measurements = "measurements" -> Nothing, progress Measurement;
     /// See [`Status`].
     Status = "status" -> StatusReply;
 });

@@ -28,6 +28,46 @@ pub struct MemberConfig {
     pub box_network: Ipv4Addr,
     /// The /30 between the member's network and the boxes': `.1` is the member, `.2` the boxes' switch.
     pub transit_network: Ipv4Addr,
+    /// Its TPM. Where nothing is said: the server's if it has one, else none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm: Option<TpmChoice>,
+}
+
+/// What an administrator says about the TPM. What was asked for and is not there is an error, never something weaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TpmChoice {
+    /// The server's: [`TPM_DEVICE`].
+    Device,
+    /// A software one, which gtvpd starts. Whoever is root on the server owns it.
+    Software,
+    /// None, even if there is one.
+    None,
+}
+
+/// The server's TPM, behind the kernel's resource manager.
+pub const TPM_DEVICE: &str = "/dev/tpmrm0";
+
+/// What a member's evidence rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TpmClass {
+    /// A TPM of the server's own.
+    Hardware,
+    /// A software TPM: root of the server can do with it what it likes.
+    Software,
+    /// Nothing.
+    None,
+}
+
+impl std::fmt::Display for TpmClass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Hardware => "hardware",
+            Self::Software => "software",
+            Self::None => "none",
+        })
+    }
 }
 
 /// Uids of one member, relative to [`MemberConfig::uid_base`].
@@ -76,6 +116,16 @@ impl MemberConfig {
         format!("gtvp-t{}", slot.get())
     }
 
+    /// Which TPM it is, given whether the server has one.
+    pub fn tpm_class(&self, has_device: bool) -> TpmClass {
+        match self.tpm {
+            Some(TpmChoice::Device) => TpmClass::Hardware,
+            Some(TpmChoice::Software) => TpmClass::Software,
+            None if has_device => TpmClass::Hardware,
+            Some(TpmChoice::None) | None => TpmClass::None,
+        }
+    }
+
     /// The boxes' gateway.
     pub fn box_gateway(&self) -> Ipv4Addr {
         let [a, b, c, _] = self.box_network.octets();
@@ -104,13 +154,48 @@ pub struct DomainStatus {
 pub struct HostCheck {
     /// Stable name, for example `kvm`, `tpm`, `cgroup_memory`.
     pub name: String,
-    /// `ok`, `missing` (GTVP does without, see `detail`) or `failed` (GTVP cannot do its work).
+    /// `ok`, `missing` (GTVP does without, see `detail`), `unknown` (not tried yet) or `failed` (GTVP cannot do its work).
     pub status: String,
     /// What was found.
     pub detail: String,
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+/// A member's TPM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct TpmView {
+    /// What it is.
+    pub class: TpmClass,
+    /// SHA-256 of the endorsement key (DER SubjectPublicKeyInfo), in hexadecimal: what a join token can name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ek: Option<String>,
+    /// Whether it came with a certificate of its vendor's. Whether that holds is the verifiers' to say.
+    #[serde(default)]
+    pub ek_certificate: bool,
+    /// Which life of the TPM this is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<TpmEpoch>,
+    /// How GTVP's own log and its PCR stand to each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+    /// Why it cannot be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// TPMS_CLOCK_INFO: which life of a TPM it is, and how far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct TpmEpoch {
+    /// Times that it was reset, with its PCRs.
+    pub reset_count: u32,
+    /// Restarts and resumes since then.
+    pub restart_count: u32,
+    /// Milliseconds that it was powered, ever.
+    pub clock_ms: u64,
+    /// Whether no larger `clock_ms` can have been told before.
+    pub safe: bool,
 }
 
 /// A member.
@@ -124,6 +209,8 @@ pub struct MemberView {
     pub verdict: String,
     /// What the verdict did not check.
     pub not_checked: Vec<String>,
+    /// Its TPM.
+    pub tpm: TpmView,
     /// `kvm`, or `tcg` with the reason; `unknown` before the first box.
     pub accelerator: String,
     /// Processors.
@@ -179,6 +266,28 @@ pub fn check(c: MemberConfig) -> Result<MemberConfig, &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tpm_that_was_asked_for_is_never_replaced_by_something_weaker() {
+        let member = |tpm: &str| {
+            let text = format!(
+                "name='m'\nstate_dir='/s'\nrun_dir='/r'\napi_socket='/a'\nuid_base=200000\nbox_network='10.77.0.0'\n\
+                 transit_network='10.78.0.0'\n{tpm}\n"
+            );
+            parse(&text)
+        };
+        for (text, with, without) in [
+            ("", TpmClass::Hardware, TpmClass::None),
+            ("tpm='device'", TpmClass::Hardware, TpmClass::Hardware),
+            ("tpm='software'", TpmClass::Software, TpmClass::Software),
+            ("tpm='none'", TpmClass::None, TpmClass::None),
+        ] {
+            let m = member(text).unwrap();
+            assert_eq!((m.tpm_class(true), m.tpm_class(false)), (with, without), "{text}");
+            assert_eq!(parse(&toml::to_string(&m).unwrap()).unwrap(), m);
+        }
+        assert!(member("tpm='swtpm'").is_err());
+    }
 
     #[test]
     fn a_mac_is_the_same_each_time_and_another_for_each_slot_and_member() {

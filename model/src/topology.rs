@@ -98,7 +98,8 @@ pub enum Seccomp {
 #[serde(deny_unknown_fields)]
 pub struct PathRule {
     /// Host path. `{state}` is the domain's folder in the member's state directory, `{run}` its folder in the run
-    /// directory, both made and owned by it.
+    /// directory, both made and owned by it. `{sockets}` is a folder in which a template's process makes the socket that it
+    /// listens on, and `{sockets:NAME}` is that of the template NAME: nobody without such a row reaches it.
     pub path: String,
     /// Where it appears; the same when not said.
     #[serde(default)]
@@ -177,6 +178,9 @@ pub struct TemplateRow {
     /// End it when its owner's connection closes (an import); else it outlives everyone (a box).
     #[serde(default)]
     pub tied: bool,
+    /// At most one runs on a member.
+    #[serde(default)]
+    pub single: bool,
 }
 
 /// Arguments that depend on something.

@@ -10,13 +10,13 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use gtvp_ipc::keeper::Held;
-use gtvp_ipc::supervisor::{Ended, ProcessEvent, Spawn, Spawned};
+use gtvp_ipc::supervisor::{Ended, MeasuredKind, ProcessEvent, Spawn, Spawned};
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::Slot;
 use gtvp_model::topology::{Network, TemplateRow};
 
 use crate::backoff::Backoff;
-use crate::domains::{Means, StartError, stdio};
+use crate::domains::{Means, StartError, measured, stdio};
 use crate::mail::{Post, mailbox};
 use crate::member::instance;
 use crate::plan::{self, Contents, Namespaces};
@@ -157,6 +157,9 @@ impl Boxes {
         if spawn.slot.is_some() && self.running.values().any(|r| same(&r)) {
             let what = instance(&spawn.template, spawn.slot);
             return Err(Fault::new(FaultKind::WrongState, format!("{what} runs already")));
+        }
+        if row.single && self.running.values().any(|r| same(&r)) {
+            return Err(Fault::new(FaultKind::WrongState, format!("{} runs already", spawn.template)));
         }
         if spawn.slot.is_none() && self.running.values().filter(same).count() >= MAX_WITHOUT_BOX {
             return Err(Fault::new(
@@ -518,7 +521,10 @@ fn launch(
     let namespaces = Namespaces { boxes_net: Some(0), boxes_user: Some(1), sources_net: Some(2) };
     let spec = plan::jail(means.member, &record.template, &row.jail, uid, contents, namespaces)?;
     let memory = row.jail.memory_max.map(|b| b.0);
-    Ok(means.launcher.start(spec, &fds, stdio()?, &name, memory)?)
+    let program = plan::program(means.member, row);
+    measured(means, MeasuredKind::Template, &record.template, &program, || {
+        Ok(means.launcher.start(spec, &fds, stdio()?, &name, memory)?)
+    })
 }
 
 /// Where a process that outlives gtvpd writes what its owner did not take: gtvpd's own standard error may go before it.

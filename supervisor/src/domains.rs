@@ -1,17 +1,21 @@
 //! The domains that gtvpd keeps running: their listening sockets, which outlive them, and their lives.
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use gtvp_ipc::place;
+use gtvp_ipc::supervisor::MeasuredKind;
 use gtvp_model::member::DomainStatus;
 
 use crate::backoff::Backoff;
 use crate::host;
 use crate::kmsg;
 use crate::launch::{LaunchError, Launcher};
+use crate::measure::Measurements;
 use crate::member::Member;
 use crate::network::Networks;
 use crate::plan::{self, BadRow, Contents, Namespaces};
@@ -21,6 +25,9 @@ use crate::spec::{Descriptor, JailSpec};
 
 /// The gateway also answers people.
 const GATEWAY: &str = "gateway";
+
+/// Longest wait for the end of a process that was killed at once.
+const END_OF_CHANGED: Duration = Duration::from_secs(5);
 
 /// One domain.
 #[derive(Debug)]
@@ -50,6 +57,8 @@ pub struct Means<'a> {
     pub launcher: &'a Launcher,
     /// Where it is written down.
     pub records: &'a Records,
+    /// What is measured before it starts.
+    pub measured: &'a RefCell<Measurements>,
 }
 
 /// Why a domain does not start.
@@ -64,6 +73,12 @@ pub enum StartError {
     /// gtvpd is short of something.
     #[error("descriptors: {0}")]
     Descriptors(#[from] std::io::Error),
+    /// What cannot be measured is not started.
+    #[error("it cannot be measured: {0}")]
+    Unmeasured(#[source] std::io::Error),
+    /// What was started may not be what was measured.
+    #[error("{0} was changed while it was started")]
+    Changed(PathBuf),
     /// topology.toml has no such row.
     #[error("topology.toml has no row {0}")]
     NoRow(String),
@@ -129,7 +144,12 @@ impl Kept {
         let spec = spec(means.member, &self.name, None, descriptors)?;
         let memory =
             means.member.topology.domain.get(&self.name).and_then(|row| row.jail.memory_max).map(|b| b.0);
-        Ok(means.launcher.start(spec, &fds, stdio()?, &self.name, memory)?)
+        let program =
+            means.member.topology.domain.get(&self.name).map(|row| means.member.lib.join(&row.binary));
+        let program = program.ok_or_else(|| StartError::NoRow(self.name.clone()))?;
+        measured(means, MeasuredKind::Binary, &self.name, &program, || {
+            Ok(means.launcher.start(spec, &fds, stdio()?, &self.name, memory)?)
+        })
     }
 
     /// Its process has ended: says how and decides when it starts again.
@@ -191,6 +211,26 @@ pub fn spec(
     let mut spec = plan::jail(member, name, &row.jail, member.config.uid(row.uid), contents, namespaces)?;
     spec.dies_with = i32::try_from(std::process::id()).ok();
     Ok(spec)
+}
+
+/// Measures `program`, starts it by `start`, and ends it if it was changed in between.
+pub fn measured(
+    means: &Means<'_>,
+    kind: MeasuredKind,
+    subject: &str,
+    program: &Path,
+    start: impl FnOnce() -> Result<Process, StartError>,
+) -> Result<Process, StartError> {
+    let stamp =
+        means.measured.borrow_mut().program(kind, subject, program).map_err(StartError::Unmeasured)?;
+    let process = start()?;
+    if stamp.holds(program) {
+        return Ok(process);
+    }
+    process.kill();
+    process.wait(END_OF_CHANGED);
+    process.end();
+    Err(StartError::Changed(program.to_owned()))
 }
 
 /// A domain's output goes where gtvpd's own words go.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use gtvp_model::member::HostCheck;
+use gtvp_model::member::{HostCheck, MemberConfig, TPM_DEVICE, TpmChoice};
 
 use crate::member::Member;
 use crate::network::{Networks, output};
@@ -24,7 +24,7 @@ fn exists(name: &str, path: &str, ok: &str, missing: &str, hint: &str) -> HostCh
 }
 
 /// Every check.
-pub fn checks(cgroups: Option<&str>) -> Vec<HostCheck> {
+pub fn checks(config: &MemberConfig, cgroups: Option<&str>) -> Vec<HostCheck> {
     vec![
         exists(
             "kvm_device",
@@ -33,13 +33,7 @@ pub fn checks(cgroups: Option<&str>) -> Vec<HostCheck> {
             "boxes are emulated, which is slow",
             "turn on virtualization in the firmware, or nested virtualization on the host",
         ),
-        exists(
-            "tpm",
-            "/dev/tpmrm0",
-            "present",
-            "the platform cannot prove what it booted",
-            "turn on the TPM in the firmware",
-        ),
+        tpm(config),
         ima(),
         fs_verity(),
         cgroup("cgroup_memory", "memory", cgroups),
@@ -54,6 +48,44 @@ pub fn checks(cgroups: Option<&str>) -> Vec<HostCheck> {
         program("ip", "ip", "boxes have no network", "apt install iproute2"),
     ]
 }
+
+fn tpm(config: &MemberConfig) -> HostCheck {
+    let present = Path::new(TPM_DEVICE).exists();
+    let on = "turn on the TPM in the firmware";
+    match (config.tpm, present) {
+        (Some(TpmChoice::Software), _) if !Path::new(SWTPM).exists() => check(
+            "tpm",
+            "failed",
+            format!("member.toml asks for a software TPM, and there is no {SWTPM}"),
+            Some("apt install swtpm"),
+        ),
+        (Some(TpmChoice::Software), _) => {
+            check("tpm", "ok", "software: it shows what root of this server wants it to show", None)
+        }
+        (Some(TpmChoice::Device), false) => check(
+            "tpm",
+            "failed",
+            format!("member.toml asks for the server's TPM, and there is no {TPM_DEVICE}"),
+            Some(on),
+        ),
+        (Some(TpmChoice::Device) | None, true) => check("tpm", "ok", format!("{TPM_DEVICE}: present"), None),
+        (Some(TpmChoice::None), _) => check(
+            "tpm",
+            "missing",
+            "turned off in member.toml: this member cannot prove what it booted",
+            Some("tpm = \"device\" in member.toml"),
+        ),
+        (None, false) => check(
+            "tpm",
+            "missing",
+            format!("no {TPM_DEVICE}: this member has no TPM and cannot prove what it booted"),
+            Some(on),
+        ),
+    }
+}
+
+/// What the template `tpm` starts.
+const SWTPM: &str = "/usr/bin/swtpm";
 
 fn ima() -> HostCheck {
     let log = "/sys/kernel/security/ima/ascii_runtime_measurements";
@@ -252,7 +284,7 @@ mod tests {
 
     #[test]
     fn every_check_has_a_known_status() {
-        for c in checks(None) {
+        for c in checks(&crate::plan::tests::member().config, None) {
             assert!(["ok", "missing", "failed"].contains(&c.status.as_str()), "{c:?}");
             assert!(c.status == "ok" || c.hint.is_some(), "{c:?}");
         }

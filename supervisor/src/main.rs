@@ -16,6 +16,7 @@ mod keeper;
 mod kmsg;
 mod launch;
 mod mail;
+mod measure;
 mod member;
 mod network;
 mod notify;

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use gtvp_model::digest::Digest;
 use gtvp_model::ids::Slot;
 use gtvp_model::member::MemberConfig;
 use gtvp_model::topology::Topology;
@@ -16,6 +17,10 @@ pub struct Member {
     pub topology: Topology,
     /// The folder with GTVP's programs.
     pub lib: PathBuf,
+    /// SHA-256 of member.toml, as it was read.
+    pub config_digest: Digest,
+    /// SHA-256 of topology.toml, as it was read.
+    pub topology_digest: Digest,
 }
 
 /// Why gtvpd cannot serve this member.
@@ -49,6 +54,8 @@ impl Member {
             topology: Topology::parse(&topology_text)
                 .map_err(|e| BadMemberFiles::Topology(topology_path, e))?,
             lib,
+            config_digest: Digest::of(config_text.as_bytes()),
+            topology_digest: Digest::of(topology_text.as_bytes()),
         })
     }
 
@@ -90,6 +97,11 @@ impl Member {
     /// Every row that can call: domains and templates.
     pub fn callers(&self) -> impl Iterator<Item = &String> {
         self.topology.domain.keys().chain(self.topology.template.keys())
+    }
+
+    /// The folder in which a template's process makes the socket that it listens on.
+    pub fn sockets_of(&self, template: &str) -> PathBuf {
+        self.run("sockets").join(template)
     }
 
     /// The keeper socket of a process that is restarted.

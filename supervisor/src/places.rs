@@ -61,7 +61,7 @@ pub fn lock_holder(member: &Member) -> Option<i32> {
 pub fn folders(member: &Member) -> Result<(), PlaceError> {
     let config = &member.config;
     folder(&config.state_dir, 0o711, None)?;
-    for name in ["ipc", "ways", "keeper", "procs", "root", "log"] {
+    for name in ["ipc", "ways", "keeper", "procs", "root", "log", "sockets"] {
         folder(&member.run(name), 0o700, None)?;
     }
     folder(&member.run("gtvp"), 0o755, None)?;
@@ -75,6 +75,8 @@ pub fn folders(member: &Member) -> Result<(), PlaceError> {
         if let Ok(offset) = row.uid.parse() {
             folder(&member.state_of(name), 0o700, Some(config.uid(offset)))?;
             folder(&member.run_of(name), 0o700, Some(config.uid(offset)))?;
+            // Whoever sees it in its jail may connect; the folder above lets nobody else in.
+            folder(&member.sockets_of(name), 0o711, Some(config.uid(offset)))?;
         }
     }
     json(&member.run("gtvp/member.json"), config)?;

@@ -192,6 +192,10 @@ fn expand(member: &Member, name: &str, path: &str) -> PathBuf {
         under(member.state_of(name), rest)
     } else if let Some(rest) = path.strip_prefix("{run}") {
         under(member.run_of(name), rest)
+    } else if path == "{sockets}" {
+        member.sockets_of(name)
+    } else if let Some(of) = path.strip_prefix("{sockets:").and_then(|p| p.strip_suffix('}')) {
+        member.sockets_of(of)
     } else if let Some(rest) = path.strip_prefix("{lib}") {
         under(member.lib.clone(), rest)
     } else {
@@ -241,6 +245,8 @@ pub mod tests {
             config: gtvp_model::member::parse(CONFIG).unwrap(),
             topology: gtvp_model::topology::Topology::parse(text).unwrap(),
             lib: "/usr/lib/gtvp".into(),
+            config_digest: gtvp_model::digest::Digest([0; 32]),
+            topology_digest: gtvp_model::digest::Digest([0; 32]),
         }
     }
 
@@ -278,6 +284,21 @@ pub mod tests {
             assert_eq!(spec.network == NetPlan::Join(0), name == "drivers", "{name}");
             assert_eq!(spec.network == NetPlan::Keep, name == "communication", "{name}");
             assert_eq!(spec.capabilities.is_empty(), name != "drivers", "{name}");
+        }
+    }
+
+    #[test]
+    fn only_security_reaches_the_software_tpm() {
+        let at = PathBuf::from("/run/gtvp/sockets/tpm");
+        for name in member().topology.domain.keys() {
+            assert_eq!(domain(name).binds.iter().any(|b| b.from == at), name == "security", "{name}");
+        }
+        let m = member();
+        for (name, row) in &m.topology.template {
+            let uid = template_uid(&m, row, Slot::new(3)).unwrap();
+            let contents = Contents { program: program(&m, row), ..Contents::default() };
+            let spec = jail(&m, name, &row.jail, uid, contents, Namespaces::default()).unwrap();
+            assert_eq!(spec.binds.iter().any(|b| b.from == at), name == "tpm", "{name}");
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use gtvp_ipc::supervisor::{ProcessEvent, Request, StatusReply};
+use gtvp_ipc::supervisor::{Measurement, ProcessEvent, Request, StatusReply};
 use gtvp_ipc::{Answer, Caller, Service, Session};
 use gtvp_model::fault::{Fault, FaultKind};
 
@@ -76,6 +76,17 @@ impl Service for Supervision {
                 }
                 Err(ending())
             }
+            Request::Measurements(_) => {
+                let (post, mailbox) = mailbox::<Measurement>()
+                    .map_err(|e| Fault::internal("gtvpd is out of descriptors", &e))?;
+                self.asker.send(Ask::Measurements { watcher: post });
+                while let Some(measurement) = mailbox.next_or_hangup(session.stream()) {
+                    if session.progress(&measurement).is_err() {
+                        break;
+                    }
+                }
+                Err(ending())
+            }
             Request::SetPublished(set) => self
                 .ask(|reply| Ask::SetPublished { slot: set.slot, ports: set.ports, reply }, session)?
                 .map(|()| Answer::nothing()),
@@ -84,7 +95,7 @@ impl Service for Supervision {
                 let (memory_bytes, memory_available_bytes) = host::memory();
                 Ok(Answer::of(&StatusReply {
                     domains,
-                    host: host::checks(self.cgroups),
+                    host: host::checks(&self.member.config, self.cgroups),
                     addresses: host::addresses(&self.member),
                     nameservers: host::nameservers(),
                     cpus: host::cpus(),

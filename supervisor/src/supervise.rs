@@ -2,15 +2,17 @@
 //! and never wakes otherwise. It is also the thread that starts every process, because domains die with their parent
 //! *thread*.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gtvp_ipc::keeper::Held;
 use gtvp_ipc::place::Acl;
-use gtvp_ipc::supervisor::{Ended, ProcessEvent, Spawned};
+use gtvp_ipc::supervisor::{Ended, MeasuredKind, Measurement, ProcessEvent, Spawned};
 use gtvp_model::boxspec::Publish;
 use gtvp_model::fault::Fault;
 use gtvp_model::ids::{Domain, Slot};
@@ -22,6 +24,7 @@ use crate::cgroup::Cgroups;
 use crate::domains::{Kept, Means};
 use crate::launch::Launcher;
 use crate::mail::{Mailbox, Post, mailbox};
+use crate::measure::Measurements;
 use crate::member::Member;
 use crate::network::{NetworkError, Networks};
 use crate::places::{self, PlaceError};
@@ -76,6 +79,11 @@ pub enum Ask {
         ports: Vec<Publish>,
         /// The answer's way.
         reply: Post<Result<(), Fault>>,
+    },
+    /// Hear of what is measured.
+    Measurements {
+        /// Where it goes.
+        watcher: Post<Measurement>,
     },
     /// How the domains are.
     Status {
@@ -133,7 +141,13 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Borrows what starting a process takes, and nothing else.
 macro_rules! means {
     ($s:ident) => {
-        Means { member: &$s.member, networks: &$s.networks, launcher: &$s.launcher, records: &$s.records }
+        Means {
+            member: &$s.member,
+            networks: &$s.networks,
+            launcher: &$s.launcher,
+            records: &$s.records,
+            measured: &$s.measured,
+        }
     };
 }
 
@@ -142,6 +156,7 @@ struct Supervisor {
     networks: Networks,
     launcher: Launcher,
     records: Records,
+    measured: RefCell<Measurements>,
     domains: Vec<Kept>,
     boxes: Boxes,
     ports: Ports,
@@ -166,8 +181,15 @@ pub fn run(member: Member, tell: bool) -> Result<(), SuperviseError> {
         Launcher { ids: (member.config.uid_base, gtvp_model::member::UIDS_PER_MEMBER), cgroups, tell };
     let records = Records::new(member.run("procs"));
     let (asker, questions) = mailbox().map_err(step("descriptors"))?;
+    let measured = RefCell::new(measured_first(&member).map_err(step("measuring gtvpd itself"))?);
     let boxes = Boxes::adopt(
-        &Means { member: &member, networks: &networks, launcher: &launcher, records: &records },
+        &Means {
+            member: &member,
+            networks: &networks,
+            launcher: &launcher,
+            records: &records,
+            measured: &measured,
+        },
         &asker,
     );
     let ports = Ports::restore(&member, &networks);
@@ -180,12 +202,36 @@ pub fn run(member: Member, tell: bool) -> Result<(), SuperviseError> {
     places::ways(&member)?;
     answer(own, &member, asker.clone(), cgroup_kind)?;
 
-    let mut supervisor =
-        Supervisor { member, networks, launcher, records, domains, boxes, ports, asker, questions, signals };
+    let mut supervisor = Supervisor {
+        member,
+        networks,
+        launcher,
+        records,
+        measured,
+        domains,
+        boxes,
+        ports,
+        asker,
+        questions,
+        signals,
+    };
     supervisor.start_due();
     supervisor.serve();
     supervisor.end();
     Ok(())
+}
+
+/// gtvpd itself and what it has read.
+fn measured_first(member: &Member) -> io::Result<Measurements> {
+    let mut measured = Measurements::default();
+    measured.program(MeasuredKind::Start, env!("CARGO_PKG_VERSION"), Path::new("/proc/self/exe"))?;
+    for (kind, subject, value) in [
+        (MeasuredKind::Topology, "topology.toml", member.topology_digest),
+        (MeasuredKind::Configuration, "member.toml", member.config_digest),
+    ] {
+        measured.add(Measurement { kind, subject: subject.to_owned(), value });
+    }
+    Ok(measured)
 }
 
 fn answer(
@@ -298,6 +344,7 @@ impl Supervisor {
                     self.boxes.kill(&means, &owner, &template, slot, reply);
                 }
                 Ask::Watch { owner, watcher } => self.boxes.watch(owner, watcher),
+                Ask::Measurements { watcher } => self.measured.borrow_mut().watch(watcher),
                 Ask::SetPublished { slot, ports, reply } => {
                     reply.send(self.ports.set(&self.member, &self.networks, slot, &ports));
                 }

@@ -1,7 +1,7 @@
 //! `gtvp member show`.
 
 use gtvp_model::fault::Fault;
-use gtvp_model::member::{DomainStatus, MemberView};
+use gtvp_model::member::{DomainStatus, MemberView, TpmClass, TpmView};
 
 use crate::args::{Format, MemberCommand};
 use crate::client::Api;
@@ -26,6 +26,7 @@ fn show(m: &MemberView, everything: bool) -> String {
         ("version", m.version.clone()),
         ("verdict", m.verdict.clone()),
         ("not checked", m.not_checked.join("\n")),
+        ("tpm", tpm(&m.tpm)),
         ("accelerator", m.accelerator.clone()),
         ("cpus", m.cpus.to_string()),
         ("memory", promised),
@@ -39,6 +40,35 @@ fn show(m: &MemberView, everything: bool) -> String {
         text += &table(&m.host, doctor::COLUMNS, true);
     }
     text
+}
+
+fn tpm(t: &TpmView) -> String {
+    let class = match t.class {
+        TpmClass::Hardware => "hardware",
+        TpmClass::Software => "SOFTWARE: root of this server can make it say anything",
+        TpmClass::None => "NONE: this member cannot prove what it booted",
+    };
+    let mut lines = vec![class.to_owned()];
+    if let Some(problem) = &t.problem {
+        lines.push(format!("cannot be used: {problem}"));
+    }
+    if let Some(ek) = &t.ek {
+        let vouched = if t.ek_certificate { "with a certificate" } else { "without a certificate" };
+        lines.push(format!("endorsement key {ek}, {vouched}"));
+    }
+    if let Some(e) = &t.epoch {
+        let safe = if e.safe { "" } else { ", after a power loss" };
+        lines.push(format!(
+            "epoch {}.{}, powered {} s{safe}",
+            e.reset_count,
+            e.restart_count,
+            e.clock_ms / 1000
+        ));
+    }
+    if let Some(log) = &t.log {
+        lines.push(format!("log {log}"));
+    }
+    lines.join("\n")
 }
 
 const DOMAINS: &[Column<DomainStatus>] = &[

@@ -4,7 +4,7 @@ use gtvp_ipc::components::LinkedReply;
 use gtvp_ipc::security::VerdictReply;
 use gtvp_ipc::supervisor::StatusReply;
 use gtvp_model::boxview::{BoxDetail, BoxState, BoxView};
-use gtvp_model::member::{MemberConfig, MemberView};
+use gtvp_model::member::{MemberConfig, MemberView, TpmView};
 
 use crate::engine::{self, Engine};
 use crate::records::BoxRecord;
@@ -48,6 +48,7 @@ pub fn member(
     engine: &Engine,
     status: StatusReply,
     verdict: VerdictReply,
+    tpm: TpmView,
     accelerator: String,
 ) -> MemberView {
     MemberView {
@@ -55,6 +56,7 @@ pub fn member(
         version: env!("CARGO_PKG_VERSION").into(),
         verdict: verdict.verdict,
         not_checked: verdict.not_checked,
+        tpm,
         accelerator,
         cpus: status.cpus,
         memory_bytes: status.memory_bytes,

@@ -2,4 +2,5 @@
 
 pub mod engine;
 pub mod key;
+pub mod platform;
 pub mod tpm;

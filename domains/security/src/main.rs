@@ -7,10 +7,12 @@ use gtvp_ipc::security::Request;
 use gtvp_ipc::{Answer, Caller, Place, Service, Session};
 use gtvp_model::fault::Fault;
 use gtvp_model::ids::Domain;
+use gtvp_security::platform::{self, Platform};
 use gtvp_security::{engine, key};
 
 struct Security {
     engine: engine::Engine,
+    platform: Arc<Platform>,
 }
 
 impl Service for Security {
@@ -28,6 +30,9 @@ impl Service for Security {
             Request::AppraiseComponent(c) => self.engine.appraise(&c).map(|a| Answer::of(&a)),
             Request::PermitRun(p) => self.engine.permit_run(&p).map(|p| Answer::of(&p)),
             Request::Verdict(_) => Ok(Answer::of(&self.engine.verdict())),
+            Request::Tpm(_) => Ok(Answer::of(&self.platform.view())),
+            Request::TpmIdentity(_) => self.platform.identity().map(|i| Answer::of(&i)),
+            Request::SignTls(s) => self.platform.sign_tls(&s).map(|s| Answer::of(&s)),
         }
     }
 }
@@ -35,9 +40,12 @@ impl Service for Security {
 fn run() -> Result<std::convert::Infallible, Box<dyn std::error::Error>> {
     let place = Place::open(Domain::Security)?;
     let listener = place.listener()?;
-    let key = key::load_or_make(gtvp_ipc::place::STATE.as_ref())?;
+    let state = gtvp_ipc::place::STATE.as_ref();
+    let key = key::load_or_make(state)?;
     let engine = engine::Engine::new(key, place.config.api_group.clone());
-    Err(gtvp_ipc::serve(&listener, place.acl(), Arc::new(Security { engine })).into())
+    let platform = Arc::new(Platform::open(&place.config, platform::software_uid(&place), state)?);
+    platform.begin(&place.socket(Domain::Supervisor))?;
+    Err(gtvp_ipc::serve(&listener, place.acl(), Arc::new(Security { engine, platform })).into())
 }
 
 fn main() -> ExitCode {

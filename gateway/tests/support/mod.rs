@@ -21,7 +21,7 @@ use gtvp_model::event::{Event, Severity};
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::guest::{Program, TerminalSize};
 use gtvp_model::ids::Domain;
-use gtvp_model::member::{DomainStatus, HostCheck, MemberConfig, MemberView};
+use gtvp_model::member::{DomainStatus, HostCheck, MemberConfig, MemberView, TpmClass, TpmView};
 use gtvp_model::operation::{Operation, OperationState, PhaseTime, Progress};
 use gtvp_model::stream::{self, StreamKind};
 use gtvp_model::topology::Topology;
@@ -56,6 +56,7 @@ impl Member {
             uid_base: 0,
             box_network: "10.90.1.0".parse().unwrap(),
             transit_network: "10.91.1.0".parse().unwrap(),
+            tpm: None,
         };
         let acl = Acl::new(Domain::Management, config, &topology);
         let listener = UnixListener::bind(dir.path().join("management.sock")).unwrap();
@@ -516,6 +517,14 @@ impl Played {
                 version: "0.1.0".into(),
                 verdict: "unknown".into(),
                 not_checked: vec!["TPM evidence".into()],
+                tpm: TpmView {
+                    class: TpmClass::None,
+                    ek: None,
+                    ek_certificate: false,
+                    epoch: None,
+                    log: None,
+                    problem: None,
+                },
                 accelerator: "tcg (no kernel runs on /dev/kvm)".into(),
                 cpus: 2,
                 memory_bytes: 8 << 30,

@@ -5,12 +5,16 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::wire::{HEADER, MAX_MESSAGE};
 
 /// Longest wait for a software TPM. It makes an RSA key in a few seconds on a slow machine; hardware has the kernel's own limit.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Longest wait for the socket of a software TPM that is being started, and how often it is looked for.
+const STARTING: Duration = Duration::from_secs(3);
+const STEP: Duration = Duration::from_millis(5);
 
 /// Where the TPM is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +72,14 @@ impl Transport for Device {
 }
 
 fn connect(path: &Path, uid: Option<u32>) -> io::Result<UnixStream> {
-    let stream = UnixStream::connect(path)?;
+    let begun = Instant::now();
+    let stream = loop {
+        match UnixStream::connect(path) {
+            // It may have been started a moment ago.
+            Err(e) if is_absent(&e) && begun.elapsed() < STARTING => std::thread::sleep(STEP),
+            other => break other?,
+        }
+    };
     let peer = rustix::net::sockopt::socket_peercred(&stream)?.uid.as_raw();
     if uid.is_some_and(|uid| uid != peer) {
         return Err(io::Error::new(
@@ -79,6 +90,10 @@ fn connect(path: &Path, uid: Option<u32>) -> io::Result<UnixStream> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     Ok(stream)
+}
+
+fn is_absent(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
 }
 
 impl Transport for UnixStream {
