@@ -92,11 +92,13 @@ impl Service for Management {
             Request::ShowMember(_) => {
                 let (status, accelerator) = (runtime.status()?, self.accelerator());
                 let verdict = peers::ask(&security::Verdict {})?;
+                let tpm = peers::ask(&security::Tpm {})?;
                 Ok(Answer::of(&views::member(
                     &runtime.config,
                     &runtime.engine(),
                     status,
                     verdict,
+                    tpm,
                     accelerator,
                 )))
             }

@@ -95,7 +95,9 @@ impl Supervisor {
                 }
                 Request::SetPublished(set) => self.publish(set.slot, set.ports),
                 Request::Watch(_) => return self.watch(stream),
-                Request::Status(_) => Err(Fault::new(FaultKind::Invalid, "not played")),
+                Request::Measurements(_) | Request::Status(_) => {
+                    Err(Fault::new(FaultKind::Invalid, "not played"))
+                }
             };
             let message = match done {
                 Ok(value) => serde_json::json!({ "done": value }),
