@@ -262,6 +262,17 @@ impl Identity {
         }
     }
 
+    /// Whether these are the same keys, whatever is thought of the TPM.
+    pub fn same_keys(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tpm { ek, ak, tls, spki, .. }, Self::Tpm { ek: e, ak: a, tls: t, spki: s, .. }) => {
+                (ek, ak, tls, spki) == (e, a, t, s)
+            }
+            (Self::Bare { spki }, Self::Bare { spki: s }) => spki == s,
+            _ => false,
+        }
+    }
+
     /// What evidence binds as "TLS name": the Name in the TPM; without a TPM the SPKI digest.
     pub fn tls_name(&self) -> Vec<u8> {
         match self {

@@ -1,0 +1,1 @@
+//! HSP as its users see it, and its attackers.

@@ -1,0 +1,144 @@
+//! Every check that HSP's engines make has a name here, so that a test can leave one out and see the attack succeed
+//! which it stops. Outside of tests and the simulator (feature `planted`) all of them are always made.
+
+macro_rules! checks {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// A check that an engine makes.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Check { $($(#[$doc])* $name,)* }
+
+        impl Check {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+        }
+    };
+}
+
+checks! {
+    /// The peer's hello is of this union.
+    Union,
+    /// The peer is not ourselves.
+    NotOurselves,
+    /// The peer's nonce is not the one that we sent.
+    NonceEchoed,
+    /// The peer is who was dialled.
+    Dialled,
+    /// TLS showed the key that the roster has for the peer.
+    TlsKey,
+    /// The peer's epoch is not far ahead of ours.
+    EpochLead,
+    /// A peer that does not say the same epoch gets the record and nothing else.
+    EpochGrant,
+    /// The peer asks for a bank that can be believed.
+    AskedBank,
+    /// Evidence answers the round that was asked.
+    Round,
+    /// Evidence has exactly the PCRs that were asked.
+    PcrSelection,
+    /// The logs end where the evidence says.
+    LogEnds,
+    /// A log's pieces follow each other.
+    LogOrder,
+    /// Only a member without a TPM sends no evidence, and only where the union takes such members.
+    NoEvidence,
+    /// An outcome belongs to the request that waits.
+    Request,
+    /// The peer accepts only what we have sent.
+    AcceptInTurn,
+    /// A peer that left the roster has no session.
+    Evicted,
+    /// A peer that does not answer in time has no session.
+    Silence,
+    /// The union has such a token.
+    TokenKnown,
+    /// The token has not expired, by our clock or the record's.
+    TokenExpiry,
+    /// The token was not used by somebody else.
+    TokenUnused,
+    /// The token is used by the TPM that it was made for.
+    TokenEk,
+    /// The joiner has the token, on this very channel.
+    TokenProof,
+    /// The verifier knows the token, on this very channel.
+    VerifierProof,
+    /// The union takes members of this class.
+    Class,
+    /// The member's name is free.
+    NameFree,
+    /// The TPM is not yet another member, or the same with the same keys.
+    MemberFree,
+    /// The keys are in the TPM that the EK names.
+    Credential,
+    /// The TLS key was certified by the AK.
+    Certified,
+    /// The key in TLS is the one that was shown.
+    JoinTlsKey,
+    /// The record goes on from the token's head.
+    RecordChain,
+    /// The verifier is in the record that it gave.
+    VerifierInRecord,
+    /// A verifier has a TPM.
+    VerifierTpm,
+    /// The token's secret was revealed.
+    TokenSecret,
+    /// The entry that admits us is ours, and the record has it.
+    OwnEntry,
+    /// An entry is of this union.
+    EntryUnion,
+    /// An entry is the next one.
+    EntryNumber,
+    /// An entry follows the last one.
+    EntryChain,
+    /// An entry is signed by its author.
+    EntrySignature,
+    /// The token of an admission is unused, and its secret was shown.
+    EntryToken,
+    /// A majority of voters stands behind a head.
+    HeadMajority,
+    /// A head is not of a time to come.
+    HeadTime,
+    /// An entry that changes who votes is the last of what one head covers.
+    VotersLast,
+}
+
+#[cfg(any(test, feature = "planted"))]
+mod state {
+    use std::cell::Cell;
+
+    use super::Check;
+
+    thread_local! {
+        static LEFT_OUT: Cell<Option<Check>> = const { Cell::new(None) };
+    }
+
+    /// Runs `f` on this thread with one check left out.
+    pub fn without<R>(check: Check, f: impl FnOnce() -> R) -> R {
+        struct Reset(Option<Check>);
+        impl Drop for Reset {
+            fn drop(&mut self) {
+                LEFT_OUT.set(self.0);
+            }
+        }
+        let _reset = Reset(LEFT_OUT.replace(Some(check)));
+        f()
+    }
+
+    pub(crate) fn left_out(check: Check) -> bool {
+        LEFT_OUT.get() == Some(check)
+    }
+}
+
+#[cfg(any(test, feature = "planted"))]
+pub(crate) use state::left_out;
+#[cfg(any(test, feature = "planted"))]
+pub use state::without;
+
+#[cfg(not(any(test, feature = "planted")))]
+pub(crate) fn left_out(_: Check) -> bool {
+    false
+}
+
+/// Refuses unless `good`.
+pub(crate) fn check<E>(name: Check, good: bool, refusal: impl FnOnce() -> E) -> Result<(), E> {
+    if good || left_out(name) { Ok(()) } else { Err(refusal()) }
+}
