@@ -8,7 +8,7 @@ use crate::bootlog::{BootLog, Event, EventType, Replayed};
 use crate::evidence::{Evidence, LogPart, QUOTED};
 use crate::ima::{ImaLog, ImaState};
 use crate::ownlog::{self, OwnLog};
-use crate::reference::{BootVerdict, Demand, FileVerdict, OwnVerdict, ReferenceSet, is_good_separator};
+use crate::reference::{BootVerdict, Demand, FileVerdict, OwnVerdict, ReferenceSet};
 use crate::tpm::{PcrIndex, PcrValues};
 
 /// PCR of IMA when its policy names no other.
@@ -325,7 +325,7 @@ impl Seen<'_> {
                 continue;
             }
             if event.kind_id == EventType::SEPARATOR {
-                if !is_good_separator(event, bank) {
+                if !references.is_good_separator(event, bank) {
                     self.fail(|| Failure::FirmwareError { at: boot_at(event), pcr: event.pcr });
                 }
                 continue;

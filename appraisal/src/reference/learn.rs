@@ -1,6 +1,6 @@
 //! Rules from a log that an administrator accepts: the first member's at `gtvp union init`, or an update's.
 
-use super::{BootMatch, BootRule, Rule, Status};
+use super::{BootMatch, BootRule, Rule, Separators, Status};
 use crate::alg::HashAlg;
 use crate::bootlog::{BootLog, EventType, Kind};
 use crate::tpm::PcrIndex;
@@ -14,8 +14,9 @@ pub fn rules_for_boot(
     accept: impl Fn(usize) -> bool,
 ) -> Vec<Rule> {
     let mut rules: Vec<Rule> = Vec::new();
+    let separators = Separators::new();
     for event in log.events().iter().filter(|e| e.extends() && accept(e.number)) {
-        if super::set::is_good_separator(event, bank) {
+        if separators.is_good(event, bank) {
             continue;
         }
         let pcr = u8::try_from(event.pcr).ok().and_then(PcrIndex::new);

@@ -17,5 +17,6 @@ pub use learn::rules_for_boot;
 pub use manifest::{Demand, Demands, Manifest, ManifestRefusal, SignedManifest, TrustedManifest};
 pub use pattern::Pattern;
 pub use rule::{BootMatch, BootRule, FileRule, OwnMatch, OwnRule, Rule, RuleRefusal, Status};
-pub(crate) use set::{BootVerdict, FileVerdict, OwnVerdict, is_good_separator};
+use set::Separators;
+pub(crate) use set::{BootVerdict, FileVerdict, OwnVerdict};
 pub use set::{ComposeRefusal, ReferenceSet};

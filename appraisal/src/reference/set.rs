@@ -9,7 +9,6 @@ use super::{BootMatch, Demand, FileRule, OwnMatch, OwnRule, Pattern, Rule, Statu
 use crate::alg::{HashAlg, LogDigest};
 use crate::bootlog::{Covers, Event, EventType, Kind};
 use crate::ownlog::{EntryKind, OwnEntry};
-use crate::tpm::PcrIndex;
 
 /// Manifests in one set.
 const MAX_MANIFESTS: usize = 64;
@@ -98,6 +97,7 @@ pub struct ReferenceSet {
     boot_demand: Demand,
     files_demand: Demand,
     own_demand: Demand,
+    separators: Separators,
 }
 
 /// How a boot event compares.
@@ -167,6 +167,7 @@ impl ReferenceSet {
             boot_demand: demand(|m| m.manifest().demands.boot, Demand::Required),
             files_demand: demand(|m| m.manifest().demands.files, Demand::MayBeAbsent),
             own_demand: demand(|m| m.manifest().demands.own, Demand::Required),
+            separators: Separators::new(),
         };
         sorted.iter().flat_map(|m| &m.manifest().rules).for_each(|rule| set.add(rule));
         Ok(set)
@@ -275,6 +276,11 @@ impl ReferenceSet {
         }
     }
 
+    /// Whether a separator says that firmware succeeded.
+    pub(crate) fn is_good_separator(&self, event: &Event<'_>, bank: HashAlg) -> bool {
+        self.separators.is_good(event, bank)
+    }
+
     pub(crate) fn file(&self, digest: &LogDigest, path: &str) -> FileVerdict {
         let same = |r: &&FileRule| r.digest == *digest && r.path.as_ref().is_none_or(|p| p.matches(path));
         match self.files.get(&prefix(digest.as_bytes())).and_then(|list| list.iter().find(same)) {
@@ -313,10 +319,21 @@ impl Found {
     }
 }
 
-/// EV_SEPARATOR's two values that say that firmware succeeded (PFP §10.4.1). The third says that it failed.
-pub(crate) fn is_good_separator(event: &Event<'_>, bank: HashAlg) -> bool {
-    let Some(digest) = event.digest(bank) else { return false };
-    event.kind_id == EventType::SEPARATOR
-        && PcrIndex::new(u8::try_from(event.pcr).unwrap_or(u8::MAX)).is_some()
-        && (bank.hash(&[0; 4]) == digest || bank.hash(&[0xff; 4]) == digest)
+/// EV_SEPARATOR's two values that say that firmware succeeded (PFP §10.4.1), hashed in each bank. The third says that it
+/// failed.
+#[derive(Debug, Clone)]
+pub(crate) struct Separators([[LogDigest; 2]; HashAlg::ALL.len()]);
+
+impl Separators {
+    pub(crate) fn new() -> Self {
+        Self(HashAlg::ALL.map(|bank| [bank.hash(&[0; 4]), bank.hash(&[0xff; 4])]))
+    }
+
+    /// Whether firmware ended its use of a PCR with this event, without an error.
+    #[inline]
+    pub(crate) fn is_good(&self, event: &Event<'_>, bank: HashAlg) -> bool {
+        let Some(digest) = event.digest_bytes(bank) else { return false };
+        let good = self.0.get(bank as usize);
+        event.kind_id == EventType::SEPARATOR && good.into_iter().flatten().any(|d| d.as_bytes() == digest)
+    }
 }
