@@ -6,6 +6,7 @@
 //!
 //! docs/spec/ has one page a protocol, message by message.
 
+pub mod csp;
 pub mod frame;
 pub mod hsp;
 mod planted;

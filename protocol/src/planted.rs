@@ -95,6 +95,8 @@ checks! {
     EntryToken,
     /// A majority of voters stands behind a head.
     HeadMajority,
+    /// What is taken is what the head is of.
+    HeadEntries,
     /// A head is not of a time to come.
     HeadTime,
     /// An entry that changes who votes is the last of what one head covers.

@@ -1,0 +1,102 @@
+//! Heads: how far the record has come, at what time, by the word of a majority of voters. A record without one is a
+//! claim by whoever sent it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use gtvp_model::union::{MemberId, RecordHead, RosterEntry, UnionId, UnixTime};
+use minicbor::{Decode, Encode};
+
+use super::act::MAX_VOTERS;
+use super::entry::{Signature, Signatures};
+use crate::frame::wire::{List, id};
+
+const LABEL: &[u8] = b"gtvp-head/1\0";
+
+/// What voters sign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// The union.
+    pub union: UnionId,
+    /// The last entry.
+    pub at: RecordHead,
+    /// Not before this time was it the last: each voter signs no time that its own clock has not reached.
+    pub time: UnixTime,
+}
+
+impl Head {
+    /// What a voter signs.
+    pub fn signed_content(&self) -> Vec<u8> {
+        [
+            LABEL,
+            self.union.as_bytes(),
+            &self.at.number.to_be_bytes(),
+            &self.at.hash.0,
+            &self.time.0.to_be_bytes(),
+        ]
+        .concat()
+    }
+}
+
+/// One voter's word.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Vote {
+    /// Who.
+    #[cbor(n(0), with = "id")]
+    pub voter: MemberId,
+    /// Over [`Head::signed_content`].
+    #[n(1)]
+    pub signature: Signature,
+}
+
+/// A head with the voters' words for it. Not checked by itself: see [`CoSigned::check`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoSigned {
+    /// The head.
+    pub head: Head,
+    /// One a voter.
+    pub votes: List<Vote, MAX_VOTERS>,
+}
+
+/// A head that is not to be believed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadHead {
+    /// Of another union.
+    #[error("the head is of another union")]
+    OtherUnion,
+    /// Not enough voters stand behind it.
+    #[error("{have} of {of} voters signed the head, {need} are a majority")]
+    NoMajority {
+        /// Distinct voters whose signatures hold.
+        have: usize,
+        /// Voters.
+        of: usize,
+        /// A majority of them.
+        need: usize,
+    },
+}
+
+impl CoSigned {
+    /// Checks that a majority of `voters` stands behind it.
+    ///
+    /// # Errors
+    /// [`BadHead`].
+    pub fn check(
+        &self,
+        union: UnionId,
+        voters: &BTreeSet<MemberId>,
+        members: &BTreeMap<MemberId, RosterEntry>,
+        signatures: &dyn Signatures,
+    ) -> Result<(), BadHead> {
+        if self.head.union != union {
+            return Err(BadHead::OtherUnion);
+        }
+        let content = self.head.signed_content();
+        let holds = |vote: &&Vote| {
+            voters.contains(&vote.voter)
+                && members.get(&vote.voter).is_some_and(|m| vote.signature.is_by(m, &content, signatures))
+        };
+        let have = self.votes.as_slice().iter().filter(holds).map(|v| v.voter).collect::<BTreeSet<_>>().len();
+        let need = voters.len() / 2 + 1;
+        if have < need { Err(BadHead::NoMajority { have, of: voters.len(), need }) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,25 @@
+//! CSP, Configuration Synchronization Protocol (GTVP §2.2): the union's one record, and how a member that only reads it knows
+//! that it has the right one.
+//!
+//! ```text
+//!   act (JSON, its one form) ─▶ Entry ─▶ hash ──▶ previous of the next entry
+//!                                 │        └────▶ Head, co-signed by a majority of voters with a time
+//!                                 └─ signed by its author
+//! ```
+//!
+//! [`Record`] is what the entries add up to: each member computes it for itself, from entries that it has checked. [`Follower`]
+//! takes what other members offer. Who decides which entry comes next, a Raft library, is not here.
+
+pub mod act;
+pub mod entry;
+pub mod follow;
+pub mod head;
+pub mod record;
+#[cfg(test)]
+mod testing;
+
+pub use act::Act;
+pub use entry::{Entry, Signature, Signatures, SignedEntry};
+pub use follow::{Follower, Offer};
+pub use head::{CoSigned, Head};
+pub use record::{Record, Refusal};
