@@ -8,6 +8,9 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use gtvp_appraisal::alg::{HashAlg, LogDigest};
 use gtvp_appraisal::ownlog::{EntryKind, OwnLog, PCR};
+use gtvp_appraisal::tpm::{
+    Attest, Attested, Public, Signature, VerifyingKey, check_ak, check_ak_certified, check_ek, check_tls_key,
+};
 use gtvp_model::digest::Digest;
 use gtvp_security::tpm::actor::{Measured, Tpm};
 use gtvp_security::tpm::client::{Client, TpmError};
@@ -78,6 +81,37 @@ fn a_quote_holds_for_its_key_its_challenge_and_its_values_and_for_no_other() {
 }
 
 #[test]
+fn verifiers_take_the_keys_and_what_they_sign() {
+    let tpm = SoftwareTpm::start();
+    let actor = actor(&tpm);
+    let identity = actor.state().unwrap().identity;
+    let public = |bytes: &[u8]| Public::parse(bytes).unwrap();
+    let (ek, ak, tls) =
+        (public(&identity.ek_public), public(&identity.ak_public), public(&identity.tls_public));
+    check_ek(&ek).unwrap();
+    check_ak(&ak).unwrap();
+    check_tls_key(&tls).unwrap();
+    // The controls: no key passes for another.
+    assert!(check_ak(&tls).is_err() && check_tls_key(&ak).is_err() && check_ek(&ak).is_err());
+    assert_eq!(ak.name().to_bytes(), templates::name(&identity.ak_public));
+    let key = VerifyingKey::of(&ak).unwrap();
+    let certified = actor.certify_tls(b"challenge".to_vec()).unwrap();
+    let check = |challenge: &[u8], name| {
+        check_ak_certified(&key, &certified.attest, &certified.signature, challenge, name)
+    };
+    check(b"challenge", tls.name()).unwrap();
+    assert!(check(b"another", tls.name()).is_err() && check(b"challenge", ek.name()).is_err());
+    let quote = actor.evidence(own(), vec![5; 32], 0).unwrap().quote;
+    key.verify(&quote.attest, &Signature::parse(&quote.signature).unwrap()).unwrap();
+    let read = Attest::parse(&quote.attest).unwrap();
+    assert_eq!(read.extra_data, [5; 32]);
+    assert_eq!(read.clock.reset_count, quote.clock.reset_count);
+    assert!(matches!(read.attested, Attested::Quote { .. }));
+    let other = VerifyingKey::of(&tls).unwrap();
+    assert!(other.verify(&quote.attest, &Signature::parse(&quote.signature).unwrap()).is_err());
+}
+
+#[test]
 fn every_pcr_of_both_banks_is_read_in_order() {
     let tpm = SoftwareTpm::start();
     let actor = actor(&tpm);
@@ -139,7 +173,7 @@ fn an_rsa_endorsement_key_activates_too() {
     let tpm = SoftwareTpm::start();
     let mut client = Client::open(&tpm.address()).unwrap();
     let ek = client.create_primary(handle::ENDORSEMENT, &templates::endorsement(EkKind::Rsa2048)).unwrap();
-    let primary = client.create_primary(handle::OWNER, &templates::storage()).unwrap();
+    let primary = client.create_primary(handle::ENDORSEMENT, &templates::storage()).unwrap();
     let wrapped = client.create(primary.handle, &templates::attestation()).unwrap();
     let ak = client.load(primary.handle, &wrapped).unwrap();
     client.flush(primary.handle).unwrap();
@@ -176,10 +210,10 @@ fn a_reset_is_lived_through_and_told() {
     let after = actor.state().unwrap();
     assert_eq!(after.identity, before.identity);
     assert_eq!(after.clock.reset_count, before.clock.reset_count + 1);
-    // In a quote the counters are hidden behind a number that is the key's own: only their steps can be compared.
-    assert_ne!(first.quote.clock.reset_count, before.clock.reset_count);
-    assert_eq!(evidence.quote.clock.reset_count, first.quote.clock.reset_count.wrapping_add(1));
-    assert_eq!(evidence.quote.clock.restart_count, first.quote.clock.restart_count);
+    // The counters in a quote are the TPM's own, not hidden ones.
+    assert_eq!(first.quote.clock.reset_count, before.clock.reset_count);
+    assert_eq!(evidence.quote.clock.reset_count, before.clock.reset_count + 1);
+    assert_eq!(evidence.quote.clock.restart_count, 0);
     assert_eq!(after.reconnects, 1);
     // What runs was measured again, as it is now: an old quote and an old log are of another epoch.
     let log = OwnLog::parse(&evidence.log).unwrap();

@@ -26,7 +26,6 @@ pub mod cc {
     pub const SIGN: u32 = 0x15d;
     pub const FLUSH_CONTEXT: u32 = 0x165;
     pub const NV_READ_PUBLIC: u32 = 0x169;
-    pub const READ_PUBLIC: u32 = 0x173;
     pub const START_AUTH_SESSION: u32 = 0x176;
     pub const GET_CAPABILITY: u32 = 0x17a;
     pub const PCR_READ: u32 = 0x17e;
@@ -38,8 +37,6 @@ pub mod handle {
     pub const OWNER: u32 = 0x4000_0001;
     pub const NULL: u32 = 0x4000_0007;
     pub const ENDORSEMENT: u32 = 0x4000_000b;
-    /// The storage root key's place (TCG TPM v2.0 Provisioning Guidance, §7.8).
-    pub const SRK: u32 = 0x8100_0001;
     /// EK certificates (TCG EK Credential Profile, §2.2.1.4): RSA 2048 and ECC P-256 of the low range.
     pub const EK_CERTIFICATE_RSA: u32 = 0x01c0_0002;
     pub const EK_CERTIFICATE_ECC: u32 = 0x01c0_000a;

@@ -46,9 +46,7 @@ pub struct Attested {
     pub signature: Vec<u8>,
 }
 
-/// TPMS_CLOCK_INFO (Part 2 §10.11.1): which life of the TPM this is, and how far it is. In what the attestation key signs, both
-/// counters have a number added that is that key's own and never changes (Part 1 §36.7: the key is not of the endorsement
-/// hierarchy): there only their steps mean something, from one quote of a key to the next.
+/// TPMS_CLOCK_INFO (Part 2 §10.11.1): which life of the TPM this is, and how far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Clock {
     /// Milliseconds that the TPM was powered since it was made, or its owner cleared.
@@ -150,17 +148,6 @@ impl Client {
         let command = Command::plain(cc::LOAD).on_with(parent, Auth::Empty).with(parameters).giving_handle();
         let said = self.run("Load", &command)?;
         Ok(Loaded { handle: said.handle.unwrap_or(handle::NULL), public: key.public.clone() })
-    }
-
-    /// TPM2_ReadPublic: a public area.
-    pub fn read_public(&mut self, object: u32) -> Result<Vec<u8>, TpmError> {
-        const NAME: &str = "ReadPublic";
-        let said = self.run(NAME, &Command::plain(cc::READ_PUBLIC).on(object))?;
-        reading(NAME, &said.parameters, |r| {
-            let public = r.sized(MAX_PUBLIC, "the public area")?.to_vec();
-            r.rest();
-            Ok(public)
-        })
     }
 
     /// TPM2_Quote by `key`, whose scheme it uses. `selection` is a TPML_PCR_SELECTION.

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::client::{Client, TpmError};
 use super::codes::{Rc, handle};
 use super::commands::{Loaded, MAX_CERTIFICATE, Wrapped};
-use super::saved::{self, Hex, Parent, SavedError, SavedKeys};
+use super::saved::{self, Hex, SavedError, SavedKeys};
 use super::templates::{self, EkKind, is_made_from};
 
 /// What other members know this one's TPM by.
@@ -52,46 +52,26 @@ impl Keys {
     }
 }
 
-/// Runs `use_it` with the parent of our keys, and removes the parent if it was made for this.
+/// Runs `use_it` with the parent of our keys, which is there only for this: a storage key of the endorsement hierarchy. Of that
+/// hierarchy and not of the owner's, because a TPM hides its counters and its firmware's version in what other keys sign (Part 1
+/// §36.7), and verifiers want to know them.
 fn with_parent<T>(
     client: &mut Client,
-    parent: Parent,
     use_it: impl FnOnce(&mut Client, u32) -> Result<T, TpmError>,
 ) -> Result<T, TpmError> {
-    match parent {
-        Parent::Srk => use_it(client, handle::SRK),
-        Parent::Primary => {
-            let primary = client.create_primary(handle::OWNER, &templates::storage())?;
-            let result = use_it(client, primary.handle);
-            let flushed = client.flush(primary.handle);
-            let value = result?;
-            flushed.map(|()| value)
-        }
-    }
+    let parent = client.create_primary(handle::ENDORSEMENT, &templates::storage())?;
+    let result = use_it(client, parent.handle);
+    let flushed = client.flush(parent.handle);
+    let value = result?;
+    flushed.map(|()| value)
 }
 
 fn make(client: &mut Client) -> Result<SavedKeys, TpmError> {
-    // Others have put a storage root key there, or nobody has.
-    let parent = match client.read_public(handle::SRK) {
-        Ok(public) if templates::is_storage(&public) => Parent::Srk,
-        Ok(_) => Parent::Primary,
-        Err(TpmError::Refused { rc, .. }) if rc.is_lost_object() => Parent::Primary,
-        Err(e) => return Err(e),
-    };
-    let both = |client: &mut Client, parent| {
+    let (ak, tls) = with_parent(client, |client, parent| {
         let ak = made(client.create(parent, &templates::attestation())?, &templates::attestation())?;
         let tls = made(client.create(parent, &templates::tls())?, &templates::tls())?;
         Ok((ak, tls))
-    };
-    let (parent, (ak, tls)) = match with_parent(client, parent, both) {
-        // That root key has a password: one of ours, then.
-        Err(TpmError::Refused { rc, .. })
-            if parent == Parent::Srk && [Rc::AUTH_FAIL, Rc::BAD_AUTH].contains(&rc.base()) =>
-        {
-            (Parent::Primary, with_parent(client, Parent::Primary, both)?)
-        }
-        other => (parent, other?),
-    };
+    })?;
     let (ek_kind, ek_certificate) = endorsement(client)?;
     let ek = client.create_primary(handle::ENDORSEMENT, &templates::endorsement(ek_kind))?;
     client.flush(ek.handle)?;
@@ -100,7 +80,6 @@ fn make(client: &mut Client) -> Result<SavedKeys, TpmError> {
     }
     Ok(SavedKeys {
         version: 1,
-        parent,
         ek_kind,
         ek_public: Hex(ek.public),
         ek_certificate: ek_certificate.map(Hex),
@@ -139,9 +118,8 @@ fn load(client: &mut Client, saved: &SavedKeys) -> Result<Keys, TpmError> {
     };
     let ak = wrapped(&saved.ak_public, &saved.ak_private, templates::attestation())?;
     let tls = wrapped(&saved.tls_public, &saved.tls_private, templates::tls())?;
-    let (ak, tls) = with_parent(client, saved.parent, |client, parent| {
-        Ok((client.load(parent, &ak)?, client.load(parent, &tls)?))
-    })?;
+    let (ak, tls) =
+        with_parent(client, |client, parent| Ok((client.load(parent, &ak)?, client.load(parent, &tls)?)))?;
     let identity = Identity {
         ek_kind: saved.ek_kind,
         ek_public: saved.ek_public.0.clone(),

@@ -60,24 +60,12 @@ pub fn unhex(text: &str) -> Option<Vec<u8>> {
     pairs.map(|pair| Some(digit(pair.first()?)? << 4 | digit(pair.get(1)?)?)).collect()
 }
 
-/// Under what the keys were made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Parent {
-    /// The storage root key at 0x81000001.
-    Srk,
-    /// A primary of ours in the owner hierarchy.
-    Primary,
-}
-
 /// The file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SavedKeys {
     /// 1.
     pub version: u32,
-    /// Their parent.
-    pub parent: Parent,
     /// Which endorsement key this member is known by.
     pub ek_kind: EkKind,
     /// Its public area.
@@ -152,7 +140,6 @@ mod tests {
         let hex = || Hex(vec![1, 2]);
         let keys = SavedKeys {
             version: 1,
-            parent: Parent::Primary,
             ek_kind: EkKind::EccP256,
             ek_public: hex(),
             ek_certificate: None,

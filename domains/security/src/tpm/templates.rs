@@ -50,7 +50,7 @@ pub fn endorsement(kind: EkKind) -> Vec<u8> {
     }
 }
 
-/// A storage key under which the others are made (Provisioning Guidance, H-1.3 for ECC).
+/// A storage key under which the others are made (as TCG TPM v2.0 Provisioning Guidance §7.5.1 has it for a storage root key).
 pub fn storage() -> Vec<u8> {
     protects(head(alg::ECC, OWN | a::RESTRICTED | a::DECRYPT, &[]))
         .u16(NIST_P256)
@@ -106,17 +106,6 @@ fn fixed_part(public: &[u8]) -> Result<&[u8], Malformed> {
     public.get(..used).ok_or(Malformed::Short("the parameters"))
 }
 
-/// Whether a public area is of a key that can be the parent of ours: restricted, decrypts, never leaves its TPM.
-pub fn is_storage(public: &[u8]) -> bool {
-    let mut r = Reader::new(public);
-    let attributes = (|| {
-        r.take(4, "the type")?;
-        r.u32("the attributes")
-    })();
-    let need = a::FIXED_TPM | a::FIXED_PARENT | a::RESTRICTED | a::DECRYPT;
-    attributes.is_ok_and(|got| got & need == need && got & a::SIGN == 0)
-}
-
 /// A key's Name (Part 1 §16): its name algorithm and the digest of its public area. Only SHA-256, which all keys here have.
 pub fn name(public: &[u8]) -> Vec<u8> {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, public);
@@ -132,8 +121,6 @@ mod tests {
         // B.3.3 and B.3.4: 314 and 122 bytes.
         assert_eq!(endorsement(EkKind::Rsa2048).len(), 314);
         assert_eq!(endorsement(EkKind::EccP256).len(), 122);
-        assert!(is_storage(&storage()) && is_storage(&endorsement(EkKind::EccP256)));
-        assert!(!is_storage(&attestation()) && !is_storage(&tls()) && !is_storage(&[]));
     }
 
     #[test]
