@@ -3,7 +3,8 @@
 use gtvp_model::boxspec::BoxSpec;
 use gtvp_model::boxview::Appraisal;
 use gtvp_model::digest::Digest;
-use gtvp_model::member::{TpmClass, TpmView};
+use gtvp_model::member::TpmView;
+use gtvp_model::union::TpmClass;
 use serde::{Deserialize, Serialize};
 
 /// A signature by this member.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{MemberName, Slot};
+use crate::union::TpmClass;
 
 /// `member.toml`: what an administrator tells `gtvpd` about this server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,28 +48,6 @@ pub enum TpmChoice {
 
 /// The server's TPM, behind the kernel's resource manager.
 pub const TPM_DEVICE: &str = "/dev/tpmrm0";
-
-/// What a member's evidence rests on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum TpmClass {
-    /// A TPM of the server's own.
-    Hardware,
-    /// A software TPM: root of the server can do with it what it likes.
-    Software,
-    /// Nothing.
-    None,
-}
-
-impl std::fmt::Display for TpmClass {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Hardware => "hardware",
-            Self::Software => "software",
-            Self::None => "none",
-        })
-    }
-}
 
 /// Uids of one member, relative to [`MemberConfig::uid_base`].
 pub const UIDS_PER_MEMBER: u32 = 4096;

@@ -176,7 +176,9 @@ impl From<KeyName> for String {
 }
 
 /// What stands behind a member's keys. Shown wherever a member is shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum TpmClass {
     /// A TPM whose EK certificate chains to a known vendor, or whose EK the administrator pinned as hardware.

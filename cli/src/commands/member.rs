@@ -1,7 +1,8 @@
 //! `gtvp member show`.
 
 use gtvp_model::fault::Fault;
-use gtvp_model::member::{DomainStatus, MemberView, TpmClass, TpmView};
+use gtvp_model::member::{DomainStatus, MemberView, TpmView};
+use gtvp_model::union::TpmClass;
 
 use crate::args::{Format, MemberCommand};
 use crate::client::Api;

@@ -14,7 +14,8 @@ use gtvp_ipc::Place;
 use gtvp_ipc::security::{SignTls, TlsRole, TlsSignature, TpmIdentityReply};
 use gtvp_ipc::supervisor::{MeasuredKind, Measurement, Measurements, ProcessEvent, Spawn, Watch};
 use gtvp_model::fault::{Fault, FaultKind};
-use gtvp_model::member::{MemberConfig, TPM_DEVICE, TpmClass, TpmEpoch, TpmView};
+use gtvp_model::member::{MemberConfig, TPM_DEVICE, TpmEpoch, TpmView};
+use gtvp_model::union::TpmClass;
 
 use crate::tpm::actor::{Measured, Tpm};
 use crate::tpm::client::TpmError;

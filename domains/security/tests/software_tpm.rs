@@ -7,9 +7,11 @@ mod played;
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use gtvp_appraisal::alg::{HashAlg, LogDigest};
+use gtvp_appraisal::cose::{Sealed, Unsigned};
 use gtvp_appraisal::ownlog::{EntryKind, OwnLog, PCR};
 use gtvp_appraisal::tpm::{
-    Attest, Attested, Public, Signature, VerifyingKey, check_ak, check_ak_certified, check_ek, check_tls_key,
+    Attest, Attested, Public, Scheme, Signature, VerifyingKey, check_ak, check_ak_certified, check_ek,
+    check_tls_key,
 };
 use gtvp_model::digest::Digest;
 use gtvp_security::tpm::actor::{Measured, Tpm};
@@ -109,6 +111,35 @@ fn verifiers_take_the_keys_and_what_they_sign() {
     assert!(matches!(read.attested, Attested::Quote { .. }));
     let other = VerifyingKey::of(&tls).unwrap();
     assert!(other.verify(&quote.attest, &Signature::parse(&quote.signature).unwrap()).is_err());
+}
+
+#[test]
+fn results_are_signed_by_the_attestation_key_and_nothing_that_begins_like_a_quote_is() {
+    const TYPE: &str = "application/x-test";
+    let tpm = SoftwareTpm::start();
+    let actor = actor(&tpm);
+    let identity = actor.state().unwrap().identity;
+    let ak = Public::parse(&identity.ak_public).unwrap();
+    let name = ak.name().to_bytes();
+    // Shorter and longer than the TPM takes at once, and exactly two steps.
+    for size in [1usize, 900, 1024, 2048, 5000] {
+        let unsigned = Unsigned::new(TYPE, vec![7; size], Scheme::Ecdsa(HashAlg::Sha256), &name).unwrap();
+        let signed = actor.sign_result(unsigned).unwrap();
+        let key = VerifyingKey::of(&ak).unwrap();
+        assert_eq!(Sealed::parse(&signed, TYPE, 8192).unwrap().open(&key, &name).unwrap(), vec![7; size]);
+        let tls = VerifyingKey::of(&Public::parse(&identity.tls_public).unwrap()).unwrap();
+        assert!(Sealed::parse(&signed, TYPE, 8192).unwrap().open(&tls, &name).is_err());
+    }
+    // The TPM itself refuses a forged attestation. It serves one connection at a time.
+    drop(actor);
+    let mut client = Client::open(&tpm.address()).unwrap();
+    let primary = client.create_primary(handle::ENDORSEMENT, &templates::storage()).unwrap();
+    let wrapped = client.create(primary.handle, &templates::attestation()).unwrap();
+    let ak = client.load(primary.handle, &wrapped).unwrap();
+    client.flush(primary.handle).unwrap();
+    let forged = [&[0xff, 0x54, 0x43, 0x47, 0x80, 0x18][..], &[0; 200]].concat();
+    assert!(matches!(client.sign_hashed(ak.handle, &forged), Err(TpmError::Refused { command: "Sign", .. })));
+    client.sign_hashed(ak.handle, &forged[1..]).unwrap();
 }
 
 #[test]

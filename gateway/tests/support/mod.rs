@@ -21,7 +21,7 @@ use gtvp_model::event::{Event, Severity};
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::guest::{Program, TerminalSize};
 use gtvp_model::ids::Domain;
-use gtvp_model::member::{DomainStatus, HostCheck, MemberConfig, MemberView, TpmClass, TpmView};
+use gtvp_model::member::{DomainStatus, HostCheck, MemberConfig, MemberView, TpmView};
 use gtvp_model::operation::{Operation, OperationState, PhaseTime, Progress};
 use gtvp_model::stream::{self, StreamKind};
 use gtvp_model::topology::Topology;
@@ -518,7 +518,7 @@ impl Played {
                 verdict: "unknown".into(),
                 not_checked: vec!["TPM evidence".into()],
                 tpm: TpmView {
-                    class: TpmClass::None,
+                    class: gtvp_model::union::TpmClass::None,
                     ek: None,
                     ek_certificate: false,
                     epoch: None,

@@ -7,7 +7,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use gtvp_appraisal::alg::{HashAlg, LogDigest};
+use gtvp_appraisal::cose::Unsigned;
 use gtvp_appraisal::ownlog::{self, EntryKind, OwnEntry};
+use gtvp_appraisal::tpm::Signature;
 use gtvp_model::digest::Digest;
 
 use super::client::{Client, TpmError};
@@ -138,6 +140,18 @@ impl Tpm {
     pub fn activate_credential(&self, blob: Vec<u8>, secret: Vec<u8>) -> Result<Vec<u8>, TpmError> {
         self.ask(move |holder| {
             holder.with(|held| keys::activate(&mut held.client, &held.keys, &blob, &secret))
+        })
+    }
+
+    /// An object of `security`'s own making, with the attestation key's signature: an attestation result. The key is restricted,
+    /// and the object begins like no attestation.
+    pub fn sign_result(&self, unsigned: Unsigned) -> Result<Vec<u8>, TpmError> {
+        self.ask(move |holder| {
+            let message = unsigned.to_be_signed();
+            let signature = holder.with(|held| held.client.sign_hashed(held.keys.ak.handle, &message))?;
+            let untrue = TpmError::Untrue { command: "Sign", why: "it is no signature of this key's kind" };
+            let Ok(signature) = Signature::parse(&signature) else { return Err(untrue) };
+            unsigned.signed(&signature).map_err(|_| untrue)
         })
     }
 

@@ -14,6 +14,7 @@ pub const GENERATED: u32 = 0xff54_4347;
 /// TPM_CC (§6.5.2).
 pub mod cc {
     pub const CREATE_PRIMARY: u32 = 0x131;
+    pub const SEQUENCE_COMPLETE: u32 = 0x13e;
     pub const PCR_EXTEND: u32 = 0x182;
     pub const STARTUP: u32 = 0x144;
     pub const ACTIVATE_CREDENTIAL: u32 = 0x147;
@@ -23,6 +24,7 @@ pub mod cc {
     pub const CREATE: u32 = 0x153;
     pub const LOAD: u32 = 0x157;
     pub const QUOTE: u32 = 0x158;
+    pub const SEQUENCE_UPDATE: u32 = 0x15c;
     pub const SIGN: u32 = 0x15d;
     pub const FLUSH_CONTEXT: u32 = 0x165;
     pub const NV_READ_PUBLIC: u32 = 0x169;
@@ -30,6 +32,7 @@ pub mod cc {
     pub const GET_CAPABILITY: u32 = 0x17a;
     pub const PCR_READ: u32 = 0x17e;
     pub const READ_CLOCK: u32 = 0x181;
+    pub const HASH_SEQUENCE_START: u32 = 0x186;
 }
 
 /// TPM_RH (§7.4) and fixed handles.

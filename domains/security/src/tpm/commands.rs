@@ -12,6 +12,8 @@ const MAX_SIGNATURE: usize = 640;
 const MAX_ATTEST: usize = 1024;
 /// TPM2B_PRIVATE of the keys that are made here is below 300 bytes.
 pub const MAX_PRIVATE: usize = 1024;
+/// What is hashed at once: every TPM takes 1024 bytes (TPM2B_MAX_BUFFER).
+const HASH_STEP: usize = 1024;
 /// A secret of MakeCredential: at most the size of the name algorithm's digest (Part 1 §24).
 const MAX_SECRET: usize = 32;
 /// What is read of a non-volatile index at once: every TPM can give 512 bytes (TPM_PT_NV_BUFFER_MAX).
@@ -99,6 +101,13 @@ pub fn ecdsa(signature: &[u8]) -> Result<[[u8; 32]; 2], Malformed> {
     Ok(numbers)
 }
 
+/// The last part of a message, and those before it.
+fn split(message: &[u8]) -> (&[u8], impl Iterator<Item = &[u8]>) {
+    let last = message.len().saturating_sub(1) / HASH_STEP * HASH_STEP;
+    let (before, last) = message.split_at_checked(last).unwrap_or((&[], message));
+    (last, before.chunks(HASH_STEP))
+}
+
 impl Client {
     /// TPM2_ReadClock.
     pub fn read_clock(&mut self) -> Result<Clock, TpmError> {
@@ -180,6 +189,39 @@ impl Client {
         // A hash check ticket that says nothing (Part 2 §10.7.6).
         let ticket = |w: Writer| w.u16(super::codes::ST_HASHCHECK).u32(handle::NULL).sized(&[]);
         let parameters = ticket(Writer::new().sized(digest).u16(alg::NULL));
+        let command = Command::plain(cc::SIGN).on_with(key, Auth::Empty).with(parameters);
+        Ok(self.run("Sign", &command)?.parameters)
+    }
+
+    /// TPM2_HashSequenceStart, TPM2_SequenceUpdate, TPM2_SequenceComplete, TPM2_Sign: a restricted key's signature (TPMT_SIGNATURE)
+    /// over bytes that the TPM has hashed itself. It does so only for bytes that do not begin like its own attestations.
+    pub fn sign_hashed(&mut self, key: u32, message: &[u8]) -> Result<Vec<u8>, TpmError> {
+        const COMPLETE: &str = "SequenceComplete";
+        let start = Command::plain(cc::HASH_SEQUENCE_START).with(Writer::new().sized(&[]).u16(alg::SHA256));
+        let sequence = self.run("HashSequenceStart", &start.giving_handle())?.handle.unwrap_or(handle::NULL);
+        let (last, mut parts) = split(message);
+        let hashed = parts
+            .try_for_each(|part| {
+                let update = Command::plain(cc::SEQUENCE_UPDATE).on_with(sequence, Auth::Empty);
+                self.run("SequenceUpdate", &update.with(Writer::new().sized(part))).map(drop)
+            })
+            .and_then(|()| {
+                let complete = Command::plain(cc::SEQUENCE_COMPLETE).on_with(sequence, Auth::Empty);
+                // The ticket is of the endorsement hierarchy, as the key is.
+                self.run(COMPLETE, &complete.with(Writer::new().sized(last).u32(handle::ENDORSEMENT)))
+            });
+        let said = match hashed {
+            Ok(said) => said,
+            Err(e) => {
+                // A sequence that was completed is gone; one that was not may be there still.
+                let _ = self.flush(sequence);
+                return Err(e);
+            }
+        };
+        let (digest, ticket) = reading(COMPLETE, &said.parameters, |r| {
+            Ok((r.sized(MAX_SECRET, "the digest")?.to_vec(), r.rest().to_vec()))
+        })?;
+        let parameters = Writer::new().sized(&digest).u16(alg::NULL).bytes(&ticket);
         let command = Command::plain(cc::SIGN).on_with(key, Auth::Empty).with(parameters);
         Ok(self.run("Sign", &command)?.parameters)
     }
