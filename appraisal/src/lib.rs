@@ -10,9 +10,11 @@
 pub mod alg;
 pub mod appraise;
 pub mod bootlog;
+pub mod boxes;
 pub mod cose;
 pub mod ek;
 pub mod evidence;
+pub mod file;
 pub mod ima;
 pub mod ownlog;
 pub mod reference;

@@ -75,6 +75,11 @@ kinds! {
     /// A box's process (QEMU, lazyfs, swtpm) is about to be executed from a template. Subject: the template. Value:
     /// SHA-256 of its binary.
     Template = 7, "template";
+    /// A box's vTPM is about to be used. Subject: the box. Value: SHA-256 of its AK's TPMT_PUBLIC.
+    Vtpm = 8, "vtpm";
+    /// A component is about to be linked to a box. In the box's vTPM only. Subject: its reference. Value: SHA-256 of its
+    /// package, from the signed index.
+    Component = 9, "component";
 }
 
 impl fmt::Display for EntryKind {

@@ -482,7 +482,8 @@ fn offline_it_says_what_nobody_vouches_for() {
         held: None,
     };
     let found = appraise(&machine.evidence(b"whatever"), &question, &references, NOW);
-    assert_eq!(found.verdict.state, State::Trusted);
+    assert_eq!(found.verdict.state, State::Unknown);
+    assert!(found.verdict.failed.is_empty() && found.held.is_none());
     assert!(found.verdict.not_made.starts_with(&[NotMade::KeyClaimed, NotMade::Freshness]));
     assert!(!found.verdict.passed.contains(&Check::Binding) && !found.verdict.passed.contains(&Check::Key));
 }

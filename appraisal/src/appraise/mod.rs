@@ -80,7 +80,7 @@ impl Attester {
 pub enum KnownFrom {
     /// The union's record: the key was activated by an EK that was admitted.
     Record,
-    /// The evidence itself, offline: nobody vouches for the key, and the verdict says so.
+    /// The evidence itself, offline: nobody vouches for the key, so the state is unknown at best.
     Claim,
 }
 
@@ -89,7 +89,7 @@ pub enum KnownFrom {
 pub enum Binding<'a> {
     /// Exactly this qualifyingData.
     Qualifying(&'a [u8]),
-    /// Anything, offline: the evidence may be old, and the verdict says so.
+    /// Anything, offline: the evidence may be old, so the state is unknown at best.
     NotChecked,
 }
 

@@ -275,7 +275,7 @@ pub struct Verdict {
     pub clock: Option<ClockInfo>,
     /// Checks that passed.
     pub passed: Vec<Check>,
-    /// What failed. Empty if and only if trusted.
+    /// What failed. Empty if trusted; offline it can be empty and the state unknown.
     pub failed: Vec<Failure>,
     /// What was not checked.
     pub not_made: Vec<NotMade>,
@@ -317,6 +317,10 @@ impl Verdict {
     /// The worst failure decides. Checks after the last failure that did not pass were not reached.
     pub(super) fn conclude(&mut self) {
         self.state = self.failed.iter().map(Failure::state).max().unwrap_or(State::Trusted);
+        // Nobody vouches for a key that only claims itself, or for evidence that may be old.
+        if self.not_made.iter().any(|n| matches!(n, NotMade::KeyClaimed | NotMade::Freshness)) {
+            self.state = self.state.max(State::Unknown);
+        }
         if self.state == State::Trusted {
             return;
         }

@@ -14,7 +14,9 @@ mod rule;
 mod set;
 
 pub use learn::rules_for_boot;
-pub use manifest::{Demand, Demands, Manifest, ManifestRefusal, SignedManifest, TrustedManifest};
+pub use manifest::{
+    Demand, Demands, MAX_MANIFEST, MAX_RULES, Manifest, ManifestRefusal, SignedManifest, TrustedManifest,
+};
 pub use pattern::Pattern;
 pub use rule::{BootMatch, BootRule, FileRule, OwnMatch, OwnRule, Rule, RuleRefusal, Status};
 use set::Separators;

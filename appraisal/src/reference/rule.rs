@@ -98,7 +98,7 @@ pub struct OwnRule {
 pub enum OwnMatch {
     /// Its value.
     Value(Digest),
-    /// Nothing. Only for what changes with use (compositions, unions), never for programs; the verdict says so.
+    /// Nothing. Only for what changes with use (compositions, vTPMs, unions), never for programs; the verdict says so.
     Unchecked,
 }
 
@@ -193,7 +193,7 @@ impl OwnRule {
         match (&self.is, self.kind) {
             (OwnMatch::Value(_), _) if self.subject.is_none() => Err(RuleRefusal::NoSubject),
             (OwnMatch::Value(_), _) => Ok(()),
-            (OwnMatch::Unchecked, EntryKind::Composition | EntryKind::Union) => Ok(()),
+            (OwnMatch::Unchecked, EntryKind::Composition | EntryKind::Union | EntryKind::Vtpm) => Ok(()),
             (OwnMatch::Unchecked, kind) => Err(RuleRefusal::UncheckedOwn(kind)),
         }
     }
