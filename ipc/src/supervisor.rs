@@ -156,6 +156,27 @@ pub struct Measurement {
     pub value: Digest,
 }
 
+/// Open the logs that firmware and kernel keep of what they have measured.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OpenKernelLogs {}
+
+/// One of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KernelLog {
+    /// The firmware's and boot loaders': TCG event log, binary.
+    Boot,
+    /// The kernel's of files: IMA's, binary.
+    Ima,
+}
+
+/// The answer to [`OpenKernelLogs`]: which there are. A descriptor of each travels with it, in this order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelLogs {
+    /// Their names.
+    pub logs: Vec<KernelLog>,
+}
+
 /// How the member is.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Status {}
@@ -192,6 +213,8 @@ crate::interface!("supervisor" {
     SetPublished = "set_published" -> Nothing;
     /// See [`Measurements`].
     Measurements = "measurements" -> Nothing, progress Measurement;
+    /// See [`OpenKernelLogs`].
+    OpenKernelLogs = "open_kernel_logs" -> KernelLogs;
     /// See [`Status`].
     Status = "status" -> StatusReply;
 });

@@ -13,6 +13,7 @@ mod domains;
 mod down;
 mod host;
 mod keeper;
+mod kernel_logs;
 mod kmsg;
 mod launch;
 mod mail;

@@ -2,12 +2,13 @@
 
 use std::os::fd::OwnedFd;
 
-use gtvp_ipc::supervisor::{Measurement, ProcessEvent, Request, StatusReply};
+use gtvp_ipc::supervisor::{KernelLogs, Measurement, ProcessEvent, Request, StatusReply};
 use gtvp_ipc::{Answer, Caller, Service, Session};
 use gtvp_model::fault::{Fault, FaultKind};
 
 use crate::boxes;
 use crate::host;
+use crate::kernel_logs;
 use crate::mail::{Post, mailbox};
 use crate::member::Member;
 use crate::supervise::Ask;
@@ -86,6 +87,11 @@ impl Service for Supervision {
                     }
                 }
                 Err(ending())
+            }
+            Request::OpenKernelLogs(_) => {
+                let (logs, fds) = kernel_logs::open(kernel_logs::FOLDER.as_ref())
+                    .map_err(|e| Fault::internal("the kernel's logs cannot be opened", &e))?;
+                Ok(Answer::of(&KernelLogs { logs }).with_fds(fds))
             }
             Request::SetPublished(set) => self
                 .ask(|reply| Ask::SetPublished { slot: set.slot, ports: set.ports, reply }, session)?

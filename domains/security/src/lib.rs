@@ -1,6 +1,7 @@
 //! SSD (GTVP §2.2): keys, signatures, appraisal, policy verdicts; the only holder of the TPM. The process is `main.rs`.
 
 pub mod engine;
+pub mod kernel_logs;
 pub mod key;
 pub mod platform;
 pub mod tpm;

@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::member::{MemberConfig, TPM_DEVICE, TpmEpoch, TpmView};
 use gtvp_model::union::TpmClass;
 
+use crate::kernel_logs::KernelLogs;
 use crate::tpm::actor::{Measured, Tpm};
 use crate::tpm::client::TpmError;
 use crate::tpm::saved::{hex, unhex};
@@ -43,6 +44,7 @@ pub fn software_uid(place: &Place) -> Option<u32> {
 pub struct Platform {
     class: TpmClass,
     tpm: Option<Tpm>,
+    logs: OnceLock<KernelLogs>,
 }
 
 impl Platform {
@@ -50,11 +52,12 @@ impl Platform {
     pub fn open(config: &MemberConfig, software_uid: Option<u32>, state: &Path) -> std::io::Result<Self> {
         let class = config.tpm_class(Path::new(TPM_DEVICE).exists());
         let address = match class {
-            TpmClass::None => return Ok(Self { class, tpm: None }),
+            TpmClass::None => return Ok(Self { class, tpm: None, logs: OnceLock::new() }),
             TpmClass::Hardware => Address::Device(PathBuf::from(TPM_DEVICE)),
             TpmClass::Software => Address::Software { socket: PathBuf::from(SOCKET), uid: software_uid },
         };
-        Ok(Self { class, tpm: Some(Tpm::start(address, state.to_owned())?) })
+        let tpm = Tpm::start(address, state.to_owned())?;
+        Ok(Self { class, tpm: Some(tpm), logs: OnceLock::new() })
     }
 
     /// Begins to keep a software TPM running and to take up what gtvpd measures. `supervisor` is gtvpd's socket.
@@ -69,6 +72,15 @@ impl Platform {
                 }
             };
             thread::Builder::new().name("software-tpm".into()).stack_size(STACK).spawn(keep)?;
+        }
+        if self.class == TpmClass::Hardware {
+            // What firmware and kernel have measured is in the server's TPM, and in no software one.
+            match KernelLogs::open(supervisor) {
+                // Set once, here.
+                Ok(logs) => drop(self.logs.set(logs)),
+                // A verifier sees that they are missing.
+                Err(e) => eprintln!("gtvp-security: evidence goes without the kernel's logs: {}", chain(&e)),
+            }
         }
         let (tpm, supervisor) = (tpm.clone(), supervisor.to_owned());
         let listen = move || {
@@ -110,6 +122,22 @@ impl Platform {
         view
     }
 
+    /// The logs of firmware and kernel that belong to this TPM. To be read after the quote that they go with: the kernel adds to
+    /// its log before it extends.
+    pub fn kernel_logs(&self) -> Option<&KernelLogs> {
+        self.logs.get()
+    }
+
+    /// What it is.
+    pub fn class(&self) -> TpmClass {
+        self.class
+    }
+
+    /// The way to it; `None` where there is none.
+    pub fn way(&self) -> Option<&Tpm> {
+        self.tpm.as_ref()
+    }
+
     fn tpm(&self) -> Result<&Tpm, Fault> {
         self.tpm.as_ref().ok_or_else(|| {
             Fault::new(FaultKind::WrongState, "this member has no TPM")
@@ -146,7 +174,7 @@ impl Platform {
 }
 
 /// An error and its causes, once.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -237,7 +265,7 @@ mod tests {
     use super::*;
 
     fn none() -> Platform {
-        Platform { class: TpmClass::None, tpm: None }
+        Platform { class: TpmClass::None, tpm: None, logs: OnceLock::new() }
     }
 
     #[test]

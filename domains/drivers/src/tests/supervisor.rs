@@ -95,7 +95,7 @@ impl Supervisor {
                 }
                 Request::SetPublished(set) => self.publish(set.slot, set.ports),
                 Request::Watch(_) => return self.watch(stream),
-                Request::Measurements(_) | Request::Status(_) => {
+                Request::Measurements(_) | Request::OpenKernelLogs(_) | Request::Status(_) => {
                     Err(Fault::new(FaultKind::Invalid, "not played"))
                 }
             };
