@@ -14,6 +14,7 @@ pub mod boxes;
 pub mod cose;
 pub mod ek;
 pub mod evidence;
+pub mod explain;
 pub mod file;
 pub mod ima;
 pub mod ownlog;

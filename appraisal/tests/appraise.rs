@@ -568,3 +568,22 @@ fn a_real_quote_with_its_real_log_passes_up_to_what_nobody_gave() {
     );
     assert_eq!(found.verdict.clock.unwrap().reset_count, 10);
 }
+
+#[test]
+fn evidence_is_explained_and_words_without_a_digest_are_marked() {
+    let (mut machine, _) = with_files();
+    machine.measure(EntryKind::Composition, "web", Digest::of(b"nginx"));
+    let sections = gtvp_appraisal::explain::explain(&machine.evidence(NONCE));
+    let of = |heading: &str| sections.iter().find(|s| s.heading.starts_with(heading)).unwrap();
+    let boot = &of("boot log").lines;
+    assert_eq!(boot.len(), BootLog::parse(&machine.boot).unwrap().events().len());
+    let line = |what: &str| boot.iter().find(|l| l.contains(what)).unwrap();
+    assert!(line("shimx64.efi").ends_with("(unproven)"), "a path is what firmware says");
+    assert!(line("EV_EFI_VARIABLE_DRIVER_CONFIG").ends_with("SecureBoot"), "a variable is what was measured");
+    assert!(of("IMA log").lines.iter().any(|l| l.ends_with("/usr/bin/3")));
+    assert!(of("GTVP log").lines.last().unwrap().contains("composition web"));
+    assert!(of("quote").lines[0].contains("bound to 7468652061"));
+    let broken = Evidence { boot: LogPart::whole(vec![1, 2, 3]), ..machine.evidence(NONCE) };
+    let sections = gtvp_appraisal::explain::explain(&broken);
+    assert!(sections[3].lines[0].contains("cut"), "{:?}", sections[3]);
+}

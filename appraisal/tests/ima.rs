@@ -298,6 +298,25 @@ fn two_pcrs_are_matched_at_one_moment() {
 }
 
 #[test]
+fn a_path_is_bytes() {
+    let name = b"/tmp/\xff\xfe_latin\xe9";
+    let field = [b"sha256:\0".as_slice(), &[7; 32]].concat();
+    let data = template_data(&[field, [name.as_slice(), b"\0"].concat()]);
+    let listed = HashAlg::Sha1.hash(&data);
+    let mut text = format!("10 {} ima-ng sha256:{} ", hex(listed.as_bytes()), hex(&[7; 32])).into_bytes();
+    text.extend(name);
+    text.push(b'\n');
+    for log in [text, binary(10, listed.as_bytes(), "ima-ng", &data)] {
+        let parsed = ImaLog::parse(&log).unwrap();
+        assert_eq!(parsed.entries()[0].path, String::from_utf8_lossy(name));
+        assert_eq!(
+            parsed.entries()[0].extended(HashAlg::Sha256, Way::Recomputed),
+            HashAlg::Sha256.hash(&data)
+        );
+    }
+}
+
+#[test]
 fn malformed_logs_have_names() {
     let name = |bytes: &[u8]| ImaLog::parse(bytes).unwrap_err().reason.name();
     assert_eq!(name(b""), "empty");

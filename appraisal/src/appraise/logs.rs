@@ -360,7 +360,8 @@ impl Seen<'_> {
                 continue;
             }
             let known = entry.file.known();
-            if entry.path == "boot_aggregate" && entry.number == 0 && from == 0 {
+            // The first entry, and one more after each kexec, which carries the list over.
+            if entry.path == "boot_aggregate" {
                 match known.filter(|d| d.alg() == self.bank) {
                     None => self.not_made.push(NotMade::BootAggregate),
                     Some(digest) if aggregates(quoted, self.bank, &digest) => {}

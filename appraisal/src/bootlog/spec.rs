@@ -74,7 +74,7 @@ impl LogFormat {
                 digests[HashAlg::Sha1 as usize] = r.take(20, "SHA-1 digest")?;
                 digests
             }
-            Self::CryptoAgile(algs) => digests(r, algs)?,
+            Self::CryptoAgile(algs) => digests(r, algs, EventType(kind_id) == EventType::NO_ACTION)?,
         };
         let size = r.u32_le("event size")?;
         let data = r.take(usize::try_from(size).unwrap_or(usize::MAX), "event data")?;
@@ -83,9 +83,14 @@ impl LogFormat {
 }
 
 /// TPML_DIGEST_VALUES, little-endian: checked. Those that GTVP does not compute are skipped by the header's size.
-fn digests<'a>(r: &mut Reader<'a>, algs: &[(u16, u16)]) -> Result<[&'a [u8]; 4], BootLogFault> {
+fn digests<'a>(
+    r: &mut Reader<'a>,
+    algs: &[(u16, u16)],
+    may_be_none: bool,
+) -> Result<[&'a [u8]; 4], BootLogFault> {
     let count = r.u32_le("digest count")?;
-    if count == 0 || count as usize > algs.len() {
+    // What extends nothing needs no digest, and some firmware gives it none.
+    if (count == 0 && !may_be_none) || count as usize > algs.len() {
         return Err(BootLogFault::DigestCount(count));
     }
     let mut found: [&[u8]; 4] = [&[]; 4];

@@ -43,15 +43,14 @@ fn cut(line: &[u8], offset: usize) -> ImaFault {
 }
 
 fn read(line: &[u8], number: usize, offset: usize) -> Result<Raw<'_>, ImaFault> {
-    let line = std::str::from_utf8(line).map_err(|_| ImaFault::Unreadable("the line"))?;
-    // "%2d": a PCR below 10 has a space before it.
-    let mut words = line.strip_prefix(' ').unwrap_or(line).split(' ');
+    // "%2d": a PCR below 10 has a space before it. Paths are bytes, so words are.
+    let mut words = line.strip_prefix(b" ").unwrap_or(line).split(|b| *b == b' ');
     let mut word = |what| words.next().ok_or(ImaFault::Unreadable(what));
-    let pcr = word("the PCR index")?;
+    let pcr = text(word("the PCR index")?, "the PCR index")?;
     let digits = (1..=2).contains(&pcr.len()) && pcr.bytes().all(|b| b.is_ascii_digit());
     let pcr = pcr.parse().ok().filter(|_| digits).ok_or(ImaFault::Unreadable("the PCR index"))?;
     let listed = digest(word("the template digest")?)?;
-    let template = word("the template name")?;
+    let template = text(word("the template name")?, "the template name")?;
     if template.len() > MAX_TEMPLATE_NAME {
         return Err(ImaFault::Length { what: "the template name", len: template.len() });
     }
@@ -74,35 +73,42 @@ fn read(line: &[u8], number: usize, offset: usize) -> Result<Raw<'_>, ImaFault> 
     Ok(Raw { number, offset, pcr, listed, template: Cow::Borrowed(template), data: Cow::Owned(data) })
 }
 
-fn digest(word: &str) -> Result<LogDigest, ImaFault> {
-    let bytes = unhex(word.as_bytes()).ok_or(ImaFault::Unreadable("the template digest"))?;
+fn text<'a>(word: &'a [u8], what: &'static str) -> Result<&'a str, ImaFault> {
+    std::str::from_utf8(word).map_err(|_| ImaFault::Unreadable(what))
+}
+
+fn digest(word: &[u8]) -> Result<LogDigest, ImaFault> {
+    let bytes = unhex(word).ok_or(ImaFault::Unreadable("the template digest"))?;
     let alg = HashAlg::ALL.into_iter().find(|a| a.size() == bytes.len());
     let alg = alg.ok_or(ImaFault::Length { what: "the template digest", len: bytes.len() })?;
     Ok(LogDigest::computed(alg, &bytes))
 }
 
 /// A field as the kernel hashed it, from how it was shown (ima_show_template_data_ascii).
-fn encode(kind: Field, word: &str) -> Result<Vec<u8>, ImaFault> {
-    let hex = |s: &str| unhex(s.as_bytes()).ok_or(ImaFault::Unreadable("a hexadecimal field"));
+fn encode(kind: Field, word: &[u8]) -> Result<Vec<u8>, ImaFault> {
+    let hex = |s: &[u8]| unhex(s).ok_or(ImaFault::Unreadable("a hexadecimal field"));
     match kind {
         Field::Digest | Field::Hex => hex(word),
         // An entry without this digest (no appended signature) shows nothing.
         Field::DigestNg if word.is_empty() => Ok(Vec::new()),
         Field::DigestNg => {
-            let (names, digest) = word.rsplit_once(':').ok_or(ImaFault::Unreadable("the file digest"))?;
-            let mut out = names.as_bytes().to_vec();
+            let colon = word.iter().rposition(|b| *b == b':');
+            let split = colon.and_then(|at| word.split_at_checked(at));
+            let (names, digest) = split.ok_or(ImaFault::Unreadable("the file digest"))?;
+            let mut out = names.to_vec();
             out.extend_from_slice(b":\0");
-            out.extend(hex(digest)?);
+            out.extend(hex(digest.get(1..).unwrap_or_default())?);
             Ok(out)
         }
-        Field::OldName => Ok(word.as_bytes().to_vec()),
+        Field::OldName => Ok(word.to_vec()),
         Field::Text => {
-            let mut out = word.as_bytes().to_vec();
+            let mut out = word.to_vec();
             out.push(0);
             Ok(out)
         }
         Field::Number(width) => {
-            let number: u64 = word.parse().map_err(|_| ImaFault::Unreadable("a number field"))?;
+            let number: u64 =
+                text(word, "a number field")?.parse().map_err(|_| ImaFault::Unreadable("a number field"))?;
             let bytes = number.to_le_bytes();
             let (low, high) = bytes.split_at(width.min(bytes.len()));
             match high.iter().all(|b| *b == 0) {

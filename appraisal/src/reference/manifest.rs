@@ -145,13 +145,12 @@ impl Manifest {
 #[derive(Debug)]
 pub struct SignedManifest {
     sealed: Sealed,
-    bytes: Vec<u8>,
 }
 
 impl SignedManifest {
     /// Reads one.
     pub fn parse(bytes: &[u8]) -> Result<Self, ManifestRefusal> {
-        Ok(Self { sealed: Sealed::parse(bytes, CONTENT, MAX_MANIFEST)?, bytes: bytes.to_vec() })
+        Ok(Self { sealed: Sealed::parse(bytes, CONTENT, MAX_MANIFEST)? })
     }
 
     /// Name of the key that it says signed it.
@@ -165,7 +164,8 @@ impl SignedManifest {
         let payload = self.sealed.open(key, &name.to_bytes())?;
         let manifest: Manifest = from_cbor(payload).map_err(ManifestRefusal::NotAManifest)?;
         manifest.check()?;
-        Ok(TrustedManifest { manifest, digest: Digest::of(&self.bytes), signer: *name })
+        // Of what is signed, not of how it is wrapped: signatures and envelopes can be written in several ways.
+        Ok(TrustedManifest { digest: Digest::of(payload), manifest, signer: *name })
     }
 }
 
@@ -183,7 +183,7 @@ impl TrustedManifest {
         &self.manifest
     }
 
-    /// SHA-256 of the signed manifest.
+    /// SHA-256 of the manifest as it was signed.
     pub fn digest(&self) -> Digest {
         self.digest
     }

@@ -209,7 +209,7 @@ impl ReferenceSet {
         &self.names
     }
 
-    /// SHA-256 over the digests of its signed manifests, by name: says which reference values a verdict is by.
+    /// SHA-256 over the digests of its manifests, by name: says which reference values a verdict is by.
     pub fn digest(&self) -> Digest {
         self.digest
     }
