@@ -4,6 +4,8 @@
 
 mod played;
 
+use std::sync::{Arc, Mutex};
+
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use gtvp_appraisal::alg::{HashAlg, LogDigest};
@@ -24,6 +26,7 @@ use gtvp_security::tpm::pcrs::{Bank, Selection};
 use gtvp_security::tpm::saved::SavedError;
 use gtvp_security::tpm::templates::{self, EkKind};
 use gtvp_security::tpm::tls::{CertificateVerify, Role};
+use gtvp_security::tpm::transport::{self, Transport};
 use gtvp_security::tpm::wire::{Auth, Command, Writer};
 use played::SoftwareTpm;
 
@@ -298,6 +301,73 @@ fn the_log_stays_in_step_over_restarts_and_tampering_shows() {
     client.pcr_extend(u32::from(PCR.get()), &[(Bank::Sha256.algorithm(), &[1; 32])]).unwrap();
     drop(client);
     assert_eq!(actor(&tpm).state().unwrap().step, Step::Out);
+}
+
+/// Changes a byte of some answers, always the same ones.
+struct Flipping {
+    way: Box<dyn Transport>,
+    seed: Arc<Mutex<Seed>>,
+}
+
+struct Seed {
+    state: u64,
+    flipped: u32,
+}
+
+impl Seed {
+    /// Knuth's MMIX generator: its upper half.
+    fn next(&mut self) -> usize {
+        self.state =
+            self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(self.state >> 33).unwrap()
+    }
+}
+
+impl Transport for Flipping {
+    fn exchange(&mut self, command: &[u8]) -> std::io::Result<Vec<u8>> {
+        let mut answer = self.way.exchange(command)?;
+        let mut seed = self.seed.lock().unwrap();
+        if seed.next() % 16 == 0 {
+            let at = seed.next() % answer.len();
+            answer[at] ^= u8::try_from(seed.next() % 255 + 1).unwrap();
+            if seed.next() % 2 == 0 {
+                let cut = seed.next() % answer.len();
+                answer.truncate(cut);
+            }
+            seed.flipped += 1;
+        }
+        Ok(answer)
+    }
+}
+
+#[test]
+fn whatever_a_tpm_answers_is_an_error_or_fits_the_question() {
+    let tpm = SoftwareTpm::start();
+    let seed = Arc::new(Mutex::new(Seed { state: 0x5eed, flipped: 0 }));
+    let all = Selection::new(Bank::Sha256, 0..24).unwrap();
+    let mut told = 0;
+    for round in 0..400u32 {
+        let way = Flipping { way: transport::open(&tpm.address()).unwrap(), seed: seed.clone() };
+        let quote = Client::over(Box::new(way), true).and_then(|mut client| {
+            let primary = client.create_primary(handle::ENDORSEMENT, &templates::storage())?;
+            let wrapped = client.create(primary.handle, &templates::attestation())?;
+            let ak = client.load(primary.handle, &wrapped)?;
+            client.flush(primary.handle)?;
+            // Whatever they say is only not to do harm.
+            let _ = client.certify(ak.handle, ak.handle, b"x");
+            let _ = client.sign_hashed(ak.handle, &[1; 1500]);
+            let _ = client.nv_read(handle::EK_CERTIFICATE_RSA, 4096);
+            let _ = client.endorsement_session(&[1; 32]).map(|session| client.flush(session));
+            client.quote_with_values(ak.handle, &round.to_be_bytes(), all)
+        });
+        if let Ok(quote) = quote {
+            told += 1;
+            assert!(quote.attest.ends_with(digest(&SHA256, &quote.values.concat()).as_ref()));
+            assert_eq!(Attest::parse(&quote.attest).unwrap().extra_data, round.to_be_bytes());
+        }
+    }
+    let flipped = seed.lock().unwrap().flipped;
+    assert!(flipped > 100 && told > 20, "{flipped} flips, {told} quotes");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use gtvp_model::digest::Digest;
 use super::client::{Client, TpmError};
 use super::commands::{Attested, Clock, ecdsa};
 use super::keys::{self, Identity, Keys};
-use super::log::{Log, LogError, Opened, Step};
+use super::log::{Log, Opened, Step};
 use super::pcrs::{Bank, Quote, Selection};
 use super::tls::CertificateVerify;
 use super::transport::Address;
@@ -119,6 +119,9 @@ impl Tpm {
         self.ask(move |holder| {
             holder.with(|held| {
                 let quote = held.client.quote_with_values(held.keys.ak.handle, &qualifying, selection)?;
+                if (quote.clock.reset_count, quote.clock.restart_count) != held.log.life() {
+                    return Err(TpmError::WasReset);
+                }
                 let entries = held.log.entries();
                 let log = entries.get(log_from..).unwrap_or_default().to_vec();
                 Ok(Evidence { quote, log, log_size: entries.len() })
@@ -230,7 +233,7 @@ impl Holder {
             Err(TpmError::Unfit(_)) => false,
             Err(e) => return Err(e),
         };
-        let (log, then) = Log::open(&self.folder, clock.reset_count, value)?;
+        let (log, then) = Log::open(&self.folder, (clock.reset_count, clock.restart_count), value)?;
         let mut held = Held { client, keys, log, sha384 };
         if let (Opened::ExtendLast, Some((short, long))) = (then, held.log.last()) {
             held.extend(&short, &long)?;
@@ -241,12 +244,17 @@ impl Holder {
 
     /// Runs `f`; once more on a new connection if what it needed was lost.
     fn with<T>(&mut self, f: impl Fn(&mut Held) -> Result<T, TpmError>) -> Result<T, TpmError> {
+        let was_connected = self.held.is_some();
         let first = self.connected().and_then(&f);
         let Err(e) = first else { return first };
         if !e.is_lost() {
             return Err(e);
         }
         self.held = None;
+        if !was_connected {
+            // That was a new connection already.
+            return Err(e);
+        }
         let second = self.connected().and_then(&f);
         if second.as_ref().is_err_and(TpmError::is_lost) {
             self.held = None;
@@ -260,8 +268,12 @@ impl Holder {
             Some(known) => known.value = measured.value,
             None => self.measured.push(measured.clone()),
         }
-        // A new connection says all of them again, and knows what the log has already.
-        self.with(|held| held.record(&measured))
+        let done = self.with(|held| held.record(&measured));
+        if done.is_err() {
+            // Log and PCR may be one entry apart: that is looked at when they are opened again, and then all are said again.
+            self.held = None;
+        }
+        done
     }
 }
 
@@ -272,11 +284,7 @@ impl Held {
         if self.log.says(&entry) {
             return Ok(());
         }
-        self.log.append(&entry).map_err(|e| match e {
-            LogError::Full => TpmError::Log(e),
-            // Whether the entry is there is seen when the log is opened again.
-            LogError::Io(_) => TpmError::Log(e),
-        })?;
+        self.log.append(&entry)?;
         self.extend(&entry.digest(HashAlg::Sha256), &entry.digest(HashAlg::Sha384))
     }
 

@@ -15,9 +15,11 @@ use gtvp_appraisal::ownlog::{MAX_LOG, OwnEntry, OwnLog, OwnLogFault};
 use super::saved::replace;
 
 const NAME: &str = "measured.log";
-/// What stands before the entries: this, resetCount, the PCR's value before the first entry.
+/// What stands before the entries: this, resetCount, restartCount, the PCR's value before the first entry.
 const MAGIC: &[u8] = b"gtvp-measured/1\n";
-const HEADER: usize = MAGIC.len() + 4 + 32;
+const HEADER: usize = MAGIC.len() + 4 + 4 + 32;
+/// resetCount and restartCount. A reset begins PCRs anew. So does a restart, but not a resume, and both count as a restart.
+pub type Life = (u32, u32);
 
 /// Why the log cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +63,7 @@ impl Step {
 #[derive(Debug)]
 pub struct Log {
     path: PathBuf,
-    /// resetCount of the life that it belongs to.
-    reset_count: u32,
+    life: Life,
     /// The PCR's value before the first entry.
     base: LogDigest,
     entries: Vec<u8>,
@@ -85,19 +86,18 @@ pub enum Opened {
 }
 
 impl Log {
-    /// The log in `folder` for the life with this `reset_count`, in which the PCR has this `value` now.
-    pub fn open(folder: &Path, reset_count: u32, value: LogDigest) -> Result<(Self, Opened), LogError> {
+    /// The log in `folder` for this life, in which the PCR has this `value` now.
+    pub fn open(folder: &Path, life: Life, value: LogDigest) -> Result<(Self, Opened), LogError> {
         let path = folder.join(NAME);
         let Some(bytes) = read(&path)? else {
-            return Self::begin(folder, reset_count, value, Step::In);
+            return Self::begin(folder, life, value, Step::In);
         };
-        let Some((life, base, entries)) = parse(&bytes) else {
+        let Some((known, base, entries)) = parse(&bytes) else {
             fs::rename(&path, folder.join(format!("{NAME}.damaged")))?;
-            return Self::begin(folder, reset_count, value, Step::Damaged);
+            return Self::begin(folder, life, value, Step::Damaged);
         };
-        if life != reset_count {
-            fs::rename(&path, folder.join(format!("{NAME}.before")))?;
-            return Self::begin(folder, reset_count, value, Step::In);
+        if known.0 != life.0 {
+            return Self::begin_after(folder, life, value);
         }
         let (entries, log) = match OwnLog::parse(entries) {
             Ok(log) => (entries, log),
@@ -114,7 +114,7 @@ impl Log {
             }
             Err(_) => {
                 fs::rename(&path, folder.join(format!("{NAME}.damaged")))?;
-                return Self::begin(folder, reset_count, value, Step::Damaged);
+                return Self::begin(folder, life, value, Step::Damaged);
             }
         };
         let replayed = log.replay(base);
@@ -126,23 +126,29 @@ impl Log {
             (Step::In, Opened::Known)
         } else if before_last == Some(value) {
             (Step::Out, Opened::ExtendLast)
+        } else if known != life {
+            // A restart, not a resume. If it was neither, verifiers miss the beginning: `base` is not what the boot log leaves.
+            return Self::begin_after(folder, life, value);
         } else {
             (Step::Out, Opened::Known)
         };
+        if known != life {
+            replace(folder, NAME, &[&header(life, &base), entries].concat())?;
+        }
         let entries = entries.to_vec();
-        Ok((Self { path, reset_count, base, entries, value: replayed, step, torn: false }, then))
+        Ok((Self { path, life, base, entries, value: replayed, step, torn: false }, then))
     }
 
-    fn begin(
-        folder: &Path,
-        reset_count: u32,
-        base: LogDigest,
-        step: Step,
-    ) -> Result<(Self, Opened), LogError> {
-        let header = [MAGIC, &reset_count.to_be_bytes(), base.as_bytes()].concat();
-        replace(folder, NAME, &header)?;
+    /// Puts the log of an earlier life aside.
+    fn begin_after(folder: &Path, life: Life, value: LogDigest) -> Result<(Self, Opened), LogError> {
+        fs::rename(folder.join(NAME), folder.join(format!("{NAME}.before")))?;
+        Self::begin(folder, life, value, Step::In)
+    }
+
+    fn begin(folder: &Path, life: Life, base: LogDigest, step: Step) -> Result<(Self, Opened), LogError> {
+        replace(folder, NAME, &header(life, &base))?;
         let path = folder.join(NAME);
-        let log = Self { path, reset_count, base, entries: Vec::new(), value: base, step, torn: false };
+        let log = Self { path, life, base, entries: Vec::new(), value: base, step, torn: false };
         Ok((log, Opened::New))
     }
 
@@ -156,9 +162,9 @@ impl Log {
         self.step
     }
 
-    /// resetCount of the life that it belongs to.
-    pub fn reset_count(&self) -> u32 {
-        self.reset_count
+    /// The life that it belongs to.
+    pub fn life(&self) -> Life {
+        self.life
     }
 
     /// The PCR's value before the first entry.
@@ -224,11 +230,17 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
-fn parse(bytes: &[u8]) -> Option<(u32, LogDigest, &[u8])> {
+fn header(life: Life, base: &LogDigest) -> Vec<u8> {
+    [MAGIC, &life.0.to_be_bytes(), &life.1.to_be_bytes(), base.as_bytes()].concat()
+}
+
+fn parse(bytes: &[u8]) -> Option<(Life, LogDigest, &[u8])> {
     let rest = bytes.strip_prefix(MAGIC)?;
-    let (life, rest) = rest.split_first_chunk()?;
+    let (reset, rest) = rest.split_first_chunk()?;
+    let (restart, rest) = rest.split_first_chunk()?;
     let (base, entries) = rest.split_at_checked(32)?;
-    Some((u32::from_be_bytes(*life), LogDigest::new(HashAlg::Sha256, base).ok()?, entries))
+    let life = (u32::from_be_bytes(*reset), u32::from_be_bytes(*restart));
+    Some((life, LogDigest::new(HashAlg::Sha256, base).ok()?, entries))
 }
 
 #[cfg(test)]
@@ -260,8 +272,8 @@ mod tests {
         LogDigest::filled(HashAlg::Sha256, 0)
     }
 
-    fn open(folder: &Folder, life: u32, value: LogDigest) -> (Log, Opened) {
-        Log::open(&folder.0, life, value).unwrap()
+    fn open(folder: &Folder, resets: u32, value: LogDigest) -> (Log, Opened) {
+        Log::open(&folder.0, (resets, 0), value).unwrap()
     }
 
     #[test]
@@ -308,6 +320,20 @@ mod tests {
     }
 
     #[test]
+    fn a_resume_keeps_the_log_and_a_restart_begins_another() {
+        let folder = Folder::new("resume");
+        let (mut log, _) = open(&folder, 4, zero());
+        log.append(&entry("a")).unwrap();
+        let (value, other) = (log.value(), entry("b").digest(HashAlg::Sha256));
+        let (log, then) = Log::open(&folder.0, (4, 1), value).unwrap();
+        assert_eq!((then, log.step(), log.life()), (Opened::Known, Step::In, (4, 1)));
+        // Now this is its life: in the same one a PCR that does not fit is out of step.
+        assert_eq!(Log::open(&folder.0, (4, 1), other).unwrap().0.step(), Step::Out);
+        let (log, then) = Log::open(&folder.0, (4, 2), other).unwrap();
+        assert_eq!((then, log.step(), log.entries().len()), (Opened::New, Step::In, 0));
+    }
+
+    #[test]
     fn another_life_of_the_tpm_has_another_log_and_a_damaged_one_is_called_so() {
         let folder = Folder::new("life");
         let (mut log, _) = open(&folder, 4, zero());
@@ -317,7 +343,7 @@ mod tests {
         fs::write(folder.0.join(NAME), b"nonsense").unwrap();
         let (log, then) = open(&folder, 5, zero());
         assert_eq!((then, log.step()), (Opened::New, Step::Damaged));
-        let mut unknown = [MAGIC, &5u32.to_be_bytes(), &[0; 32]].concat();
+        let mut unknown = header((5, 0), &zero());
         unknown.extend([99; 40]);
         fs::write(folder.0.join(NAME), &unknown).unwrap();
         assert_eq!(open(&folder, 5, zero()).0.step(), Step::Damaged);
