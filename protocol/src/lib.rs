@@ -14,5 +14,5 @@ mod untrusted;
 
 pub use planted::Check;
 #[cfg(any(test, feature = "planted"))]
-pub use planted::without;
+pub use planted::{without, without_all};
 pub use untrusted::Untrusted;

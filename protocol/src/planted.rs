@@ -1,5 +1,5 @@
-//! Every check that HSP's engines make has a name here, so that a test can leave one out and see the attack succeed
-//! which it stops. Outside of tests and the simulator (feature `planted`) all of them are always made.
+//! Each check that is the only thing between an attack and its success has a name here, so that a test can leave it out
+//! and see the attack succeed (`hsp/tests/attacks.rs`). Outside of tests and the simulator (feature `planted`) all of them are always made.
 
 macro_rules! checks {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -21,6 +21,8 @@ checks! {
     NotOurselves,
     /// The peer's nonce is not the one that we sent.
     NonceEchoed,
+    /// A round's nonce is not the one of the round before.
+    NonceFresh,
     /// The peer is who was dialled.
     Dialled,
     /// TLS showed the key that the roster has for the peer.
@@ -31,20 +33,12 @@ checks! {
     EpochGrant,
     /// The peer asks for a bank that can be believed.
     AskedBank,
-    /// Evidence answers the round that was asked.
-    Round,
     /// Evidence has exactly the PCRs that were asked.
     PcrSelection,
-    /// The logs end where the evidence says.
-    LogEnds,
-    /// A log's pieces follow each other.
-    LogOrder,
     /// Only a member without a TPM sends no evidence, and only where the union takes such members.
     NoEvidence,
     /// An outcome belongs to the request that waits.
     Request,
-    /// The peer accepts only what we have sent.
-    AcceptInTurn,
     /// A peer that left the roster has no session.
     Evicted,
     /// A peer that does not answer in time has no session.
@@ -71,12 +65,6 @@ checks! {
     Credential,
     /// The TLS key was certified by the AK.
     Certified,
-    /// The key in TLS is the one that was shown.
-    JoinTlsKey,
-    /// The record goes on from the token's head.
-    RecordChain,
-    /// The verifier is in the record that it gave.
-    VerifierInRecord,
     /// A verifier has a TPM.
     VerifierTpm,
     /// The token's secret was revealed.
@@ -105,42 +93,57 @@ checks! {
 
 #[cfg(any(test, feature = "planted"))]
 mod state {
-    use std::cell::Cell;
+    use std::cell::RefCell;
 
     use super::Check;
 
     thread_local! {
-        static LEFT_OUT: Cell<Option<Check>> = const { Cell::new(None) };
+        static LEFT_OUT: RefCell<Vec<Check>> = const { RefCell::new(Vec::new()) };
     }
 
     /// Runs `f` on this thread with one check left out.
     pub fn without<R>(check: Check, f: impl FnOnce() -> R) -> R {
-        struct Reset(Option<Check>);
+        without_all(&[check], f)
+    }
+
+    /// Runs `f` on this thread with these checks left out too.
+    pub fn without_all<R>(checks: &[Check], f: impl FnOnce() -> R) -> R {
+        struct Reset(usize);
         impl Drop for Reset {
             fn drop(&mut self) {
-                LEFT_OUT.set(self.0);
+                LEFT_OUT.with_borrow_mut(|out| out.truncate(self.0));
             }
         }
-        let _reset = Reset(LEFT_OUT.replace(Some(check)));
+        let before = LEFT_OUT.with_borrow_mut(|out| {
+            let before = out.len();
+            out.extend_from_slice(checks);
+            before
+        });
+        let _reset = Reset(before);
         f()
     }
 
     pub(crate) fn left_out(check: Check) -> bool {
-        LEFT_OUT.get() == Some(check)
+        LEFT_OUT.with_borrow(|out| out.contains(&check))
     }
 }
 
 #[cfg(any(test, feature = "planted"))]
-pub(crate) use state::left_out;
+use state::left_out;
 #[cfg(any(test, feature = "planted"))]
-pub use state::without;
+pub use state::{without, without_all};
 
 #[cfg(not(any(test, feature = "planted")))]
-pub(crate) fn left_out(_: Check) -> bool {
+fn left_out(_: Check) -> bool {
     false
 }
 
 /// Refuses unless `good`.
 pub(crate) fn check<E>(name: Check, good: bool, refusal: impl FnOnce() -> E) -> Result<(), E> {
     if good || left_out(name) { Ok(()) } else { Err(refusal()) }
+}
+
+/// Refuses unless `good`, always: what other checks would stop as well, later and by another name.
+pub(crate) fn demand<E>(good: bool, refusal: impl FnOnce() -> E) -> Result<(), E> {
+    if good { Ok(()) } else { Err(refusal()) }
 }

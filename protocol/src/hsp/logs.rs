@@ -2,7 +2,7 @@
 
 use super::message::{Ask, LogKind, LogPiece, MAX_LOG_PIECE};
 use super::refusal::Refusal;
-use crate::planted::{Check, check};
+use crate::planted::demand;
 
 /// A log, from some offset.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,13 +43,13 @@ impl Collected {
         }
         if let Some(delta) = self.0.iter_mut().find(|d| d.log == log) {
             let at = delta.end();
-            check(Check::LogOrder, from == at, || Refusal::LogPieceMisplaced { log, from, at })?;
+            demand(from == at, || Refusal::LogPieceMisplaced { log, from, at })?;
             delta.bytes.extend_from_slice(bytes.as_slice());
             return Ok(());
         }
         let at = held(ask, log);
         let begins = from == 0 || from == at;
-        check(Check::LogOrder, begins, || Refusal::LogPieceMisplaced { log, from, at })?;
+        demand(begins, || Refusal::LogPieceMisplaced { log, from, at })?;
         self.0.push(LogDelta { log, from, bytes: bytes.into_vec() });
         Ok(())
     }
@@ -67,7 +67,7 @@ impl Collected {
                     from
                 }
             };
-            check(Check::LogEnds, delta == want, || Refusal::LogEndsElsewhere { log, got: delta, want })?;
+            demand(delta == want, || Refusal::LogEndsElsewhere { log, got: delta, want })?;
         }
         self.0.sort_by_key(|d| d.log);
         Ok(self.0)

@@ -37,7 +37,7 @@ use super::message::{
 };
 use super::refusal::{Awaited, Refusal};
 use crate::Untrusted;
-use crate::planted::{Check, check};
+use crate::planted::{Check, check, demand};
 
 /// How far a peer's epoch may be ahead: a million evictions that we have not heard of.
 pub const MAX_EPOCH_LEAD: u64 = 1 << 20;
@@ -508,7 +508,7 @@ impl Exchanging {
 
     fn on_accept(mut self: Box<Self>) -> Outcome {
         let in_turn = self.mine == Mine::Sent && !self.accepted;
-        check(Check::AcceptInTurn, in_turn, || out_of_turn("Accept", EXCHANGING))?;
+        demand(in_turn, || out_of_turn("Accept", EXCHANGING))?;
         self.accepted = true;
         Ok(self.proceed(Vec::new()))
     }
@@ -556,7 +556,7 @@ fn appraisable(
     ask: &Ask,
 ) -> Result<Appraisable, Refusal> {
     let got = evidence.round;
-    check(Check::Round, got == round, || Refusal::OtherRound { got, want: round })?;
+    demand(got == round, || Refusal::OtherRound { got, want: round })?;
     check_pcrs(&evidence, ask)?;
     let logs = logs.finish(evidence.ends.as_slice(), ask)?;
     let (of, binding, ask) = (peer.clone(), binding.clone(), ask.clone());
@@ -570,7 +570,7 @@ impl Open {
         }
         let want = self.their_round.checked_add(1).ok_or(Refusal::RoundsUsedUp)?;
         let got = challenge.round;
-        check(Check::Round, got == want, || Refusal::OtherRound { got, want })?;
+        demand(got == want, || Refusal::OtherRound { got, want })?;
         check_ask(&challenge.ask)?;
         self.their_round = want;
         let request = next(&mut self.link.requests);
@@ -627,7 +627,7 @@ impl Open {
     }
 
     fn renew(&mut self, nonce: [u8; 32], ask: Ask, ctx: &Context<'_>) -> Result<Command, Refusal> {
-        check(Check::NonceEchoed, nonce != self.link.nonce, || Refusal::NonceUsed)?;
+        check(Check::NonceFresh, nonce != self.link.nonce, || Refusal::NonceUsed)?;
         self.our_round = self.our_round.checked_add(1).ok_or(Refusal::RoundsUsedUp)?;
         self.link.nonce = nonce;
         let challenge = Challenge { round: self.our_round, nonce, ask: ask.clone() };

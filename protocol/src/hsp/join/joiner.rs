@@ -37,7 +37,7 @@ use crate::hsp::message::{
 };
 use crate::hsp::refusal::{Awaited, Refusal};
 use crate::hsp::session::{Expect, Session, Setup, Timing};
-use crate::planted::{Check, check};
+use crate::planted::{Check, check, demand};
 
 /// What a join begins with.
 #[derive(Debug, Clone)]
@@ -85,9 +85,9 @@ pub enum Joiner {
     AwaitingJoined(Box<Base>, Box<Known>, Session, AttestedChannel),
     /// The record with our entry comes, or is being checked.
     Confirming(Box<Base>, Box<Confirming>),
-    /// We are a member; the session goes on.
-    Member(Session),
-    /// Nothing has changed.
+    /// We are a member; the session goes on: see [`Self::into_session`].
+    Member(Session, Box<UnionView>),
+    /// It is over: nothing has changed, or, after [`Self::Member`], the session has ended.
     Closed(Refusal),
 }
 
@@ -179,7 +179,7 @@ impl Joiner {
     pub fn deadline(&self) -> Option<Millis> {
         match self {
             Self::Attesting(base, _, session) => session.deadline().map(|d| d.min(base.deadline)),
-            Self::Member(session) => session.deadline(),
+            Self::Member(session, _) => session.deadline(),
             Self::Closed(_) => None,
             _ => self.base().map(|b| b.deadline),
         }
@@ -196,7 +196,7 @@ impl Joiner {
             Self::Attesting(..) => "attesting",
             Self::AwaitingJoined(..) => "awaiting the entry",
             Self::Confirming(..) => "confirming the entry",
-            Self::Member(_) => "a member",
+            Self::Member(..) => "a member",
             Self::Closed(_) => "closed",
         }
     }
@@ -211,7 +211,7 @@ impl Joiner {
             | Self::Attesting(base, ..)
             | Self::AwaitingJoined(base, ..)
             | Self::Confirming(base, _) => Some(base),
-            Self::Member(_) | Self::Closed(_) => None,
+            Self::Member(..) | Self::Closed(_) => None,
         }
     }
 
@@ -229,7 +229,7 @@ impl Joiner {
         check(Check::Silence, in_time, || Refusal::Silent { awaited: self.awaited() })?;
         // A session inside looks at its frames itself.
         let message = match (&self, &event) {
-            (Self::Attesting(..) | Self::Member(_), _) => None,
+            (Self::Attesting(..) | Self::Member(..), _) => None,
             (_, Event::Lost) => return Err(Refusal::Lost),
             (_, Event::End) => return Err(Refusal::Ended),
             (_, Event::Frame(frame)) => Some(Message::decode(frame)?),
@@ -258,9 +258,12 @@ impl Joiner {
             }
             (Self::Attesting(base, known, session), None) => attest(base, known, session, event, now),
             (Self::Confirming(base, confirming), None) => on_confirmed(base, confirming, event),
-            (Self::Member(session), None) => {
-                // The runtime goes on with the session itself, under its own view: see `into_session`.
-                Ok(Step::stay(Self::Member(session)))
+            (Self::Member(session, view), None) => {
+                let step = session.on(event, &context(&view, now));
+                Ok(step.map(|session| match session {
+                    Session::Closed(refusal) => Self::Closed(refusal),
+                    session => Self::Member(session, view),
+                }))
             }
             (state, None) => Ok(Step::stay(state)),
         }
@@ -269,7 +272,7 @@ impl Joiner {
     /// The open session of a finished join; `None` if it is not finished.
     pub fn into_session(self) -> Option<Session> {
         match self {
-            Self::Member(session) => Some(session),
+            Self::Member(session, _) => Some(session),
             _ => None,
         }
     }
@@ -345,7 +348,7 @@ fn on_learned(mut base: Box<Base>, learning: Box<Learning>, event: Event) -> Out
     let view = *outcome.map_err(|why| Refusal::RecordBroken { why })?;
     let leads = view.union == base.setup.token.union && view.head == head;
     let why = || Refusal::RecordBroken { why: "it ends elsewhere".into() };
-    check(Check::RecordChain, leads, why)?;
+    demand(leads, why)?;
     let entry = view.members.get(&verifier).ok_or(Refusal::VerifierNotInRecord)?;
     let has_tpm = entry.identity.class() != TpmClass::None;
     check(Check::VerifierTpm, has_tpm, || Refusal::VerifierWithoutTpm)?;
@@ -490,5 +493,5 @@ fn on_confirmed(base: Box<Base>, confirming: Box<Confirming>, event: Event) -> O
     session.admitted(&entry);
     let membership = Durable::Membership { union: view.union, entry: Box::new(entry), head };
     let commands = vec![Command::Persist(membership), Command::Established(channel)];
-    Ok(Step { next: Joiner::Member(session), commands })
+    Ok(Step { next: Joiner::Member(session, Box::new(view)), commands })
 }

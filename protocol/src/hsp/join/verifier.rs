@@ -37,7 +37,7 @@ use crate::hsp::message::{
 };
 use crate::hsp::refusal::{Awaited, Refusal};
 use crate::hsp::session::{Expect, Session, Setup, Timing};
-use crate::planted::{Check, check};
+use crate::planted::{Check, check, demand};
 
 /// What a verifier begins with.
 #[derive(Debug, Clone)]
@@ -77,9 +77,9 @@ pub enum Verifier {
     AwaitingAccept(Box<Base>, Box<Candidate>, Session, AttestedChannel),
     /// The entry is proposed.
     Committing(Box<Base>, Box<Committing>),
-    /// The joiner is a member; the session goes on.
+    /// The joiner is a member; the session goes on: see [`Self::into_session`].
     Member(Session),
-    /// Nothing has changed.
+    /// It is over: nothing has changed, or, after [`Self::Member`], the session has ended.
     Closed(Refusal),
 }
 
@@ -133,9 +133,8 @@ impl Verifier {
     /// # Errors
     /// [`Refusal::VerifierWithoutTpm`].
     pub fn start(setup: VerifierSetup, now: Millis) -> Result<Self, Refusal> {
-        if matches!(setup.own.identity, Identity::Bare { .. }) {
-            return Err(Refusal::VerifierWithoutTpm);
-        }
+        let has_tpm = setup.own.identity.class() != TpmClass::None;
+        check(Check::VerifierTpm, has_tpm, || Refusal::VerifierWithoutTpm)?;
         let deadline = now.after(DEADLINE);
         Ok(Self::AwaitingHello(Box::new(Base { setup, requests: 0, deadline })))
     }
@@ -241,6 +240,10 @@ impl Verifier {
                 Ok(attest(base, candidate, session, event, ctx))
             }
             (Self::Committing(base, committing), None) => on_committed(base, committing, event),
+            (Self::Member(session), None) => Ok(session.on(event, ctx).map(|session| match session {
+                Session::Closed(refusal) => Self::Closed(refusal),
+                session => Self::Member(session),
+            })),
             (state, None) => Ok(Step::stay(state)),
         }
     }
@@ -342,7 +345,7 @@ fn on_keys(
         }
         _ => return Ok(Step::stay(Verifier::CheckingKeys(base, hello, want))),
     };
-    check(Check::JoinTlsKey, keys.spki == base.setup.peer_spki, || Refusal::JoinTlsKeyDiffers)?;
+    demand(keys.spki == base.setup.peer_spki, || Refusal::JoinTlsKeyDiffers)?;
     let identity = keys.identity();
     let class = identity.class();
     check(Check::Class, ctx.view.settings.admits(class), || Refusal::ClassNotAdmitted { class })?;

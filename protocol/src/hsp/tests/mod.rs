@@ -1,1 +1,7 @@
 //! HSP as its users see it, and its attackers.
+
+mod attacks;
+mod join;
+mod session;
+mod table;
+mod world;
