@@ -6,9 +6,14 @@
 //!
 //! Nothing here asks whether somebody *may* be trusted with less: what a verdict leaves unchecked stands in it.
 
+mod entries;
 mod failure;
 mod held;
 mod logs;
+#[cfg(any(test, feature = "planted"))]
+pub mod planted;
+#[cfg(not(any(test, feature = "planted")))]
+mod planted;
 mod quote;
 mod verdict;
 
@@ -151,3 +156,6 @@ fn steps(
     let held = question.held.filter(|h| h.references == references.digest());
     logs::check(evidence, &quote, held, references, verdict)
 }
+
+#[cfg(test)]
+mod attacks;
