@@ -4,6 +4,7 @@
 mod faults;
 mod integrity;
 mod life;
+mod platform;
 mod refusals;
 mod running;
 
@@ -39,6 +40,10 @@ fn main() -> ExitCode {
             ),
             ("a_box_serves_while_each_process_is_killed", faults::a_box_serves_while_each_process_is_killed),
             ("a_source_that_cannot_be_reached_is_named", faults::a_source_that_cannot_be_reached_is_named),
+            (
+                "a_software_tpm_is_marked_and_its_reset_shows",
+                platform::a_software_tpm_is_marked_and_its_reset_shows,
+            ),
             ("a_flipped_byte_is_never_served", integrity::a_flipped_byte_is_never_served),
         ],
     )
