@@ -78,6 +78,8 @@ pub struct OwnEvidence {
     pub pcrs: Vec<Pcr>,
     /// From the binding's leaf to the quoted root.
     pub path: Path,
+    /// TPMT_PUBLIC of the attestation key.
+    pub ak: Vec<u8>,
     /// The logs, from where the challenger has them.
     pub logs: Vec<LogDelta>,
 }

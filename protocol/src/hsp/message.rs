@@ -8,6 +8,7 @@ use gtvp_model::token::{TokenId, TokenSecret};
 use gtvp_model::union::{Epoch, Hardware, MemberId, RecordHead, UnionId};
 use minicbor::{Decode, Encode};
 
+use super::fields::{digest, epoch, hardware, head, secret};
 use super::refusal::Refusal;
 use crate::frame::wire::{self, Bytes, List};
 use crate::frame::{Frame, Limits};
@@ -205,6 +206,9 @@ pub struct Evidence {
     /// Length of each log that it rests on, in the order of [`LogKind::ALL`]; 0 for one that the member does not have.
     #[n(5)]
     pub ends: List<u64, 3>,
+    /// TPMT_PUBLIC of the attestation key: the roster has its Name.
+    #[n(6)]
+    pub ak: Bytes<MAX_PUBLIC>,
 }
 
 /// "I have no TPM."
@@ -472,112 +476,4 @@ fn version(frame: &Frame) -> Result<(), Refusal> {
 /// The highest version that both speak.
 pub fn common(theirs: &[u16]) -> Option<u16> {
     VERSIONS.iter().copied().filter(|v| theirs.contains(v)).max()
-}
-
-mod digest {
-    use minicbor::decode::Error as DecodeError;
-    use minicbor::encode::{Error as EncodeError, Write};
-    use minicbor::{Decoder, Encoder};
-
-    use super::{Digest, wire};
-
-    pub fn encode<C, W: Write>(
-        d: &Digest,
-        e: &mut Encoder<W>,
-        c: &mut C,
-    ) -> Result<(), EncodeError<W::Error>> {
-        wire::id::encode(&d.0, e, c)
-    }
-
-    pub fn decode<C>(d: &mut Decoder<'_>, c: &mut C) -> Result<Digest, DecodeError> {
-        wire::id::decode::<[u8; 32], C>(d, c).map(Digest)
-    }
-}
-
-mod epoch {
-    use minicbor::decode::Error as DecodeError;
-    use minicbor::encode::{Error as EncodeError, Write};
-    use minicbor::{Decoder, Encoder};
-
-    use super::Epoch;
-
-    pub fn encode<C, W: Write>(
-        v: &Epoch,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), EncodeError<W::Error>> {
-        e.u64(v.0)?.ok()
-    }
-
-    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<Epoch, DecodeError> {
-        d.u64().map(Epoch)
-    }
-}
-
-mod head {
-    use minicbor::decode::Error as DecodeError;
-    use minicbor::encode::{Error as EncodeError, Write};
-    use minicbor::{Decoder, Encoder};
-
-    use super::{Digest, RecordHead, wire};
-
-    pub fn encode<C, W: Write>(
-        h: &RecordHead,
-        e: &mut Encoder<W>,
-        c: &mut C,
-    ) -> Result<(), EncodeError<W::Error>> {
-        e.array(2)?.u64(h.number)?;
-        wire::id::encode(&h.hash.0, e, c)
-    }
-
-    pub fn decode<C>(d: &mut Decoder<'_>, c: &mut C) -> Result<RecordHead, DecodeError> {
-        if d.array()? != Some(2) {
-            return Err(DecodeError::message("a record head is a number and a hash"));
-        }
-        Ok(RecordHead { number: d.u64()?, hash: Digest(wire::id::decode(d, c)?) })
-    }
-}
-
-mod hardware {
-    use minicbor::decode::Error as DecodeError;
-    use minicbor::encode::{Error as EncodeError, Write};
-    use minicbor::{Decoder, Encoder};
-
-    use super::Hardware;
-
-    pub fn encode<C, W: Write>(
-        h: &Hardware,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), EncodeError<W::Error>> {
-        e.array(3)?.u16(h.cpus)?.u32(h.memory_mib)?.str(h.model())?.ok()
-    }
-
-    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<Hardware, DecodeError> {
-        if d.array()? != Some(3) {
-            return Err(DecodeError::message("hardware is processors, memory and a model"));
-        }
-        Hardware::new(d.u16()?, d.u32()?, d.str()?).map_err(|e| DecodeError::message(e.to_string()))
-    }
-}
-
-mod secret {
-    use minicbor::decode::Error as DecodeError;
-    use minicbor::encode::{Error as EncodeError, Write};
-    use minicbor::{Decoder, Encoder};
-
-    use super::TokenSecret;
-
-    pub fn encode<C, W: Write>(
-        s: &TokenSecret,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), EncodeError<W::Error>> {
-        e.bytes(s.as_bytes())?.ok()
-    }
-
-    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<TokenSecret, DecodeError> {
-        let bytes = d.bytes()?.try_into().map_err(|_| DecodeError::message("a secret of another length"))?;
-        Ok(TokenSecret::new(bytes))
-    }
 }

@@ -11,6 +11,7 @@ mod batch;
 mod binding;
 mod channel;
 mod command;
+mod fields;
 pub mod join;
 mod logs;
 pub mod message;

@@ -461,6 +461,7 @@ fn send_evidence(evidence: &OwnEvidence, round: u32) -> Result<Vec<Command>, Ref
         pcrs: evidence.pcrs.clone().try_into().map_err(|_| too_long("the list of PCRs"))?,
         path: evidence.path.clone(),
         ends: ends.try_into().map_err(|_| too_long("the list of logs"))?,
+        ak: evidence.ak.clone().try_into().map_err(|_| too_long("the attestation key"))?,
     };
     commands.push(Command::Send(message.into()));
     Ok(commands)

@@ -11,7 +11,7 @@ use gtvp_model::union::{Epoch, UnionSettings, UnixTime};
 use super::world::Field::*;
 use super::world::Guard::{self, Appraisal, Engine, Field as In};
 use super::world::{
-    Field, GOOD, Lab, Ledger, Node, Pair, Part, Tpm, World, ask, bare, carry, enrolment, entry, join_setup,
+    Field, GOOD, Lab, Ledger, Node, Pair, Part, Tpm, ask, bare, carry, enrolment, entry, join_setup,
     log_bytes, pair, setup, straight, verifier_setup,
 };
 use crate::Check;
@@ -152,7 +152,6 @@ attacks! {
     a_tpm_that_is_not_the_members_is_refused [Appraisal(Part::Ak)] "EvidenceRejected" |lab| {
         let p = pair();
         let cuckoo = Tpm::new("cuckoo");
-        World::know(&cuckoo);
         let (mut a, mut b) = (p.dialling(lab, 1, 1), p.called(lab, 1, 2));
         a = Node { tpm: cuckoo, ..a };
         straight(lab, &mut a, &mut b);
@@ -162,7 +161,6 @@ attacks! {
     another_tpm_under_a_members_id_is_refused [Engine(Check::TlsKey), Appraisal(Part::Ak)] "TlsKeyOfAnother" |lab| {
         let p = pair();
         let cuckoo = Tpm::new("cuckoo");
-        World::know(&cuckoo);
         let mut a = Node { tpm: cuckoo.clone(), ..p.dialling(lab, 1, 1) };
         let called = setup(End::Responder, &p.beta(), 1, cuckoo.spki(), Expect::Member);
         let mut b = Node::session(lab, &p.b, &p.ledger, called, 2);

@@ -201,6 +201,7 @@ impl Tpm {
             value: self.pcr.0.to_vec().try_into().unwrap(),
         };
         OwnEvidence {
+            ak: self.ak.clone(),
             signature: sign(&self.ak, &attest),
             attest,
             pcrs: ask.selection.as_slice().iter().map(pcr).collect(),
@@ -241,14 +242,15 @@ impl Appraiser {
         self.appraised += 1;
         let evidence = what.evidence.unchecked();
         let attest = evidence.attest.as_slice();
-        // A cheap signature that also says whose it is: any key of the world may have made it.
         let Identity::Tpm { ak, .. } = &what.of.identity else {
             return reject(RejectionKind::Signature, "no AK");
         };
-        let signer = World::signer(attest, evidence.signature.as_slice());
-        let Some(signer) = signer else { return reject(RejectionKind::Signature, "signed by nobody") };
-        if KeyName::sha256(&signer) != *ak && !lab.lacks(Part::Ak) {
-            return reject(RejectionKind::Signature, "signed by another AK");
+        let signer = evidence.ak.as_slice();
+        if KeyName::sha256(signer) != *ak && !lab.lacks(Part::Ak) {
+            return reject(RejectionKind::Signature, "another AK than the roster has");
+        }
+        if evidence.signature.as_slice() != sign(signer, attest) {
+            return reject(RejectionKind::Signature, "not signed by that AK");
         }
         if attest.len() != 76 {
             return reject(RejectionKind::Malformed, "not a quote");
@@ -467,28 +469,11 @@ pub struct Node {
     pub history: Vec<Event>,
 }
 
-pub struct World;
-
-thread_local! {
-    static KEYS: std::cell::RefCell<BTreeSet<Vec<u8>>> = const { std::cell::RefCell::new(BTreeSet::new()) };
-}
-
-impl World {
-    pub fn know(tpm: &Tpm) {
-        KEYS.with_borrow_mut(|k| k.insert(tpm.ak.clone()));
-    }
-
-    fn signer(bytes: &[u8], signature: &[u8]) -> Option<Vec<u8>> {
-        KEYS.with_borrow(|k| k.iter().find(|key| sign(key, bytes) == signature).cloned())
-    }
-}
-
 pub fn hardware() -> Hardware {
     Hardware::new(4, 8192, "Test").unwrap()
 }
 
 pub fn entry(name: &str, tpm: &Tpm) -> RosterEntry {
-    World::know(tpm);
     RosterEntry::new(name.parse().unwrap(), tpm.identity(), PlatformIdentity::default(), hardware())
 }
 
@@ -761,7 +746,6 @@ impl Pair {
 }
 
 pub fn join_setup(tpm: &Tpm, token: &JoinToken, name: &str, exporter: u8, peer: &Tpm) -> JoinSetup {
-    World::know(tpm);
     JoinSetup {
         token: token.clone(),
         name: name.parse().unwrap(),
