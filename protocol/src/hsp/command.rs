@@ -242,6 +242,11 @@ pub enum Event {
     Tick,
     /// The connection ended.
     Lost,
+    /// A [`Command::Persist`] failed; what stood after it was not carried out.
+    NotPersisted {
+        /// Why.
+        why: String,
+    },
     /// This side wants to end it.
     End,
     /// Outcome of [`Command::AppraiseKeys`].

@@ -261,6 +261,7 @@ impl Session {
         let message = match &event {
             Event::Lost => return Err(Refusal::Lost),
             Event::End => return Err(Refusal::Ended),
+            Event::NotPersisted { why } => return Err(Refusal::NotPersisted { why: why.clone() }),
             Event::Frame(frame) => Some(Message::decode(frame)?),
             _ => None,
         };

@@ -232,6 +232,7 @@ impl Joiner {
             (Self::Attesting(..) | Self::Member(..), _) => None,
             (_, Event::Lost) => return Err(Refusal::Lost),
             (_, Event::End) => return Err(Refusal::Ended),
+            (_, Event::NotPersisted { why }) => return Err(Refusal::NotPersisted { why: why.clone() }),
             (_, Event::Frame(frame)) => Some(Message::decode(frame)?),
             _ => None,
         };

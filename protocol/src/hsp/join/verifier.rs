@@ -213,6 +213,7 @@ impl Verifier {
             (Self::Attesting(..) | Self::Member(_), _) => None,
             (_, Event::Lost) => return Err(Refusal::Lost),
             (_, Event::End) => return Err(Refusal::Ended),
+            (_, Event::NotPersisted { why }) => return Err(Refusal::NotPersisted { why: why.clone() }),
             (_, Event::Frame(frame)) => Some(Message::decode(frame)?),
             _ => None,
         };

@@ -3,5 +3,6 @@
 mod attacks;
 mod join;
 mod session;
+mod spec;
 mod table;
 mod world;

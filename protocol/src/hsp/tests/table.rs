@@ -52,6 +52,7 @@ fn events(peer: &[Frame]) -> Vec<(String, Event)> {
         ("Tick".into(), Event::Tick),
         ("Lost".into(), Event::Lost),
         ("End".into(), Event::End),
+        ("NotPersisted".into(), Event::NotPersisted { why: "full".into() }),
         ("Quoted (old)".into(), Event::Quoted { request, outcome: Err("old".into()) }),
         ("Appraised (old)".into(), Event::Appraised { request, outcome: Err(rejected()) }),
         ("KeysAppraised (old)".into(), Event::KeysAppraised { request, outcome: Err(rejected()) }),
