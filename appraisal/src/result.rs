@@ -24,6 +24,9 @@ pub const MAX_LIFETIME: i64 = 24 * 3600;
 /// How far ahead of ours a verifier's clock may be, in seconds (threat 70: clocks an hour off are told, not believed).
 pub const MAX_AHEAD: i64 = 60;
 
+/// Failures in one result. The rest is counted: whoever wants all of them appraises the evidence.
+const MAX_FAILURES: usize = 8;
+
 const CONTENT: &str = "application/eat+cwt";
 const PROFILE: &str = "tag:ietf.org,2026:rats/ear#04";
 const DEVELOPER: &str = "gtvp";
@@ -82,7 +85,7 @@ impl Claims {
             heads: verdict.heads,
             references: verdict.references,
             passed: verdict.passed.clone(),
-            failed: verdict.told(),
+            failed: few(verdict.told()),
             not_made: verdict.not_made.clone(),
         }
     }
@@ -121,6 +124,15 @@ impl Claims {
             (4, hardware),
         ])
     }
+}
+
+fn few(mut told: Vec<Told>) -> Vec<Told> {
+    let more = told.len().saturating_sub(MAX_FAILURES);
+    told.truncate(MAX_FAILURES);
+    if more > 0 {
+        told.push(Told { name: "more".to_owned(), text: format!("and {more} more"), entry: None });
+    }
+    told
 }
 
 /// A result: claims, by whom and for how long.

@@ -587,3 +587,37 @@ fn evidence_is_explained_and_words_without_a_digest_are_marked() {
     let sections = gtvp_appraisal::explain::explain(&broken);
     assert!(sections[3].lines[0].contains("cut"), "{:?}", sections[3]);
 }
+
+#[test]
+fn what_failed_can_be_accepted_and_then_is_healthy() {
+    use gtvp_appraisal::ownlog::OwnLog;
+    use gtvp_appraisal::reference::{rule_accepting, rules_for_own};
+    let (mut machine, manifests) = with_files();
+    machine.execute("/usr/bin/new", &BANK.hash(b"new"));
+    machine.measure(EntryKind::Binary, "security", Digest::of(b"0.1.1"));
+    let mut rules = manifests[0].rules.clone();
+    rules.truncate(rules.len() - 3);
+    let before = [manifest("rhel-9", 1, rules.clone()), manifests[1].clone(), manifests[2].clone()];
+    let found = ask(&machine, &machine.evidence(NONCE), &references(&before), None).verdict;
+    assert_eq!(found.failed.len(), 5, "{:?}", found.told());
+    rules.extend(found.failed.iter().map(|f| rule_accepting(f, Status::Next).unwrap()));
+    let after = [manifest("rhel-9", 2, rules), manifests[1].clone(), manifests[2].clone()];
+    let found = ask(&machine, &machine.evidence(NONCE), &references(&after), None).verdict;
+    assert_eq!((found.state, found.next_seen), (State::Trusted, 5), "{:?}", found.told());
+    // What no reference value can mend.
+    assert_eq!(rule_accepting(&Failure::BoundElsewhere, Status::Next), None);
+    let sha1 = Failure::File {
+        at: gtvp_appraisal::appraise::LogEntryRef { log: LogName::Ima, entry: 0, offset: 0 },
+        path: "/x".to_owned(),
+        digest: format!("sha1:{}", "0".repeat(40)),
+    };
+    assert_eq!(rule_accepting(&sha1, Status::Next), None);
+
+    // A first member's own log becomes rules.
+    let (mut first, _) = healthy();
+    first.measure(EntryKind::Composition, "web", Digest::of(b"nginx"));
+    let own = rules_for_own(&OwnLog::parse(&first.own).unwrap(), Status::Current, |_| true);
+    let boot = manifest("rhel-9", 1, first.boot_rules(Status::Current));
+    let learnt = references(&[boot, manifest("gtvp", 1, own)]);
+    assert_eq!(ask(&first, &first.evidence(NONCE), &learnt, None).verdict.state, State::Trusted);
+}

@@ -132,3 +132,48 @@ fn an_unrestricted_key_is_no_ak_and_a_restricted_one_no_tls_key() {
     let portable = Public::parse(&public(&key, AK & !2, &[0x18, 0x0b])).unwrap();
     assert!(matches!(check_ak(&portable), Err(KeyRefusal::Lacks { attribute: "fixedTPM", .. })));
 }
+
+#[test]
+fn p384_verifies() {
+    use aws_lc_rs::signature::ECDSA_P384_SHA384_FIXED_SIGNING;
+    let key = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap();
+    let mut public = vec![0x00, 0x23, 0x00, 0x0c];
+    public.extend(AK.to_be_bytes());
+    public.extend([0, 0, 0, 0x10, 0, 0x18, 0, 0x0c, 0, 4, 0, 0x10]);
+    let point = key.public_key().as_ref();
+    sized(&mut public, &point[1..49]);
+    sized(&mut public, &point[49..]);
+    let parsed = Public::parse(&public).unwrap();
+    assert_eq!(check_ak(&parsed), Ok(()));
+    assert_eq!(parsed.name().to_bytes().len(), 50, "a SHA-384 name");
+    let verifier = VerifyingKey::of(&parsed).unwrap();
+    let fixed = key.sign(&SystemRandom::new(), b"m").unwrap();
+    let halves = fixed.as_ref().split_at(48);
+    let sig = Signature::Ecdsa { hash: HashAlg::Sha384, r: halves.0.to_vec(), s: halves.1.to_vec() };
+    assert_eq!(verifier.verify(b"m", &sig), Ok(()));
+    assert_eq!(verifier.verify(b"n", &sig), Err(SignatureRefusal::Wrong));
+}
+
+#[test]
+fn rsa_pss_verifies() {
+    use aws_lc_rs::rsa::{KeyPair as RsaKey, KeySize};
+    use aws_lc_rs::signature::RSA_PSS_SHA256;
+    let key = RsaKey::generate(KeySize::Rsa2048).unwrap();
+    // RSAPublicKey: SEQUENCE and INTEGER with two length bytes each, a zero for the sign.
+    let modulus = key.public_key().as_ref()[9..9 + 256].to_vec();
+    let mut public = vec![0x00, 0x01, 0x00, 0x0b];
+    public.extend(AK.to_be_bytes());
+    public.extend([0, 0, 0, 0x10, 0, 0x16, 0, 0x0b, 8, 0, 0, 0, 0, 0]);
+    sized(&mut public, &modulus);
+    let ak = Public::parse(&public).unwrap();
+    assert_eq!((ak.scheme, check_ak(&ak)), (Scheme::RsaPss(HashAlg::Sha256), Ok(())));
+    let mut raw = vec![0; key.public_modulus_len()];
+    key.sign(&RSA_PSS_SHA256, &SystemRandom::new(), b"m", &mut raw).unwrap();
+    let verifier = VerifyingKey::of(&ak).unwrap();
+    let sig = Signature::RsaPss { hash: HashAlg::Sha256, signature: raw.clone() };
+    assert_eq!(verifier.verify(b"m", &sig), Ok(()));
+    assert_eq!(verifier.verify(b"n", &sig), Err(SignatureRefusal::Wrong));
+    // The same bytes as another scheme's.
+    let other = Signature::RsaSsa { hash: HashAlg::Sha256, signature: raw };
+    assert!(matches!(verifier.verify(b"m", &other), Err(SignatureRefusal::OtherScheme { .. })));
+}

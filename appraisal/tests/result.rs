@@ -134,6 +134,23 @@ fn a_result_that_contradicts_itself_is_refused() {
 }
 
 #[test]
+fn a_result_of_many_failures_is_still_short() {
+    let verifier = Key::ak();
+    let mut machine = Machine::booted("kl_bbm_sb");
+    machine.start();
+    let references = references(&[programs()]);
+    let attester = machine.ak.attester(TpmClass::Hardware);
+    let verdict = appraise(&machine.evidence(NONCE), &question(&attester, None), &references, NOW).verdict;
+    assert!(verdict.failed.len() > 30, "each boot event is unknown");
+    let tls = *Key::with(0x0004_0072).parsed().name();
+    let claims = Claims::of(&verdict, TpmClass::Hardware, None, tls);
+    let made = AttestationResult { claims, issued: NOW, expires: NOW + 60 };
+    let bytes = signed(&verifier, &made);
+    assert!(bytes.len() < 8192, "{} bytes", bytes.len());
+    assert_eq!(verify(&bytes, &verifier, NOW).unwrap().claims.failed.last().unwrap().name, "more");
+}
+
+#[test]
 fn a_result_is_no_manifest_and_a_manifest_no_result() {
     let verifier = Key::ak();
     let name = *verifier.parsed().name();

@@ -13,7 +13,7 @@ mod pattern;
 mod rule;
 mod set;
 
-pub use learn::rules_for_boot;
+pub use learn::{rule_accepting, rules_for_boot, rules_for_own};
 pub use manifest::{
     Demand, Demands, MAX_MANIFEST, MAX_RULES, Manifest, ManifestRefusal, SignedManifest, TrustedManifest,
 };

@@ -221,3 +221,24 @@ fn der(r: &[u8], s: &[u8]) -> Vec<u8> {
     out.extend(body);
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+
+    use super::*;
+
+    #[test]
+    fn der_of_r_and_s_is_what_verifiers_read() {
+        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let verifier = UnparsedPublicKey::new(&aws::ECDSA_P256_SHA256_ASN1, key.public_key());
+        // Leading zeros and high bits come up often enough.
+        for n in 0..600u32 {
+            let fixed = key.sign(&SystemRandom::new(), &n.to_be_bytes()).unwrap();
+            let (r, s) = fixed.as_ref().split_at(32);
+            verifier.verify(&n.to_be_bytes(), &der(r, s)).unwrap();
+            assert_eq!(super::fixed(Curve::P256, r, s).unwrap(), fixed.as_ref());
+        }
+    }
+}
