@@ -34,7 +34,12 @@ preinst() {
     DPKG_ADMINDIR=/var/lib/dpkg DPKG_ROOT= DPKG_FORCE= DPKG_RUNNING_VERSION=1.21.0 \
         "/var/lib/dpkg/info/$2.preinst" install || fail "the preinst script of package $1 failed"
 }
-configure() { dpkg --force-confold --configure "$@" || fail "a package could not be configured (dpkg names it above)"; }
+run_dpkg() { dpkg --force-confold --configure "$@" || fail "a package could not be configured (dpkg names it above)"; }
+# Those of the packages that are not configured yet: two preinst scripts may want the same ones, and dpkg takes none twice.
+configure() {
+    left=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" | grep -v '^installed ' | cut -d' ' -f2)
+    [ -z "$left" ] || run_dpkg $left
+}
 [ -e /usr/bin/awk ] || { [ -e /usr/bin/mawk ] && ln -s mawk /usr/bin/awk; }
 "#,
     );
@@ -86,7 +91,7 @@ configure() { dpkg --force-confold --configure "$@" || fail "a package could not
         ));
     }
     text.push_str(
-        r#"configure --pending
+        r#"run_dpkg --pending
 left=$(dpkg-query -W -f '${db:Status-Abbrev}${Package}\n' | grep -v '^ii ' | cut -c4- | tr '\n' ' ')
 [ -z "$left" ] || fail "not configured: $left"
 sync
@@ -289,7 +294,7 @@ mod tests {
         let at = |needle: &str| text.find(needle).unwrap_or_else(|| panic!("{needle} is missing in {text}"));
         assert!(at("preinst base-passwd base-passwd amd64") < at("preinst libc6 libc6:amd64 amd64"));
         assert!(at("configure base-passwd bash libc6") < at("configure init init-data; preinst nginx"));
-        assert!(at("preinst nginx") < at("configure --pending"));
+        assert!(at("preinst nginx") < at("run_dpkg --pending"));
         let shell = std::process::Command::new("sh").args(["-n", "-c", &text]).status().unwrap();
         assert!(shell.success());
     }
@@ -301,6 +306,35 @@ mod tests {
         assert!(!text.contains("preinst base-passwd") && !text.contains("preinst libc6"), "{text}");
         assert!(!text.contains("configure base-passwd"), "{text}");
         assert!(text.contains("{ configure init init-data; preinst nginx"), "{text}");
+    }
+
+    #[test]
+    fn two_preinst_scripts_may_want_the_same_packages() {
+        let text = script(&closure(), &BTreeSet::new());
+        let from = text.find("fail() {").unwrap();
+        let functions = &text[from..text.find("[ -e /usr/bin/awk").unwrap()];
+        let folder = crate::tests::Folder::new();
+        let program = |name: &str, text: &str| {
+            let path = folder.0.join(name);
+            std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+            std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        };
+        program(
+            "dpkg-query",
+            "shift 3; for p; do [ $p = cron ] && echo unpacked $p || echo installed $p; done",
+        );
+        program("dpkg", "echo dpkg \"$@\"");
+        let test = format!(
+            "{functions}PATH={}:$PATH\nconfigure adduser cron\nconfigure adduser",
+            folder.0.display()
+        );
+        let ran = std::process::Command::new("sh").args(["-c", &test]).output().unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&ran.stdout),
+            "dpkg --force-confold --configure cron\n",
+            "{ran:?}"
+        );
+        assert!(ran.status.success());
     }
 
     #[test]

@@ -38,49 +38,74 @@ pub fn of_service(text: &str) -> String {
     let group = value("Group").unwrap_or_else(|| user.clone());
     let directories = value("RuntimeDirectory").unwrap_or_default();
     let names = directories.split_whitespace().map(|d| d.split(':').next().unwrap_or(d));
-    let asked = names.map(|name| format!("d /run/{name} {mode} {user} {group}\n"));
-    let of = |l: &str| l.trim().strip_prefix("ExecStartPre=").map(of_command);
-    asked.chain(text.lines().filter_map(of)).collect()
+    let asked = names.map(|name| Made::new(&format!("/run/{name}"), &mode, &user, &group));
+    let mut made: Vec<Made> = asked.collect();
+    for command in text.lines().filter_map(|l| l.trim().strip_prefix("ExecStartPre=")) {
+        before(command, &mut made);
+    }
+    made.iter().map(|m| format!("d {} {} {} {}\n", m.path, m.mode, m.user, m.group)).collect()
 }
 
-/// The directories that `mkdir` or `install -d` would make before a service, as lines of tmpfiles.d.
-fn of_command(command: &str) -> String {
+/// A directory that a service has before it starts.
+struct Made {
+    path: String,
+    mode: String,
+    user: String,
+    group: String,
+}
+
+impl Made {
+    fn new(path: &str, mode: &str, user: &str, group: &str) -> Self {
+        let [path, mode, user, group] = [path, mode, user, group].map(str::to_owned);
+        Self { path, mode, user, group }
+    }
+}
+
+/// Takes in what a command before a service does: `mkdir`, `install -d`, `chown`.
+fn before(command: &str, made: &mut Vec<Made>) {
     let mut words = command.trim_start_matches(['-', '+', '!', '@', ':']).split_whitespace();
     let program = words.next().and_then(|p| p.rsplit('/').next()).unwrap_or_default();
     let (mut mode, mut user, mut group) = ("0755", "root", "root");
-    let (mut makes, mut paths) = (program == "mkdir", Vec::new());
+    let (mut directories, mut plain) = (program == "mkdir", Vec::new());
     while let Some(word) = words.next() {
-        let option = match word.split_at_checked(2) {
-            Some((option, "")) if word.starts_with('-') => Some((option, None)),
-            Some((option, value)) if word.starts_with('-') && !word.starts_with("--") => {
-                Some((option, Some(value)))
-            }
-            _ => None,
+        let Some(option) = word.strip_prefix('-') else {
+            plain.push(word);
+            continue;
         };
-        match option {
-            Some(("-m", value)) => mode = value.or_else(|| words.next()).unwrap_or(mode),
-            Some(("-o", value)) => user = value.or_else(|| words.next()).unwrap_or(user),
-            Some(("-g", value)) => group = value.or_else(|| words.next()).unwrap_or(group),
-            Some(("-d", value)) => {
-                makes |= program == "install";
-                // `-dm 0755`, `-do root`: one word with the next option.
-                match value {
-                    Some("m") => mode = words.next().unwrap_or(mode),
-                    Some("o") => user = words.next().unwrap_or(user),
-                    Some("g") => group = words.next().unwrap_or(group),
-                    _ => {}
+        if let Some(value) = option.strip_prefix("-mode=") {
+            mode = value;
+            continue;
+        }
+        // `-dm 0755`, `-m0755`: letters until one that takes a value.
+        let mut letters = option.chars();
+        while let Some(letter) = letters.next() {
+            let into = match letter {
+                'd' => {
+                    directories |= program == "install";
+                    continue;
                 }
-            }
-            Some(_) => {}
-            None if word.starts_with("--mode=") => mode = &word["--mode=".len()..],
-            None if word.starts_with('-') => {}
-            None => paths.push(word),
+                'm' => &mut mode,
+                'o' => &mut user,
+                'g' => &mut group,
+                '-' => break,
+                _ => continue,
+            };
+            *into =
+                Some(letters.as_str()).filter(|v| !v.is_empty()).or_else(|| words.next()).unwrap_or(*into);
+            break;
         }
     }
-    if !makes {
-        return String::new();
+    match (program, plain.as_slice()) {
+        ("chown", [owner, paths @ ..]) => {
+            let (user, group) = owner.split_once([':', '.']).unwrap_or((owner, ""));
+            for m in made.iter_mut().filter(|m| paths.contains(&m.path.as_str())) {
+                m.user = if user.is_empty() { m.user.clone() } else { user.into() };
+                m.group = if group.is_empty() { m.group.clone() } else { group.into() };
+            }
+        }
+        (_, paths) if directories => made.extend(paths.iter().map(|p| Made::new(p, mode, user, group))),
+        _ => {}
     }
-    paths.iter().map(|path| format!("d {path} {mode} {user} {group}\n")).collect()
 }
 
 /// The list, of the files by name: each path once, as its first line says (tmpfiles.d(5)), folders before what lies in them.
@@ -169,6 +194,12 @@ mod tests {
             "d\t/run/tor\t02755\tdebian-tor\tdebian-tor\t\n"
         );
         assert_eq!(of("+install -dm 0700 -ox /run/x"), "d\t/run/x\t0700\tx\troot\t\n");
+        assert_eq!(
+            of(
+                "/bin/mkdir -m 740 -p /run/mosquitto\nExecStartPre=/bin/chown mosquitto:mosquitto /run/mosquitto"
+            ),
+            "d\t/run/mosquitto\t740\tmosquitto\tmosquitto\t\n"
+        );
         for not in ["/bin/chown x /run/x", "install /etc/a /run/a", "mkdir /var/lib/x", "mkdir -p ${DIR}", ""]
         {
             assert_eq!(of(not), "", "{not}");
