@@ -72,9 +72,9 @@ impl Lab {
         format!("gtvpl{}", self.index)
     }
 
-    /// Its firewall table.
+    /// Its firewall table. By number, as its bridge: two roots on one network may each have a lab of the same name.
     pub fn table(&self) -> String {
-        format!("gtvp_lab_{}", self.name.as_str().replace('-', "_"))
+        format!("gtvp_lab_{}", self.index)
     }
 
     /// Its network, a /24.
