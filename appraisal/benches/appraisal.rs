@@ -130,9 +130,7 @@ fn main() {
     let bare = Bare::of(&machine, &full);
 
     let arguments: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
-    if let [mode, what, times] = arguments.as_slice()
-        && mode == "instructions"
-    {
+    if let ["instructions", what, times] = arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         let times: usize = times.parse().unwrap();
         for _ in 0..times {
             if what == "bare" { bare.run() } else { full.appraise() }

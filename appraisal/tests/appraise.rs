@@ -364,6 +364,28 @@ fn a_demanded_file_log_must_be_there_and_have_files() {
 }
 
 #[test]
+fn a_kernel_that_measures_by_sha1_is_told() {
+    let (_, manifests) = with_files();
+    let mut machine = Machine::booted("kl_bbm_sb");
+    machine.way = gtvp_appraisal::ima::Way::PaddedSha1;
+    machine.start();
+    machine.start_ima();
+    (0..5u8).for_each(|n| machine.execute(&format!("/usr/bin/{n}"), &BANK.hash(&[n])));
+    let references = references(&manifests);
+    let found = ask(&machine, &machine.evidence(NONCE), &references, None);
+    assert_eq!(found.verdict.state, State::Trusted, "{:?}", found.verdict.told());
+    assert_eq!(found.verdict.not_made, [NotMade::FilesBySha1]);
+    // And while it goes on.
+    let held = found.held.unwrap();
+    machine.execute("/usr/bin/0", &BANK.hash(&[0]));
+    let found = ask(&machine, &machine.update(NONCE, &held), &references, Some(&held));
+    assert_eq!(
+        (found.verdict.state, &found.verdict.not_made[..]),
+        (State::Trusted, &[NotMade::FilesBySha1][..])
+    );
+}
+
+#[test]
 fn imas_boot_is_the_quoted_boot() {
     let (mut machine, references) = healthy();
     machine.execute("boot_aggregate", &BANK.hash(b"another boot"));

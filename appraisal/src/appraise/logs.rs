@@ -8,7 +8,7 @@ use super::{Check, Failure, Held, LogEntryRef, LogName, NotMade, Verdict};
 use crate::alg::{HashAlg, LogDigest};
 use crate::bootlog::{BootLog, Event, Replayed};
 use crate::evidence::{Evidence, LogPart, QUOTED};
-use crate::ima::{ImaLog, ImaState};
+use crate::ima::{ImaLog, ImaState, Way};
 use crate::ownlog::{self, OwnLog};
 use crate::reference::{Demand, ReferenceSet};
 use crate::tpm::{PcrIndex, PcrValues};
@@ -134,6 +134,9 @@ pub(super) fn check(
                 seen.files(log, covered, part.from, ima_before, quote.values);
             }
         }
+    }
+    if ima_state.as_ref().is_some_and(|(state, _)| state.way == Some(Way::PaddedSha1)) {
+        seen.not_made.push(NotMade::FilesBySha1);
     }
     let file_failures = seen.failures.len();
     let files = ima_state.as_ref().map_or(0, |(_, entries)| *entries);

@@ -132,6 +132,8 @@ pub enum NotMade {
         /// How many.
         files: u64,
     },
+    /// The kernel is older than Linux 5.8: it extends SHA-1 digests of IMA's entries, so that collisions could hide some.
+    FilesBySha1,
     /// Boot events that reference values leave unchecked.
     BootUnchecked {
         /// How many.
@@ -226,6 +228,12 @@ impl fmt::Display for NotMade {
                 write!(f, "contents of files that were written while they were measured, {times} times")
             }
             Self::FilesAfterQuote { files } => write!(f, "{files} files measured after the quote"),
+            Self::FilesBySha1 => {
+                write!(
+                    f,
+                    "that no measured file hides behind another: this kernel (before 5.8) measures by SHA-1"
+                )
+            }
             Self::BootUnchecked { events } => {
                 write!(f, "{events} boot events of configuration that reference values leave out")
             }

@@ -54,11 +54,21 @@ impl EkKey {
                     .map(|e| Self::Rsa(modulus, e))
                     .map_err(|_| EkRefusal::Key("its exponent is longer than a TPM's"))
             }
-            Ok(PublicKey::EC(point)) => match point.data() {
-                p @ [0x04, ..] if p.len() == 65 => Ok(Self::Ecc(Curve::P256, p.to_vec())),
-                p @ [0x04, ..] if p.len() == 97 => Ok(Self::Ecc(Curve::P384, p.to_vec())),
-                _ => Err(EkRefusal::Key("its point is not on P-256 or P-384, or compressed")),
-            },
+            Ok(PublicKey::EC(point)) => {
+                // Some vendors write the curve's parameters out; then its size must do.
+                let named = spki.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
+                let named = named.map(|oid| oid.to_id_string());
+                let is = |oid| named.as_deref().is_none_or(|n| n == oid);
+                match point.data() {
+                    p @ [0x04, ..] if p.len() == 65 && is("1.2.840.10045.3.1.7") => {
+                        Ok(Self::Ecc(Curve::P256, p.to_vec()))
+                    }
+                    p @ [0x04, ..] if p.len() == 97 && is("1.3.132.0.34") => {
+                        Ok(Self::Ecc(Curve::P384, p.to_vec()))
+                    }
+                    _ => Err(EkRefusal::Key("its point is not on P-256 or P-384, or compressed")),
+                }
+            }
             _ => Err(EkRefusal::Key("it is neither RSA nor ECC")),
         }
     }

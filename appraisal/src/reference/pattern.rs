@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 /// Longest pattern, in bytes: a kernel command line is at most 2 KiB on x86.
 pub const MAX_PATTERN: usize = 2048;
 
+/// Longest text that a pattern is tried on: nothing longer is a command.
+const MAX_TEXT: usize = 2 * MAX_PATTERN;
+
 /// A pattern that is usable.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -51,6 +54,9 @@ impl Pattern {
 
     /// Whether it covers all of `text`. Linear in both, apart from the retries of the last `*`.
     pub fn matches(&self, text: &str) -> bool {
+        if text.len() > MAX_TEXT {
+            return false;
+        }
         let (pattern, text) = (self.0.as_bytes(), text.as_bytes());
         let (mut p, mut t) = (0, 0);
         // Where to go on if what follows the last star does not fit: after the star, and one character further.

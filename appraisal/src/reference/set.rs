@@ -137,12 +137,12 @@ impl ReferenceSet {
         }
         let mut sorted: Vec<&TrustedManifest> = manifests.iter().collect();
         sorted.sort_by(|a, b| a.manifest().name.cmp(&b.manifest().name));
-        for pair in sorted.windows(2) {
-            if let [a, b] = pair
-                && a.manifest().name == b.manifest().name
-            {
-                return Err(ComposeRefusal::Twice(a.manifest().name.clone()));
-            }
+        let twice = sorted.windows(2).find_map(|pair| match pair {
+            [a, b] if a.manifest().name == b.manifest().name => Some(a.manifest().name.clone()),
+            _ => None,
+        });
+        if let Some(name) = twice {
+            return Err(ComposeRefusal::Twice(name));
         }
         let mut parts: Vec<String> =
             sorted.iter().flat_map(|m| m.manifest().required_parts.iter().cloned()).collect();
@@ -264,9 +264,8 @@ impl ReferenceSet {
                 (Covers::All, Kind::Text { prefix: "", measured, .. }) => std::str::from_utf8(measured).ok(),
                 _ => None,
             };
-            if let Some(text) = text
-                && let Some(t) = self.texts.iter().find(|t| at(t.pcr) && t.pattern.matches(text))
-            {
+            let fits = |t: &&BootText| at(t.pcr) && text.is_some_and(|text| t.pattern.matches(text));
+            if let Some(t) = self.texts.iter().find(fits) {
                 return t.found.healthy();
             }
         }

@@ -94,6 +94,8 @@ pub struct Machine {
     pub clock: u64,
     pub resets: u32,
     pub quoted: Vec<u8>,
+    /// How its kernel extends IMA's entries.
+    pub way: Way,
 }
 
 impl Machine {
@@ -117,6 +119,7 @@ impl Machine {
             clock: 1000,
             resets: 10,
             quoted: QUOTED.to_vec(),
+            way: Way::Recomputed,
         }
     }
 
@@ -167,7 +170,7 @@ impl Machine {
         entry.extend((data.len() as u32).to_le_bytes());
         entry.extend(&data);
         let parsed = ImaLog::parse(&entry).unwrap();
-        let extended = parsed.entries()[0].extended(BANK, Way::Recomputed);
+        let extended = parsed.entries()[0].extended(BANK, self.way);
         self.extend(10, &extended);
         self.ima.extend(entry);
     }
