@@ -40,6 +40,7 @@ const HELD: &[(&str, &[&str])] = &[
     ("liblzma", &["gtvp-components"]),
     ("flate2", &["gtvp-components"]),
     ("ureq", &["gtvp-fetcher"]),
+    ("rustls", &["gtvp-communication"]),
 ];
 
 /// Fails with every edge that no table allows.
