@@ -194,7 +194,10 @@ pub fn run(member: Member, tell: bool) -> Result<(), SuperviseError> {
     );
     let ports = Ports::restore(&member, &networks);
     let mut domains = Vec::new();
-    for name in member.topology.domain.keys() {
+    // Whoever takes up measurements comes first.
+    let (first, others): (Vec<_>, Vec<_>) =
+        member.topology.domain.keys().partition(|name| *name == Domain::Security.as_str());
+    for name in first.into_iter().chain(others) {
         let people = if Kept::answers_people(name) { Some(places::people_socket(&member)?) } else { None };
         domains.push(Kept::new(name, places::socket(&member, name)?, people));
     }

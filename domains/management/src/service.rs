@@ -212,6 +212,14 @@ impl Management {
     fn doctor(&self) -> Result<Answer, Fault> {
         let mut checks = self.runtime.status()?.host;
         checks.push(accelerator_check(self.accelerator()));
+        if let Some(problem) = peers::ask(&security::Tpm {}).ok().and_then(|tpm| tpm.problem) {
+            checks.push(HostCheck {
+                name: "tpm_use".into(),
+                status: "failed".into(),
+                detail: problem,
+                hint: Some("gtvp member show; the log of gtvpd".into()),
+            });
+        }
         let answers = [
             ("security", peers::ask(&security::Verdict {}).err()),
             ("components", peers::ask(&components::List {}).err()),
