@@ -292,7 +292,11 @@ fn known_critical(cert: &X509Certificate<'_>) -> Result<(), EkRefusal> {
             | ParsedExtension::SubjectAlternativeName(_)
             | ParsedExtension::SubjectKeyIdentifier(_)
             | ParsedExtension::AuthorityKeyIdentifier(_)
-            | ParsedExtension::CertificatePolicies(_) => {}
+            // No policy is asked for, so whatever limits policies limits nothing here.
+            | ParsedExtension::CertificatePolicies(_)
+            | ParsedExtension::PolicyConstraints(_)
+            | ParsedExtension::PolicyMappings(_)
+            | ParsedExtension::InhibitAnyPolicy(_) => {}
             _ => {
                 return Err(EkRefusal::UnknownCritical {
                     subject: name(cert.subject()),

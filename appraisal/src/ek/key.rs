@@ -2,11 +2,18 @@
 
 use gtvp_model::digest::Digest;
 use serde::{Deserialize, Serialize};
-use x509_parser::public_key::PublicKey;
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::{PublicKey, RSAPublicKey};
 use x509_parser::x509::SubjectPublicKeyInfo;
 
 use super::EkRefusal;
 use crate::tpm::{Curve, KeyKind, Public};
+
+/// id-RSAES-OAEP: some vendors name their keys by what they are for.
+const RSAES_OAEP: &str = "1.2.840.113549.1.1.7";
+
+/// ASN.1's tag; the parser would read other values as one.
+const OBJECT_IDENTIFIER: u32 = 6;
 
 /// Key material of an EK, whatever it came in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,20 +50,17 @@ impl EkKey {
     /// Of a certificate. EK certificates may name rsaEncryption or RSAES-OAEP (TPM 1.2 vendors did).
     pub(super) fn of_spki(spki: &SubjectPublicKeyInfo<'_>) -> Result<Self, EkRefusal> {
         match spki.parsed() {
-            Ok(PublicKey::RSA(rsa)) => {
-                let modulus: Vec<u8> = rsa.modulus.iter().copied().skip_while(|b| *b == 0).collect();
-                if ![256, 384, 512].contains(&modulus.len()) {
-                    return Err(EkRefusal::Key("its length is not 2048, 3072 or 4096 bits"));
+            Ok(PublicKey::RSA(rsa)) => Self::of_rsa(&rsa),
+            Ok(PublicKey::Unknown(der)) if spki.algorithm.algorithm.to_id_string() == RSAES_OAEP => {
+                match RSAPublicKey::from_der(der) {
+                    Ok((_, rsa)) => Self::of_rsa(&rsa),
+                    Err(_) => Err(EkRefusal::Key("it is malformed")),
                 }
-                let exponent = rsa.exponent.iter().copied().skip_while(|b| *b == 0);
-                let exponent = exponent.fold(0u64, |e, b| e.saturating_mul(256).saturating_add(b.into()));
-                u32::try_from(exponent)
-                    .map(|e| Self::Rsa(modulus, e))
-                    .map_err(|_| EkRefusal::Key("its exponent is longer than a TPM's"))
             }
             Ok(PublicKey::EC(point)) => {
                 // Some vendors write the curve's parameters out; then its size must do.
-                let named = spki.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
+                let named = spki.algorithm.parameters.as_ref().filter(|p| p.tag().0 == OBJECT_IDENTIFIER);
+                let named = named.and_then(|p| p.as_oid().ok());
                 let named = named.map(|oid| oid.to_id_string());
                 let is = |oid| named.as_deref().is_none_or(|n| n == oid);
                 match point.data() {
@@ -71,6 +75,18 @@ impl EkKey {
             }
             _ => Err(EkRefusal::Key("it is neither RSA nor ECC")),
         }
+    }
+
+    fn of_rsa(rsa: &RSAPublicKey<'_>) -> Result<Self, EkRefusal> {
+        let modulus: Vec<u8> = rsa.modulus.iter().copied().skip_while(|b| *b == 0).collect();
+        if ![256, 384, 512].contains(&modulus.len()) {
+            return Err(EkRefusal::Key("its length is not 2048, 3072 or 4096 bits"));
+        }
+        let exponent = rsa.exponent.iter().copied().skip_while(|b| *b == 0);
+        let exponent = exponent.fold(0u64, |e, b| e.saturating_mul(256).saturating_add(b.into()));
+        u32::try_from(exponent)
+            .map(|e| Self::Rsa(modulus, e))
+            .map_err(|_| EkRefusal::Key("its exponent is longer than a TPM's"))
     }
 
     /// Its fingerprint.
