@@ -3,9 +3,12 @@
 use gtvp_model::boxspec::BoxSpec;
 use gtvp_model::boxview::Appraisal;
 use gtvp_model::digest::Digest;
+use gtvp_model::ids::BoxName;
 use gtvp_model::member::TpmView;
 use gtvp_model::union::TpmClass;
 use serde::{Deserialize, Serialize};
+
+use crate::Nothing;
 
 /// A signature by this member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +72,16 @@ pub struct VerdictReply {
     pub not_checked: Vec<String>,
 }
 
+/// A box is about to be started on this composition: it goes into the log of measurements and the TPM first. Without a TPM nothing
+/// happens.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MeasureBox {
+    /// The box.
+    pub name: BoxName,
+    /// Its composition.
+    pub composition: Digest,
+}
+
 /// How the member's TPM is.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Tpm {}
@@ -129,6 +142,8 @@ crate::interface!("security" {
     PermitRun = "permit_run" -> Permit;
     /// See [`Verdict`].
     Verdict = "verdict" -> VerdictReply;
+    /// See [`MeasureBox`].
+    MeasureBox = "measure_box" -> Nothing;
     /// See [`Tpm`]. A TPM that cannot be used is no fault: the answer says why.
     Tpm = "tpm" -> TpmView;
     /// See [`TpmIdentity`].

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use gtvp_ipc::components::{self, Compose, Composed, Configure, Derive, OpenRoot, View};
 use gtvp_ipc::drivers::{self, BoxHappening};
-use gtvp_ipc::security::PermitRun;
+use gtvp_ipc::security::{MeasureBox, PermitRun};
 use gtvp_ipc::supervisor::{Status, StatusReply};
 use gtvp_ipc::{Nothing, Place};
 use gtvp_model::boxspec::{BoxSpec, Need};
@@ -374,6 +374,7 @@ impl Runtime {
         view: View,
         machine: drivers::Start,
     ) -> Result<String, Fault> {
+        peers::ask(&MeasureBox { name: machine.name.clone(), composition: *composition })?;
         operation.phase("link", "linking its components")?;
         let open =
             OpenRoot { box_name: machine.name.clone(), slot: machine.slot, composition: *composition, view };

@@ -30,6 +30,9 @@ impl Service for Security {
             Request::AppraiseComponent(c) => self.engine.appraise(&c).map(|a| Answer::of(&a)),
             Request::PermitRun(p) => self.engine.permit_run(&p).map(|p| Answer::of(&p)),
             Request::Verdict(_) => Ok(Answer::of(&self.engine.verdict())),
+            Request::MeasureBox(b) => {
+                self.platform.measure_box(&b.name, b.composition).map(|()| Answer::nothing())
+            }
             Request::Tpm(_) => Ok(Answer::of(&self.platform.view())),
             Request::TpmIdentity(_) => self.platform.identity().map(|i| Answer::of(&i)),
             Request::SignTls(s) => self.platform.sign_tls(&s).map(|s| Answer::of(&s)),

@@ -13,13 +13,16 @@ use gtvp_appraisal::tpm::Public;
 use gtvp_ipc::Place;
 use gtvp_ipc::security::{SignTls, TlsRole, TlsSignature, TpmIdentityReply};
 use gtvp_ipc::supervisor::{MeasuredKind, Measurement, Measurements, ProcessEvent, Spawn, Watch};
+use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
+use gtvp_model::ids::BoxName;
 use gtvp_model::member::{MemberConfig, TPM_DEVICE, TpmEpoch, TpmView};
 use gtvp_model::union::TpmClass;
 
 use crate::kernel_logs::KernelLogs;
 use crate::tpm::actor::{Measured, Tpm};
 use crate::tpm::client::TpmError;
+use crate::tpm::log::LogError;
 use crate::tpm::saved::{hex, unhex};
 use crate::tpm::tls::{CertificateVerify, Role};
 use crate::tpm::transport::Address;
@@ -136,6 +139,24 @@ impl Platform {
     /// The way to it; `None` where there is none.
     pub fn way(&self) -> Option<&Tpm> {
         self.tpm.as_ref()
+    }
+
+    /// Writes into the log that a box is about to start. With a TPM that cannot be reached the box starts all the same: what was not
+    /// written is before the next quote, and without one nobody trusts this member.
+    pub fn measure_box(&self, name: &BoxName, composition: Digest) -> Result<(), Fault> {
+        let Some(tpm) = &self.tpm else { return Ok(()) };
+        let kind = EntryKind::Composition;
+        match tpm.measure(Measured { kind, subject: name.to_string(), value: composition }) {
+            Err(TpmError::Log(LogError::Full)) => {
+                Err(Fault::new(FaultKind::NoRoom, "the log of measurements is full")
+                    .hint("it begins anew when the server is started again"))
+            }
+            Err(e) => {
+                eprintln!("gtvp-security: the start of {name} waits for the TPM: {}", chain(&e));
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     fn tpm(&self) -> Result<&Tpm, Fault> {

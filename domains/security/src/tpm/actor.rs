@@ -15,7 +15,7 @@ use gtvp_model::digest::Digest;
 use super::client::{Client, TpmError};
 use super::commands::{Attested, Clock, ecdsa};
 use super::keys::{self, Identity, Keys};
-use super::log::{Log, Opened, Step};
+use super::log::{Log, LogError, Opened, Step};
 use super::pcrs::{Bank, Quote, Selection};
 use super::tls::CertificateVerify;
 use super::transport::Address;
@@ -216,7 +216,11 @@ impl Holder {
             }
             self.connected_before = true;
             for measured in &self.measured {
-                held.record(measured)?;
+                match held.record(measured) {
+                    // It is told to whoever measures next; quotes of what fits go on.
+                    Err(TpmError::Log(LogError::Full)) => break,
+                    other => other?,
+                }
             }
             self.held = Some(held);
         }
@@ -264,12 +268,14 @@ impl Holder {
 
     fn measure(&mut self, measured: Measured) -> Result<(), TpmError> {
         let same = |m: &&mut Measured| m.kind == measured.kind && m.subject == measured.subject;
+        let full = self.measured.len() >= ownlog::MAX_ENTRIES;
         match self.measured.iter_mut().find(same) {
             Some(known) => known.value = measured.value,
+            None if full => return Err(LogError::Full.into()),
             None => self.measured.push(measured.clone()),
         }
         let done = self.with(|held| held.record(&measured));
-        if done.is_err() {
+        if !matches!(done, Ok(()) | Err(TpmError::Log(LogError::Full))) {
             // Log and PCR may be one entry apart: that is looked at when they are opened again, and then all are said again.
             self.held = None;
         }

@@ -10,7 +10,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
 use gtvp_appraisal::alg::{HashAlg, LogDigest};
-use gtvp_appraisal::ownlog::{MAX_LOG, OwnEntry, OwnLog, OwnLogFault};
+use gtvp_appraisal::ownlog::{MAX_ENTRIES, MAX_LOG, OwnEntry, OwnLog, OwnLogFault};
 
 use super::saved::replace;
 
@@ -67,6 +67,7 @@ pub struct Log {
     /// The PCR's value before the first entry.
     base: LogDigest,
     entries: Vec<u8>,
+    count: usize,
     /// What the entries replay to.
     value: LogDigest,
     step: Step,
@@ -135,8 +136,8 @@ impl Log {
         if known != life {
             replace(folder, NAME, &[&header(life, &base), entries].concat())?;
         }
-        let entries = entries.to_vec();
-        Ok((Self { path, life, base, entries, value: replayed, step, torn: false }, then))
+        let (entries, count) = (entries.to_vec(), log.entries().len());
+        Ok((Self { path, life, base, entries, count, value: replayed, step, torn: false }, then))
     }
 
     /// Puts the log of an earlier life aside.
@@ -148,7 +149,7 @@ impl Log {
     fn begin(folder: &Path, life: Life, base: LogDigest, step: Step) -> Result<(Self, Opened), LogError> {
         replace(folder, NAME, &header(life, &base))?;
         let path = folder.join(NAME);
-        let log = Self { path, life, base, entries: Vec::new(), value: base, step, torn: false };
+        let log = Self { path, life, base, entries: Vec::new(), count: 0, value: base, step, torn: false };
         Ok((log, Opened::New))
     }
 
@@ -201,7 +202,7 @@ impl Log {
     /// Writes an entry, durably. It is to be extended next.
     pub fn append(&mut self, entry: &OwnEntry<'_>) -> Result<(), LogError> {
         let encoded = entry.encode();
-        if self.entries.len() + encoded.len() > MAX_LOG {
+        if self.entries.len() + encoded.len() > MAX_LOG || self.count >= MAX_ENTRIES {
             return Err(LogError::Full);
         }
         let mut file = OpenOptions::new().append(true).open(&self.path)?;
@@ -213,6 +214,7 @@ impl Log {
         file.sync_all()?;
         self.torn = false;
         self.entries.extend(encoded);
+        self.count += 1;
         let digest = entry.digest(HashAlg::Sha256);
         self.value = self.value.extended(&digest).unwrap_or(self.value);
         Ok(())
@@ -317,6 +319,17 @@ mod tests {
         changed[HEADER + 5] ^= 1;
         fs::write(&path, &changed).unwrap();
         assert_eq!(open(&folder, 4, values[2]).0.step(), Step::Out);
+    }
+
+    #[test]
+    fn a_full_log_is_told_and_stays_as_it_is() {
+        let folder = Folder::new("full");
+        let (mut log, _) = open(&folder, 4, zero());
+        log.append(&entry("a")).unwrap();
+        log.count = MAX_ENTRIES;
+        assert!(matches!(log.append(&entry("b")), Err(LogError::Full)));
+        let (log, then) = open(&folder, 4, log.value());
+        assert_eq!((then, log.step(), log.says(&entry("b"))), (Opened::Known, Step::In, false));
     }
 
     #[test]
