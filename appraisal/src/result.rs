@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 
 use ciborium::Value;
 use gtvp_model::digest::Digest;
+use gtvp_model::ids::BoxName;
 use serde::{Deserialize, Serialize};
 
 use crate::appraise::{Check, Heads, LogName, NotMade, State, Told, TpmClass, Verdict};
+use crate::boxes::BoxFinding;
 use crate::cose::{CoseRefusal, Sealed, Unsigned, from_cbor, to_cbor};
 use crate::ek::Pin;
 use crate::tpm::{ClockInfo, Name, Scheme, Signature, VerifyingKey};
@@ -24,14 +26,19 @@ pub const MAX_LIFETIME: i64 = 24 * 3600;
 /// How far ahead of ours a verifier's clock may be, in seconds (threat 70: clocks an hour off are told, not believed).
 pub const MAX_AHEAD: i64 = 60;
 
+/// Components linked later that a result lists.
+pub const MAX_LATER: usize = 32;
+
 /// Failures in one result. The rest is counted: whoever wants all of them appraises the evidence.
 const MAX_FAILURES: usize = 8;
 
 const CONTENT: &str = "application/eat+cwt";
 const PROFILE: &str = "tag:ietf.org,2026:rats/ear#04";
 const DEVELOPER: &str = "gtvp";
-/// The one attester of a result.
+/// The attester of a result.
 const SUBMOD: &str = "member";
+/// And its box.
+const BOX: &str = "box";
 
 // Claim keys: CWT (RFC 8392), EAT (RFC 9711), EAR. GTVP's own claims are one map under a text key.
 const EXP: i64 = 4;
@@ -70,9 +77,46 @@ pub struct Claims {
     pub failed: Vec<Told>,
     /// What was not checked.
     pub not_made: Vec<NotMade>,
+    /// The box that this is about, if it is about one of the member's.
+    pub about: Option<BoxClaims>,
+}
+
+/// What a result says of a box. Its chain to the member was checked, or it would not stand here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BoxClaims {
+    /// The box.
+    pub name: BoxName,
+    /// Its composition.
+    pub composition: Digest,
+    /// How many of the composition's components were linked.
+    pub linked: u64,
+    /// Components linked later that are not in the composition: reference, digest. At most [`MAX_LATER`].
+    pub later: Vec<(String, Digest)>,
+    /// How many more of these.
+    pub later_more: u64,
+}
+
+impl From<&BoxFinding> for BoxClaims {
+    fn from(f: &BoxFinding) -> Self {
+        Self {
+            name: f.name.clone(),
+            composition: f.composition,
+            linked: f.linked.len() as u64,
+            later: f.later.iter().take(MAX_LATER).cloned().collect(),
+            later_more: f.later.len().saturating_sub(MAX_LATER) as u64,
+        }
+    }
 }
 
 impl Claims {
+    /// The same, about a box of the member.
+    #[must_use]
+    pub fn about(mut self, finding: &BoxFinding) -> Self {
+        self.about = Some(finding.into());
+        self
+    }
+
     /// Of a verdict about the member with these keys.
     pub fn of(verdict: &Verdict, class: TpmClass, ek: Option<Pin>, tls: Name) -> Self {
         Self {
@@ -87,6 +131,7 @@ impl Claims {
             passed: verdict.passed.clone(),
             failed: few(verdict.told()),
             not_made: verdict.not_made.clone(),
+            about: None,
         }
     }
 
@@ -199,6 +244,12 @@ impl AttestationResult {
             (int(EAR_POLICY), Value::Text(self.claims.references.to_string())),
             (Value::Text(GTVP.to_owned()), Value::Bytes(to_cbor(&self.claims))),
         ]);
+        let mut submods = vec![(Value::Text(SUBMOD.to_owned()), submod)];
+        if self.claims.about.is_some() {
+            // A box is what its member is.
+            let status = Value::Map(vec![(int(EAR_STATUS), int(self.claims.tier()))]);
+            submods.push((Value::Text(BOX.to_owned()), status));
+        }
         let verifier = Value::Map(vec![
             (int(0), Value::Text(DEVELOPER.to_owned())),
             (int(1), Value::Text(env!("CARGO_PKG_VERSION").to_owned())),
@@ -207,7 +258,7 @@ impl AttestationResult {
             (int(EXP), int(self.expires)),
             (int(IAT), int(self.issued)),
             (int(EAT_PROFILE), Value::Text(PROFILE.to_owned())),
-            (int(SUBMODS), Value::Map(vec![(Value::Text(SUBMOD.to_owned()), submod)])),
+            (int(SUBMODS), Value::Map(submods)),
             (int(EAR_VERIFIER), verifier),
         ]);
         Ok(Unsigned::new(CONTENT, to_cbor(&claims), scheme, &signer.to_bytes())?)
@@ -278,9 +329,6 @@ fn read(payload: &[u8]) -> Result<AttestationResult, ResultRefusal> {
         return Err(ResultRefusal::Claim("eat_profile"));
     }
     let submods = get(&value, &Value::Integer(SUBMODS.into())).ok_or(ResultRefusal::Claim("submods"))?;
-    if submods.as_map().is_none_or(|m| m.len() != 1) {
-        return Err(ResultRefusal::Claim("submods"));
-    }
     let submod = get(submods, &Value::Text(SUBMOD.to_owned())).ok_or(ResultRefusal::Claim("submods"))?;
     let own = get(submod, &Value::Text(GTVP.to_owned())).and_then(Value::as_bytes);
     let claims: Claims =
@@ -288,6 +336,16 @@ fn read(payload: &[u8]) -> Result<AttestationResult, ResultRefusal> {
     // Others read EAR's claims, GTVP its own: they must say the same.
     if number(submod, EAR_STATUS, "ear.status")? != claims.tier() {
         return Err(ResultRefusal::Contradiction("ear.status"));
+    }
+    let about = get(submods, &Value::Text(BOX.to_owned()));
+    if submods.as_map().map(Vec::len) != Some(1 + usize::from(claims.about.is_some())) {
+        return Err(ResultRefusal::Claim("submods"));
+    }
+    if claims.about.is_some() {
+        let about = about.ok_or(ResultRefusal::Claim("submods"))?;
+        if number(about, EAR_STATUS, "ear.status")? != claims.tier() {
+            return Err(ResultRefusal::Contradiction("ear.status"));
+        }
     }
     if claims.state == State::Trusted && !claims.failed.is_empty() {
         return Err(ResultRefusal::Contradiction("list of failures"));

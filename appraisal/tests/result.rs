@@ -134,6 +134,25 @@ fn a_result_that_contradicts_itself_is_refused() {
 }
 
 #[test]
+fn a_result_about_a_box_says_which() {
+    use gtvp_appraisal::boxes::BoxFinding;
+    let verifier = Key::ak();
+    let mut made = result(false);
+    let later = |n: u32| (format!("deb:late-{n}=1:amd64"), Digest::of(&n.to_be_bytes()));
+    made.claims = made.claims.about(&BoxFinding {
+        name: "web".parse().unwrap(),
+        composition: Digest::of(b"nginx"),
+        linked: vec!["deb:nginx=1.22.1-9:amd64".to_owned()],
+        later: (0..100).map(later).collect(),
+    });
+    let bytes = signed(&verifier, &made);
+    let read = verify(&bytes, &verifier, NOW).unwrap();
+    assert_eq!(read, made);
+    let about = read.claims.about.unwrap();
+    assert_eq!((about.name.as_str(), about.linked, about.later.len(), about.later_more), ("web", 1, 32, 68));
+}
+
+#[test]
 fn a_result_of_many_failures_is_still_short() {
     let verifier = Key::ak();
     let mut machine = Machine::booted("kl_bbm_sb");
