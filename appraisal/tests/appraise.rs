@@ -457,6 +457,15 @@ fn a_reset_and_a_clock_that_goes_back_are_named() {
 }
 
 #[test]
+fn what_is_held_of_one_member_counts_for_no_other() {
+    let (machine, references) = healthy();
+    let held = ask(&machine, &machine.evidence(NONCE), &references, None).held.unwrap();
+    let other = Machine { ak: Key::ak(), ..healthy().0 };
+    let found = ask(&other, &other.update(NONCE, &held), &references, Some(&held));
+    assert_eq!((found.verdict.state, first(&found).name()), (State::Unknown, "log-from"));
+}
+
+#[test]
 fn other_reference_values_judge_anew() {
     let (machine, references) = healthy();
     let held = ask(&machine, &machine.evidence(NONCE), &references, None).held.unwrap();

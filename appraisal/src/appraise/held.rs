@@ -8,12 +8,14 @@ use super::NotMade;
 use super::verdict::Heads;
 use crate::alg::LogDigest;
 use crate::ima::ImaState;
-use crate::tpm::{ClockInfo, PcrValues};
+use crate::tpm::{ClockInfo, Name, PcrValues};
 
 /// State after a trusted verdict. It is the verifier's own: never taken from the member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Held {
+    /// Whose. Of another key it counts for nothing.
+    pub ak: Name,
     /// By which reference values the logs so far were judged.
     pub references: Digest,
     /// The TPM's clock then.

@@ -184,6 +184,7 @@ pub(super) fn check(
     let not_made = NotMade::merged(not_made);
     verdict.not_made.extend(not_made.iter().cloned());
     Ok(Held {
+        ak: verdict.ak,
         references: references.digest(),
         clock: quote.clock,
         heads: verdict.heads,

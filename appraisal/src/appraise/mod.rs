@@ -151,6 +151,7 @@ fn steps(
     references: &ReferenceSet,
     verdict: &mut Verdict,
 ) -> Result<Held, Failure> {
+    let question = &Question { held: question.held.filter(|h| h.ak == question.attester.name), ..*question };
     let quote = quote::check(evidence, question, verdict)?;
     // Logs that were judged by other reference values are judged again, whole.
     let held = question.held.filter(|h| h.references == references.digest());

@@ -129,11 +129,11 @@ pub struct ImaEntry<'a> {
     /// Name of its template.
     pub template: Cow<'a, str>,
     /// Digest of the file or buffer.
-    pub file: FileDigest,
+    pub file: FileDigest<'a>,
     /// Path, or what the kernel calls the buffer. Spaces are underscores.
     pub path: Cow<'a, str>,
     /// Signature, buffer or appended signature that the template carries; hexadecimal decoded.
-    pub attached: Vec<u8>,
+    pub attached: Cow<'a, [u8]>,
     /// A file was open for writing while it was measured: its digest says nothing, and the PCR got all ones.
     pub violation: bool,
     /// What the template digest is over.

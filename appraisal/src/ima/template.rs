@@ -14,18 +14,18 @@ const OLD_NAME: usize = 256;
 /// Fields in one template: the longest built-in one has nine.
 const MAX_FIELDS: usize = 16;
 
-/// The digest of a measured file.
+/// The digest of a measured file. Points into a binary log.
 #[derive(Clone, PartialEq, Eq)]
-pub struct FileDigest {
+pub struct FileDigest<'a> {
     /// What was hashed: the file (`ima`) or its fs-verity structure (`verity`). Templates before ngv2 don't say.
-    pub of: Option<String>,
+    pub of: Option<Cow<'a, str>>,
     /// Linux' name of the hash algorithm.
-    pub alg: String,
+    pub alg: Cow<'a, str>,
     /// The digest.
-    pub bytes: Vec<u8>,
+    pub bytes: Cow<'a, [u8]>,
 }
 
-impl FileDigest {
+impl<'a> FileDigest<'a> {
     /// The digest with its algorithm, if GTVP knows that.
     pub fn known(&self) -> Option<LogDigest> {
         let alg = HashAlg::ALL.into_iter().find(|a| a.name() == self.alg)?;
@@ -33,31 +33,43 @@ impl FileDigest {
     }
 
     /// `prefix:alg:` and a zero byte, then the digest (d-ng, d-ngv2), or 16 or 20 bytes alone (d).
-    fn of_field(field: &[u8], kind: Field) -> Option<Self> {
+    fn of_field(field: &'a [u8], kind: Field) -> Option<Self> {
         if kind == Field::Digest {
             let alg = match field.len() {
                 20 => "sha1",
                 16 => "md5",
                 _ => return None,
             };
-            return Some(Self { of: None, alg: alg.to_owned(), bytes: field.to_vec() });
+            return Some(Self { of: None, alg: Cow::Borrowed(alg), bytes: Cow::Borrowed(field) });
         }
         let end = field.iter().position(|b| *b == 0)?;
         let (prefix, rest) = field.split_at_checked(end)?;
         let names = std::str::from_utf8(prefix).ok()?.strip_suffix(':')?;
         let (of, alg) = match names.split_once(':') {
-            Some((of, alg)) => (Some(of.to_owned()), alg),
+            Some((of, alg)) => (Some(of), alg),
             None => (None, names),
         };
         let plain = |s: &str| s.len() <= 32 && s.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-        if !plain(alg) || !of.as_deref().is_none_or(plain) {
+        if !plain(alg) || !of.is_none_or(plain) {
             return None;
         }
-        Some(Self { of, alg: alg.to_owned(), bytes: rest.get(1..)?.to_vec() })
+        Some(Self {
+            of: of.map(Cow::Borrowed),
+            alg: Cow::Borrowed(alg),
+            bytes: Cow::Borrowed(rest.get(1..)?),
+        })
+    }
+
+    fn into_owned(self) -> FileDigest<'static> {
+        FileDigest {
+            of: self.of.map(|of| Cow::Owned(of.into_owned())),
+            alg: Cow::Owned(self.alg.into_owned()),
+            bytes: Cow::Owned(self.bytes.into_owned()),
+        }
     }
 }
 
-impl fmt::Display for FileDigest {
+impl fmt::Display for FileDigest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(of) = &self.of {
             write!(f, "{of}:")?;
@@ -67,7 +79,7 @@ impl fmt::Display for FileDigest {
     }
 }
 
-impl fmt::Debug for FileDigest {
+impl fmt::Debug for FileDigest<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
     }
@@ -153,46 +165,71 @@ impl<'a> Raw<'a> {
                 });
             }
         }
-        let mut r = Reader::new(&self.data);
-        let (mut file, mut path, mut attached) = (None, None, Vec::new());
-        for kind in kinds {
-            let len = match kind {
-                Field::Digest if old => 20,
-                Field::OldName if old => r.rest().len(),
-                _ => r.u32_le("template field length")? as usize,
-            };
-            let bytes = r.take(len, "template field")?;
-            match kind {
-                Field::Digest | Field::DigestNg if file.is_none() => {
-                    let digest = FileDigest::of_field(bytes, kind);
-                    file = Some(digest.ok_or(ImaFault::Unreadable("the file digest"))?);
-                }
-                Field::OldName | Field::Text if path.is_none() => {
-                    let text = bytes.strip_suffix(&[0]).unwrap_or(bytes);
-                    path = Some(String::from_utf8_lossy(text).into_owned());
-                }
-                Field::Hex if attached.is_empty() => attached = bytes.to_vec(),
-                Field::Number(width) if bytes.len() != width => {
-                    return Err(ImaFault::Length { what: "a number field", len: bytes.len() });
-                }
-                _ => {}
-            }
-        }
-        if !r.is_empty() {
-            return Err(ImaFault::Length { what: "what follows the template's fields", len: r.rest().len() });
-        }
+        let parts = match &self.data {
+            Cow::Borrowed(data) => parts(data, &kinds, old)?,
+            Cow::Owned(data) => parts(data, &kinds, old)?.into_owned(),
+        };
         let missing = || ImaFault::UnknownTemplate(self.template.chars().take(80).collect());
         Ok(ImaEntry {
             number: self.number,
             offset: self.offset,
             pcr,
-            file: file.ok_or_else(missing)?,
-            path: Cow::Owned(path.ok_or_else(missing)?),
+            file: parts.file.ok_or_else(missing)?,
+            path: parts.path.ok_or_else(missing)?,
             template: self.template,
-            attached,
+            attached: parts.attached,
             violation,
             hashed,
         })
+    }
+}
+
+/// What an entry's fields say.
+struct Parts<'a> {
+    file: Option<FileDigest<'a>>,
+    path: Option<Cow<'a, str>>,
+    attached: Cow<'a, [u8]>,
+}
+
+impl Parts<'_> {
+    fn into_owned(self) -> Parts<'static> {
+        Parts {
+            file: self.file.map(FileDigest::into_owned),
+            path: self.path.map(|p| Cow::Owned(p.into_owned())),
+            attached: Cow::Owned(self.attached.into_owned()),
+        }
+    }
+}
+
+fn parts<'a>(data: &'a [u8], kinds: &[Field], old: bool) -> Result<Parts<'a>, ImaFault> {
+    let mut r = Reader::new(data);
+    let mut out = Parts { file: None, path: None, attached: Cow::Borrowed(&[]) };
+    for kind in kinds {
+        let len = match kind {
+            Field::Digest if old => 20,
+            Field::OldName if old => r.rest().len(),
+            _ => r.u32_le("template field length")? as usize,
+        };
+        let bytes = r.take(len, "template field")?;
+        match kind {
+            Field::Digest | Field::DigestNg if out.file.is_none() => {
+                let digest = FileDigest::of_field(bytes, *kind);
+                out.file = Some(digest.ok_or(ImaFault::Unreadable("the file digest"))?);
+            }
+            Field::OldName | Field::Text if out.path.is_none() => {
+                let text = bytes.strip_suffix(&[0]).unwrap_or(bytes);
+                out.path = Some(String::from_utf8_lossy(text));
+            }
+            Field::Hex if out.attached.is_empty() => out.attached = Cow::Borrowed(bytes),
+            Field::Number(width) if bytes.len() != *width => {
+                return Err(ImaFault::Length { what: "a number field", len: bytes.len() });
+            }
+            _ => {}
+        }
+    }
+    match r.rest().len() {
+        0 => Ok(out),
+        len => Err(ImaFault::Length { what: "what follows the template's fields", len }),
     }
 }
 
