@@ -275,8 +275,8 @@ impl Client {
         reading(NAME, &said.parameters, |r| Ok(r.sized(MAX_SECRET, "the secret")?.to_vec()))
     }
 
-    /// The contents of a non-volatile index, `None` where there is none: TPM2_NV_ReadPublic, TPM2_NV_Read with the owner's
-    /// empty password.
+    /// The contents of a non-volatile index, `None` where there is none: TPM2_NV_ReadPublic, TPM2_NV_Read with the index'
+    /// own empty password, which EK certificates have.
     pub fn nv_read(&mut self, index: u32, most: usize) -> Result<Option<Vec<u8>>, TpmError> {
         const PUBLIC: &str = "NV_ReadPublic";
         const READ: &str = "NV_Read";
@@ -299,8 +299,7 @@ impl Client {
             let step = (size - contents.len()).min(NV_STEP);
             let short = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
             let part = Writer::new().u16(short(step)).u16(short(contents.len()));
-            let command =
-                Command::plain(cc::NV_READ).on_with(handle::OWNER, Auth::Empty).on(index).with(part);
+            let command = Command::plain(cc::NV_READ).on_with(index, Auth::Empty).on(index).with(part);
             let said = self.run(READ, &command)?;
             let got =
                 reading(READ, &said.parameters, |r| Ok(r.sized(MAX_MESSAGE, "the contents")?.to_vec()))?;

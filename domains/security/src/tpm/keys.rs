@@ -103,8 +103,11 @@ fn endorsement(client: &mut Client) -> Result<(EkKind, Option<Vec<u8>>), TpmErro
     for (kind, index) in
         [(EkKind::EccP256, handle::EK_CERTIFICATE_ECC), (EkKind::Rsa2048, handle::EK_CERTIFICATE_RSA)]
     {
-        if let Some(certificate) = client.nv_read(index, MAX_CERTIFICATE)? {
-            return Ok((kind, Some(certificate)));
+        match client.nv_read(index, MAX_CERTIFICATE) {
+            Ok(Some(certificate)) => return Ok((kind, Some(certificate))),
+            // One that may not be read is of no more use than none; that there is none is shown.
+            Ok(None) | Err(TpmError::Refused { .. }) => {}
+            Err(e) => return Err(e),
         }
     }
     Ok((EkKind::EccP256, None))
