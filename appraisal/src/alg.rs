@@ -170,10 +170,19 @@ impl LogDigest {
         if digest.alg != self.alg {
             return None;
         }
+        self.extended_by(digest.as_bytes())
+    }
+
+    /// The same, with the digest's bytes. `None` if there are not as many as the bank's digests have.
+    #[inline]
+    pub(crate) fn extended_by(&self, digest: &[u8]) -> Option<Self> {
         let size = self.alg.size();
+        if digest.len() != size {
+            return None;
+        }
         let mut both = [0u8; 2 * MAX_DIGEST];
         both.get_mut(..size)?.copy_from_slice(self.as_bytes());
-        both.get_mut(size..2 * size)?.copy_from_slice(digest.as_bytes());
+        both.get_mut(size..2 * size)?.copy_from_slice(digest);
         Some(self.alg.hash(both.get(..2 * size)?))
     }
 }

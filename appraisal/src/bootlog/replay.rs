@@ -53,8 +53,13 @@ impl Replayed {
 
     /// Extends `pcr`; `false` (and nothing changed) if `digest` is of another bank.
     pub fn extend(&mut self, pcr: PcrIndex, digest: &LogDigest) -> bool {
+        digest.alg() == self.bank && self.extend_by(pcr, digest.as_bytes())
+    }
+
+    #[inline]
+    fn extend_by(&mut self, pcr: PcrIndex, digest: &[u8]) -> bool {
         let Some(value) = self.values.get_mut(usize::from(pcr.get())) else { return false };
-        let Some(next) = value.extended(digest) else { return false };
+        let Some(next) = value.extended_by(digest) else { return false };
         *value = next;
         self.extended |= 1 << pcr.get();
         true
@@ -80,9 +85,9 @@ impl BootLog<'_> {
                 continue;
             }
             let missing = || BankMissing { entry: event.number, offset: event.offset, bank };
-            let digest = event.digest(bank).ok_or_else(missing)?;
+            let digest = event.digest_bytes(bank).ok_or_else(missing)?;
             let pcr = u8::try_from(event.pcr).ok().and_then(PcrIndex::new).ok_or_else(missing)?;
-            out.extend(pcr, &digest);
+            out.extend_by(pcr, digest);
         }
         Ok(out)
     }
