@@ -9,7 +9,7 @@ BINARIES := gtvpd gtvp-probe gtvp gtvp-management gtvp-security gtvp-components 
 	gtvp-lazyfs gtvp-fetcher gtvp-guest-init
 PREFIX ?= /usr/local
 
-.PHONY: help demo down setup build test verify bench install clean
+.PHONY: help demo down setup build test verify models bench install clean
 
 help:            ## show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1\t/' | expand -t 10
@@ -34,6 +34,10 @@ test: setup build ## install what is needed, pass every test
 
 verify:          ## formatting, lints, layers: changes nothing
 	@cargo xtask verify
+
+models:          ## verify the formal models of the protocols, and that each guard is needed
+	@command -v verifpal >/dev/null || cargo install verifpal --version 1.6.7 --locked --ignore-rust-version
+	@models/run
 
 bench: setup build ## measure the published figures, write BENCHMARKS.md
 	@cargo bench --locked --package gtvp-e2e

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod join;
+mod models;
 mod session;
 mod spec;
 mod table;
