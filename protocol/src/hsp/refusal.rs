@@ -317,4 +317,11 @@ refusals! {
         /// Why.
         why: String,
     };
+    /// The verifier has not read so far.
+    62 "this member's record ends at entry {head}, before the token's entry {from}" RecordBehind {
+        /// Our last entry.
+        head: u64,
+        /// The token's.
+        from: u64,
+    };
 }

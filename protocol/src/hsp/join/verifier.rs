@@ -305,6 +305,8 @@ fn on_hello(mut base: Box<Base>, hello: JoinHello, ctx: &Context<'_>) -> Outcome
         }
         None => check(Check::TokenKnown, false, || Refusal::TokenUnknown)?,
     }
+    let (head, from) = (ctx.view.head.number, hello.from);
+    demand(from <= head, || Refusal::RecordBehind { head, from })?;
     let Some(keys) = hello.keys.clone() else {
         let class = TpmClass::None;
         check(Check::Class, ctx.view.settings.admits(class), || Refusal::ClassNotAdmitted { class })?;

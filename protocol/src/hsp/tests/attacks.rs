@@ -69,7 +69,7 @@ fn holds(attack: &Attack) {
 }
 
 macro_rules! attacks {
-    ($($(#[$doc:meta])* $name:ident [$($guard:expr),*] $refusal:literal |$lab:ident| $body:block)*) => {
+    ($($(#[$doc:meta])* fn $name:ident($lab:ident) [$($guard:expr),*] $refusal:literal $body:block)*) => {
         $($(#[$doc])* #[test] fn $name() {
             holds(&Attack { run: |$lab| $body, guards: &[$($guard),*], refusal: $refusal });
         })*
@@ -79,7 +79,7 @@ macro_rules! attacks {
 
 attacks! {
     /// 1. What alpha sent on one connection, again on the next.
-    a_replayed_quote_is_refused [In(Exporter), In(Nonce), In(Transcript)] "EvidenceRejected" |lab| {
+    fn a_replayed_quote_is_refused(lab) [In(Exporter), In(Nonce), In(Transcript)] "EvidenceRejected" {
         let p = pair();
         let (mut a, mut b) = (p.dialling(lab, 1, 1), p.called(lab, 1, 2));
         straight(lab, &mut a, &mut b);
@@ -89,7 +89,7 @@ attacks! {
         channel(&again)
     }
     /// 2. Beta's random numbers failed: two connections have one nonce, and one answer is given on both.
-    a_nonce_that_two_connections_have_is_not_answered_twice [In(Exporter)] "EvidenceRejected" |lab| {
+    fn a_nonce_that_two_connections_have_is_not_answered_twice(lab) [In(Exporter)] "EvidenceRejected" {
         let p = pair();
         let (mut a, mut b) = (p.dialling(lab, 1, 1), p.called(lab, 1, 2));
         let mut other = p.called(lab, 3, 2);
@@ -98,7 +98,7 @@ attacks! {
         channel(&other)
     }
     /// 2. A round with the nonce of the round before is not even asked for.
-    a_nonce_is_not_asked_with_twice [Engine(Check::NonceFresh)] "NonceUsed" |lab| {
+    fn a_nonce_is_not_asked_with_twice(lab) [Engine(Check::NonceFresh)] "NonceUsed" {
         let p = pair();
         let (mut a, mut b) = (p.dialling(lab, 1, 1), p.called(lab, 1, 2));
         straight(lab, &mut a, &mut b);
@@ -106,8 +106,8 @@ attacks! {
         channel(&b)
     }
     /// 3. Gamma, a member, is attested by alpha, and hands that to beta as alpha's word to beta.
-    evidence_for_one_member_is_none_for_another
-    [In(Challenger), In(ChallengerTls), In(Exporter), In(Transcript)] "EvidenceRejected" |lab| {
+    fn evidence_for_one_member_is_none_for_another(lab)
+    [In(Challenger), In(ChallengerTls), In(Exporter), In(Transcript)] "EvidenceRejected" {
         let (p, gamma) = three();
         let (mut a, mut m) = alpha_to_gamma(lab, &p, &gamma, 2);
         straight(lab, &mut a, &mut m);
@@ -116,9 +116,10 @@ attacks! {
         channel(&b)
     }
     /// 3. Gamma, which runs something else, passes alpha's evidence off as its own: the PCRs are as they should be.
-    evidence_of_another_member_with_equal_pcrs_is_refused
-    [Appraisal(Part::Ak), In(Attester), In(AttesterTls), In(Challenger), In(ChallengerTls), In(Exporter), In(Transcript)]
-    "EvidenceRejected" |lab| {
+    fn evidence_of_another_member_with_equal_pcrs_is_refused(lab) [
+        Appraisal(Part::Ak), In(Attester), In(AttesterTls), In(Challenger), In(ChallengerTls),
+        In(Exporter), In(Transcript)
+    ] "EvidenceRejected" {
         let (p, gamma) = three();
         let (mut a, mut m) = alpha_to_gamma(lab, &p, &gamma, 2);
         straight(lab, &mut a, &mut m);
@@ -131,15 +132,15 @@ attacks! {
         channel(&b)
     }
     /// 4. Between alpha and beta stands one with TLS connections to both, who passes every byte on.
-    a_relay_between_two_connections_is_refused [In(Exporter)] "EvidenceRejected" |lab| {
+    fn a_relay_between_two_connections_is_refused(lab) [In(Exporter)] "EvidenceRejected" {
         let p = pair();
         let (mut a, mut b) = (p.dialling(lab, 1, 1), p.called(lab, 3, 2));
         straight(lab, &mut a, &mut b);
         channel(&b)
     }
     /// 5. Beta is told what it says itself.
-    a_reflection_is_refused
-    [Engine(Check::NotOurselves), Engine(Check::NonceEchoed), In(Role)] "Ourselves" |lab| {
+    fn a_reflection_is_refused(lab)
+    [Engine(Check::NotOurselves), Engine(Check::NonceEchoed), In(Role)] "Ourselves" {
         let p = pair();
         let own = setup(End::Responder, &p.beta(), 1, p.b.spki(), Expect::Member);
         let mut b = Node::session(lab, &p.b, &p.ledger, own, 2);
@@ -149,7 +150,7 @@ attacks! {
         channel(&b)
     }
     /// 6. Alpha's TLS key, and a quote from a genuine TPM that is not alpha's: the cuckoo.
-    a_tpm_that_is_not_the_members_is_refused [Appraisal(Part::Ak)] "EvidenceRejected" |lab| {
+    fn a_tpm_that_is_not_the_members_is_refused(lab) [Appraisal(Part::Ak)] "EvidenceRejected" {
         let p = pair();
         let cuckoo = Tpm::new("cuckoo");
         let (mut a, mut b) = (p.dialling(lab, 1, 1), p.called(lab, 1, 2));
@@ -158,7 +159,8 @@ attacks! {
         channel(&b)
     }
     /// 6, 8. The same without alpha's TLS key: another TPM under alpha's id.
-    another_tpm_under_a_members_id_is_refused [Engine(Check::TlsKey), Appraisal(Part::Ak)] "TlsKeyOfAnother" |lab| {
+    fn another_tpm_under_a_members_id_is_refused(lab)
+    [Engine(Check::TlsKey), Appraisal(Part::Ak)] "TlsKeyOfAnother" {
         let p = pair();
         let cuckoo = Tpm::new("cuckoo");
         let mut a = Node { tpm: cuckoo.clone(), ..p.dialling(lab, 1, 1) };
@@ -168,8 +170,8 @@ attacks! {
         channel(&b)
     }
     /// 7. A genuine EK, and an AK that is somewhere else.
-    an_attestation_key_that_is_not_in_the_tpm_of_the_ek_is_refused
-    [Engine(Check::Credential)] "CredentialNotOpened" |lab| {
+    fn an_attestation_key_that_is_not_in_the_tpm_of_the_ek_is_refused(lab)
+    [Engine(Check::Credential)] "CredentialNotOpened" {
         let mut u = joining();
         let forger = Tpm::new("forger");
         let genuine = u.gamma.ek.clone();
@@ -181,7 +183,7 @@ attacks! {
         u.run(lab, setup, |j, _| j.forges = true)
     }
     /// 7. A TLS key that is not in the TPM: the AK did not certify it on this channel.
-    a_tls_key_that_the_ak_did_not_certify_is_refused [Engine(Check::Certified)] "NotCertified" |lab| {
+    fn a_tls_key_that_the_ak_did_not_certify_is_refused(lab) [Engine(Check::Certified)] "NotCertified" {
         let u = joining();
         u.run_tampered(lab, u.setup(), |message| match message {
             Message::JoinProof(mut m) => {
@@ -192,7 +194,7 @@ attacks! {
         })
     }
     /// 8. A member's EK comes again, with other keys.
-    a_tpm_that_is_a_member_does_not_become_another [Engine(Check::MemberFree)] "AlreadyMember" |lab| {
+    fn a_tpm_that_is_a_member_does_not_become_another(lab) [Engine(Check::MemberFree)] "AlreadyMember" {
         let mut u = joining();
         let there = entry("gamma", &u.gamma);
         u.ledger.change(|v| {
@@ -202,7 +204,7 @@ attacks! {
         u.run(lab, u.setup(), |_, _| ())
     }
     /// 9. The PCR that would show it is not sent.
-    evidence_without_a_pcr_that_was_asked_is_refused [Engine(Check::PcrSelection)] "OtherPcrs" |lab| {
+    fn evidence_without_a_pcr_that_was_asked_is_refused(lab) [Engine(Check::PcrSelection)] "OtherPcrs" {
         bad_alpha(lab, |message| match message {
             Message::Evidence(mut m) => {
                 m.pcrs = Default::default();
@@ -212,7 +214,7 @@ attacks! {
         })
     }
     /// 9. A peer that asks for SHA-1 PCRs gets nothing.
-    a_quote_over_a_weak_bank_is_not_given [Engine(Check::AskedBank)] "WeakBank" |lab| {
+    fn a_quote_over_a_weak_bank_is_not_given(lab) [Engine(Check::AskedBank)] "WeakBank" {
         let p = pair();
         let mut weak = setup(End::Initiator, &p.alpha(), 1, p.b.spki(), Expect::Member);
         weak.ask = Ask { selection: vec![Bank { algorithm: 4, pcrs: 1 }].try_into().unwrap(), held: Default::default() };
@@ -222,19 +224,19 @@ attacks! {
         if b.tpm.quotes > 0 { Ok(()) } else { Err(refused_by(&b)) }
     }
     /// 10. The log comes without the entry that it is about.
-    a_cut_log_is_refused [Appraisal(Part::Replay)] "EvidenceRejected" |lab| {
+    fn a_cut_log_is_refused(lab) [Appraisal(Part::Replay)] "EvidenceRejected" {
         bad_alpha(lab, |m| with_log(m, |log| log.retain(|e| e.starts_with(GOOD))))
     }
     /// 10. An entry more than was extended.
-    an_extended_log_is_refused [Appraisal(Part::Replay)] "EvidenceRejected" |lab| {
+    fn an_extended_log_is_refused(lab) [Appraisal(Part::Replay)] "EvidenceRejected" {
         good_alpha(lab, |m| with_log(m, |log| log.push("good:more".into())))
     }
     /// 10. The entries in another order.
-    a_reordered_log_is_refused [Appraisal(Part::Replay)] "EvidenceRejected" |lab| {
+    fn a_reordered_log_is_refused(lab) [Appraisal(Part::Replay)] "EvidenceRejected" {
         good_alpha(lab, |m| with_log(m, |log| log.reverse()))
     }
     /// 10. An extend that is in no log.
-    an_unlogged_extend_is_refused [Appraisal(Part::Replay)] "EvidenceRejected" |lab| {
+    fn an_unlogged_extend_is_refused(lab) [Appraisal(Part::Replay)] "EvidenceRejected" {
         let p = pair();
         let (mut a, mut b) = (p.dialling(lab, 1, 1), p.called(lab, 1, 2));
         a.tpm.extend_unlogged("good:hidden");
@@ -242,11 +244,12 @@ attacks! {
         channel(&b)
     }
     /// 10. An honest log with an entry that nobody knows.
-    an_entry_that_no_reference_value_knows_is_refused [Appraisal(Part::Reference)] "EvidenceRejected" |lab| {
+    fn an_entry_that_no_reference_value_knows_is_refused(lab)
+    [Appraisal(Part::Reference)] "EvidenceRejected" {
         bad_alpha(lab, |m| vec![m])
     }
     /// 11. The TPM is reset and made to look as before.
-    a_tpm_that_was_reset_and_extended_again_is_refused [Appraisal(Part::Clock)] "EvidenceRejected" |lab| {
+    fn a_tpm_that_was_reset_and_extended_again_is_refused(lab) [Appraisal(Part::Clock)] "EvidenceRejected" {
         let p = pair();
         let (mut a, mut b) = (p.dialling(lab, 1, 1), p.called(lab, 1, 2));
         straight(lab, &mut a, &mut b);
@@ -259,7 +262,7 @@ attacks! {
         channel(&again)
     }
     /// 12. Alpha and beta are members of two unions, and beta is given what alpha says in the other.
-    a_quote_for_another_union_is_refused [Engine(Check::Union), In(Union)] "OtherUnion" |lab| {
+    fn a_quote_for_another_union_is_refused(lab) [Engine(Check::Union), In(Union)] "OtherUnion" {
         let p = pair();
         let mut b = p.called(lab, 1, 2);
         let other = Pair { ledger: Ledger::new(2, &[p.alpha(), p.beta()], UnionSettings::default()), ..p };
@@ -268,7 +271,7 @@ attacks! {
         channel(&b)
     }
     /// 15. A member is evicted while it is connected.
-    an_evicted_members_open_session_ends [Engine(Check::Evicted)] "Evicted" |lab| {
+    fn an_evicted_members_open_session_ends(lab) [Engine(Check::Evicted)] "Evicted" {
         let p = pair();
         let (mut a, mut b) = (p.dialling(lab, 1, 1), p.called(lab, 1, 2));
         straight(lab, &mut a, &mut b);
@@ -280,7 +283,7 @@ attacks! {
         channel(&b)
     }
     /// 16. Alpha, whose roster is old, says that it is not: its hello is changed after it was bound.
-    an_old_epoch_does_not_pass_for_the_new_one [In(Field::Epoch), In(Transcript)] "EvidenceRejected" |lab| {
+    fn an_old_epoch_does_not_pass_for_the_new_one(lab) [In(Field::Epoch), In(Transcript)] "EvidenceRejected" {
         let mut p = pair();
         let mut a = p.dialling(lab, 1, 1);
         p.ledger.change(|v| v.epoch = Epoch(2));
@@ -294,7 +297,7 @@ attacks! {
         channel(&b)
     }
     /// 16. One that has not caught up gets no more than the record.
-    an_old_roster_gets_no_full_channel [Engine(Check::EpochGrant)] "(open)" |lab| {
+    fn an_old_roster_gets_no_full_channel(lab) [Engine(Check::EpochGrant)] "(open)" {
         let mut p = pair();
         let mut b = p.called(lab, 1, 2);
         p.ledger.change(|v| v.epoch = Epoch(2));
@@ -306,7 +309,7 @@ attacks! {
         }
     }
     /// 19. An epoch that nobody can have reached.
-    an_epoch_far_ahead_is_refused [Engine(Check::EpochLead)] "EpochFarAhead" |lab| {
+    fn an_epoch_far_ahead_is_refused(lab) [Engine(Check::EpochLead)] "EpochFarAhead" {
         let mut p = pair();
         let mut b = p.called(lab, 1, 2);
         p.ledger.change(|v| v.epoch = Epoch(1 << 40));
@@ -315,7 +318,7 @@ attacks! {
         channel(&b)
     }
     /// A verdict on something else comes while bad evidence is being appraised.
-    a_verdict_on_something_else_is_not_taken [Engine(Check::Request)] "EvidenceRejected" |lab| {
+    fn a_verdict_on_something_else_is_not_taken(lab) [Engine(Check::Request)] "EvidenceRejected" {
         let p = pair();
         let (mut a, mut b) = (p.dialling(lab, 1, 1), p.called(lab, 1, 2));
         a.tpm.extend("bad:program");
@@ -336,7 +339,8 @@ attacks! {
         channel(&b)
     }
     /// A member with a TPM says that it has none.
-    a_member_with_a_tpm_is_not_believed_without_evidence [Engine(Check::NoEvidence)] "EvidenceMissing" |lab| {
+    fn a_member_with_a_tpm_is_not_believed_without_evidence(lab)
+    [Engine(Check::NoEvidence)] "EvidenceMissing" {
         bad_alpha(lab, |message| match message {
             Message::LogPiece(_) => vec![],
             Message::Evidence(_) => vec![NoEvidence {}.into()],
@@ -344,7 +348,8 @@ attacks! {
         })
     }
     /// Beta was dialled, gamma answers: a member too, but not that one.
-    another_member_than_the_one_that_was_dialled_is_refused [Engine(Check::Dialled)] "NotWhoWasDialled" |lab| {
+    fn another_member_than_the_one_that_was_dialled_is_refused(lab)
+    [Engine(Check::Dialled)] "NotWhoWasDialled" {
         let (p, gamma) = three();
         let dialled = Expect::Dialled(p.beta().id());
         let to_beta = setup(End::Initiator, &p.alpha(), 1, gamma.spki(), dialled);
@@ -355,7 +360,7 @@ attacks! {
         channel(&a)
     }
     /// 69. Alpha says nothing when fresh evidence is asked for.
-    an_attester_that_stays_silent_loses_its_session [Engine(Check::Silence)] "Silent" |lab| {
+    fn an_attester_that_stays_silent_loses_its_session(lab) [Engine(Check::Silence)] "Silent" {
         let p = pair();
         let (mut a, mut b) = (p.dialling(lab, 1, 1), p.called(lab, 1, 2));
         straight(lab, &mut a, &mut b);
@@ -365,39 +370,40 @@ attacks! {
         channel(&b)
     }
     /// 70. The verifier's clock is an hour slow; the record's head says that it is later than that.
-    a_slow_clock_does_not_make_an_expired_token_good [Engine(Check::TokenExpiry)] "TokenExpired" |lab| {
+    fn a_slow_clock_does_not_make_an_expired_token_good(lab) [Engine(Check::TokenExpiry)] "TokenExpired" {
         let mut u = joining();
         u.ledger.change(|v| v.head_time = UnixTime(2_000_000));
         u.run(lab, u.setup(), |_, v| v.wall = UnixTime(2_000_000 - 3600))
     }
     /// A token that was never made.
-    an_unknown_token_lets_nobody_in [Engine(Check::TokenKnown)] "TokenUnknown" |lab| {
+    fn an_unknown_token_lets_nobody_in(lab) [Engine(Check::TokenKnown)] "TokenUnknown" {
         let mut u = joining();
         u.token.secret = TokenSecret::new([66; 16]);
         u.run(lab, u.setup(), |j, _| j.own_way.push(Check::VerifierProof))
     }
     /// A token that somebody has used.
-    a_used_token_lets_nobody_else_in [Engine(Check::TokenUnused)] "TokenSpent" |lab| {
+    fn a_used_token_lets_nobody_else_in(lab) [Engine(Check::TokenUnused)] "TokenSpent" {
         let mut u = joining();
         let by = entry("alpha", &u.alpha).id();
         u.ledger.change(|v| v.tokens.values_mut().for_each(|t| t.used_by = Some(by)));
         u.run(lab, u.setup(), |_, _| ())
     }
     /// A token that was made for one TPM, in the hands of another, who has changed what it says.
-    a_token_for_one_tpm_lets_no_other_in [Engine(Check::TokenEk)] "TokenForOtherTpm" |lab| {
+    fn a_token_for_one_tpm_lets_no_other_in(lab) [Engine(Check::TokenEk)] "TokenForOtherTpm" {
         let mut u = joining();
         u.ledger.change(|v| v.tokens.values_mut().for_each(|t| t.ek = Some([5; 32].into())));
         u.run(lab, u.setup(), |_, _| ())
     }
     /// 4. Between joiner and verifier stands one who passes every byte on.
-    a_relayed_enrolment_is_refused
-    [Engine(Check::TokenProof), Engine(Check::VerifierProof), Engine(Check::Credential), Engine(Check::Certified),
-     In(Exporter)] "TokenProofWrong" |lab| {
+    fn a_relayed_enrolment_is_refused(lab) [
+        Engine(Check::TokenProof), Engine(Check::VerifierProof), Engine(Check::Credential),
+        Engine(Check::Certified), In(Exporter)
+    ] "TokenProofWrong" {
         let u = joining();
         u.run(lab, JoinSetup { exporter: [3; 32], ..u.setup() }, |_, _| ())
     }
     /// A member that was taken over knows a token's key, but not its secret.
-    a_tokens_key_alone_lets_nobody_in [Engine(Check::TokenSecret)] "TokenSecretWrong" |lab| {
+    fn a_tokens_key_alone_lets_nobody_in(lab) [Engine(Check::TokenSecret)] "TokenSecretWrong" {
         let u = joining();
         u.run_tampered(lab, u.setup(), |message| match message {
             Message::JoinAccept(mut m) => {
@@ -408,7 +414,7 @@ attacks! {
         })
     }
     /// Somebody answers at the token's endpoint who does not have the union's record.
-    an_impostor_admits_nobody [Engine(Check::VerifierProof)] "VerifierProofWrong" |lab| {
+    fn an_impostor_admits_nobody(lab) [Engine(Check::VerifierProof)] "VerifierProofWrong" {
         let mut u = joining();
         u.ledger.change(|v| v.tokens.clear());
         let (mut j, mut v) = enrolment(lab, &u.ledger, &u.alpha, &u.gamma, &u.token, 1);
@@ -417,19 +423,19 @@ attacks! {
         if j.commands.iter().any(|c| c == "LearnRecord") { Ok(()) } else { Err(refused_by(&j)) }
     }
     /// A software TPM, where the union takes none.
-    a_software_tpm_is_not_let_in_unasked [Engine(Check::Class)] "ClassNotAdmitted" |lab| {
+    fn a_software_tpm_is_not_let_in_unasked(lab) [Engine(Check::Class)] "ClassNotAdmitted" {
         let u = joining();
         let mut setup = u.setup();
         setup.keys.as_mut().unwrap().ek_certificate = Default::default();
         u.run(lab, setup, |_, _| ())
     }
     /// A joiner that calls itself as a member is called.
-    a_members_name_is_not_given_twice [Engine(Check::NameFree)] "NameTaken" |lab| {
+    fn a_members_name_is_not_given_twice(lab) [Engine(Check::NameFree)] "NameTaken" {
         let u = joining();
         u.run(lab, JoinSetup { name: "alpha".parse().unwrap(), ..u.setup() }, |_, _| ())
     }
     /// A member without a TPM, which proves nothing, plays the verifier.
-    a_member_without_a_tpm_admits_nobody [Engine(Check::VerifierTpm)] "VerifierWithoutTpm" |lab| {
+    fn a_member_without_a_tpm_admits_nobody(lab) [Engine(Check::VerifierTpm)] "VerifierWithoutTpm" {
         let mut u = joining();
         let delta = bare("delta");
         u.ledger.change(|v| {
@@ -445,7 +451,7 @@ attacks! {
         if j.is_member() { Ok(()) } else { Err(refused_by(&j)) }
     }
     /// A verifier says "joined" and has not.
-    a_join_that_the_record_does_not_have_is_none [Engine(Check::OwnEntry)] "NotAdmitted" |lab| {
+    fn a_join_that_the_record_does_not_have_is_none(lab) [Engine(Check::OwnEntry)] "NotAdmitted" {
         let mut u = joining();
         u.ledger.lies = true;
         let (mut j, mut v) = enrolment(lab, &u.ledger, &u.alpha, &u.gamma, &u.token, 1);

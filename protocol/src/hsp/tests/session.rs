@@ -4,7 +4,7 @@ use gtvp_model::union::{Epoch, TpmClass, UnionSettings};
 
 use super::world::*;
 use crate::hsp::message::{MAX_LOG_PIECE, Message};
-use crate::hsp::{Event, Expect, Grant, Refusal, Role};
+use crate::hsp::{Batcher, Event, Expect, Grant, Millis, Refusal, Role};
 
 #[test]
 fn two_members_open_a_channel_and_keep_proving_themselves() {
@@ -124,4 +124,45 @@ fn versions_are_agreed_on_before_anything_else_is_read() {
     let body = vec![0x82, 0x81, 9, 0x63, b'n', b'e', b'w'];
     b.on(&lab, Event::Frame(crate::frame::Frame { kind: 1, body }));
     assert_eq!(b.refusal(), Some(&Refusal::NoCommonVersion { theirs: vec![9] }));
+}
+
+#[test]
+fn one_quote_answers_many_challengers_and_each_only_itself() {
+    let lab = Lab::default();
+    let p = pair();
+    let n = 7u8;
+    let mut connections: Vec<_> = (0..n)
+        .map(|i| {
+            let mut a = p.dialling(&lab, i, 100 + i);
+            a.holds_quotes = true;
+            let b = p.called(&lab, i, 200 + i);
+            (a, b)
+        })
+        .collect();
+    let mut batcher = Batcher::new(0);
+    for (i, (a, b)) in connections.iter_mut().enumerate() {
+        straight(&lab, a, b);
+        let (request, binding, ask) = a.held_quotes.pop().unwrap();
+        batcher.add((i, request), &binding, &ask.selection, false, Millis(0)).unwrap();
+    }
+    let sealed = batcher.poll(Millis(0)).unwrap();
+    // One quote; what differs is the way to its root.
+    let mut tpm = p.a.clone();
+    let quote = tpm.quote_over(sealed.qualifying_data, Default::default(), &ask());
+    let mut evidence = Vec::new();
+    for ((i, request), path) in sealed.answers {
+        let own = crate::hsp::OwnEvidence { path, ..quote.clone() };
+        let (a, _) = &mut connections[i];
+        a.on(&lab, Event::Quoted { request, outcome: Ok(Box::new(own)) });
+        evidence.push(a.outbox.clone());
+    }
+    assert_eq!(tpm.quotes, 1);
+    // The first gets the second's answer, and believes nothing.
+    let (_, mut first) = connections.remove(0);
+    evidence[1].iter().for_each(|f| first.on(&lab, Event::Frame(f.clone())));
+    assert!(matches!(first.refusal(), Some(Refusal::EvidenceRejected { .. })), "{:?}", first.refusal());
+    for (a, b) in &mut connections {
+        straight(&lab, a, b);
+        assert!(a.channel.is_some() && b.channel.is_some());
+    }
 }

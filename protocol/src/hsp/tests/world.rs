@@ -15,11 +15,11 @@ use crate::hsp::join::{
     CheckedKeys, CredentialSecret, JoinBinding, JoinSetup, Joiner, Verifier, VerifierSetup,
 };
 use crate::hsp::message::{
-    Ask, Bank, Certification, Credential, Held, JoinKeys, LogKind, Message, Pcr, Record,
+    Ask, Bank, Certification, Credential, Held, JoinKeys, LogKind, Message, Path, Pcr, Record,
 };
 use crate::hsp::{
     Appraisable, Appraisal, AttestedChannel, Binding, Command, Context, Durable, Event, Expect, LogDelta,
-    Millis, OwnEvidence, Refusal, Rejection, RejectionKind, Role, Session, Setup, Step, Timing,
+    Millis, OwnEvidence, Refusal, Rejection, RejectionKind, Request, Role, Session, Setup, Step, Timing,
 };
 use crate::{Check, Untrusted, without_all};
 
@@ -183,10 +183,15 @@ impl Tpm {
 
     /// qualifyingData ‖ resets ‖ clock ‖ PCR.
     pub fn quote(&mut self, binding: &Binding, ask: &Ask) -> OwnEvidence {
+        let path = Path::default();
+        let data = binding.qualifying_data(&path).unwrap();
+        self.quote_over(data, path, ask)
+    }
+
+    /// A quote over a root, with the way from one leaf to it.
+    pub fn quote_over(&mut self, data: Digest, path: Path, ask: &Ask) -> OwnEvidence {
         self.quotes += 1;
         self.clock += 1;
-        let path = crate::hsp::message::Path::default();
-        let data = binding.qualifying_data(&path).unwrap();
         let mut attest = data.0.to_vec();
         attest.extend(self.resets.to_be_bytes());
         attest.extend(self.clock.to_be_bytes());
@@ -459,6 +464,9 @@ pub struct Node {
     pub outcomes: VecDeque<Event>,
     /// Outcomes wait until they are asked for.
     pub slow: bool,
+    /// Quotes wait to be made together.
+    pub holds_quotes: bool,
+    pub held_quotes: Vec<(Request, Binding, Ask)>,
     /// This node, an attacker's, makes up what its TPM would not give.
     pub forges: bool,
     /// Checks that this node, an attacker's, does not make.
@@ -510,6 +518,8 @@ impl Node {
             sent: vec![],
             outcomes: VecDeque::new(),
             slow: false,
+            holds_quotes: false,
+            held_quotes: vec![],
             forges: false,
             own_way: vec![],
             learning: vec![],
@@ -589,6 +599,9 @@ impl Node {
     fn carry_out(&mut self, lab: &Lab, command: Command) -> Option<Event> {
         match command {
             Command::Send(message) => self.send(&message),
+            Command::Quote { request, binding, ask } if self.holds_quotes => {
+                self.held_quotes.push((request, *binding, ask));
+            }
             Command::Quote { request, binding, ask } => {
                 let evidence = self.tpm.quote(&lab.blank(*binding), &ask);
                 return Some(Event::Quoted { request, outcome: Ok(Box::new(evidence)) });
