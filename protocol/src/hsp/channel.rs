@@ -14,6 +14,20 @@ pub enum Grant {
 
 /// A finished handshake. It is not cloned, and nothing outside of HSP makes one. When HSP says `Close`, it is over:
 /// whoever holds it lets go of it.
+///
+/// ```compile_fail,E0423
+/// let channel = gtvp_protocol::hsp::AttestedChannel(());
+/// ```
+/// ```compile_fail,E0599
+/// fn twice(channel: gtvp_protocol::hsp::AttestedChannel) {
+///     let _ = channel.clone();
+/// }
+/// ```
+/// ```compile_fail,E0451
+/// fn other(channel: gtvp_protocol::hsp::AttestedChannel) {
+///     let _ = gtvp_protocol::hsp::AttestedChannel { grant: gtvp_protocol::hsp::Grant::Full, ..channel };
+/// }
+/// ```
 #[derive(Debug, PartialEq, Eq)]
 pub struct AttestedChannel {
     union: UnionId,

@@ -22,22 +22,21 @@
 //!  each          × other message      Closed(OutOfTurn);  × outcome of an old request: nothing
 //! ```
 
-use gtvp_model::digest::Digest;
-use gtvp_model::union::{Epoch, Identity, MemberId, RosterEntry, SpkiDigest, TpmClass, UnionId};
+mod exchanging;
+mod link;
+mod open;
 
-use super::binding::{self, Binding, Role};
-use super::channel::{AttestedChannel, Facts, Grant};
-use super::command::{
-    Appraisable, Appraisal, Command, Context, Event, Millis, OwnEvidence, Request, Step, farewell, next,
-    refused,
-};
+use gtvp_model::union::{Identity, MemberId, RosterEntry, SpkiDigest};
+
+use self::exchanging::{Exchanging, Mine, Theirs};
+use self::link::{Link, check_ask};
+use self::open::{Asked, Open};
+use super::binding::{self, Role};
+use super::command::{Command, Context, Event, Millis, Step, farewell, next, refused};
 use super::logs::Collected;
-use super::message::{
-    Accept, Ask, BELIEVED, Challenge, Evidence, Hello, LogKind, LogPiece, Message, NoEvidence, PCRS, VERSIONS,
-};
+use super::message::{Ask, Hello, Message, NoEvidence, VERSIONS};
 use super::refusal::{Awaited, Refusal};
-use crate::Untrusted;
-use crate::planted::{Check, check, demand};
+use crate::planted::{Check, check};
 
 /// How far a peer's epoch may be ahead: a million evictions that we have not heard of.
 pub const MAX_EPOCH_LEAD: u64 = 1 << 20;
@@ -108,64 +107,6 @@ pub struct AwaitingHello {
     setup: Setup,
     hello: Hello,
     deadline: Millis,
-}
-
-/// What is known once both hellos are there.
-#[derive(Debug)]
-struct Link {
-    setup: Setup,
-    union: UnionId,
-    peer: RosterEntry,
-    epoch: Epoch,
-    peer_epoch: Epoch,
-    nonce: [u8; 32],
-    hellos: Digest,
-    requests: u32,
-}
-
-/// Our evidence.
-#[derive(Debug, PartialEq, Eq)]
-enum Mine {
-    Quoting(Request),
-    Sent,
-}
-
-/// The peer's.
-#[derive(Debug)]
-enum Theirs {
-    Collecting(Collected),
-    Appraising(Request),
-    Trusted(Option<Appraisal>),
-}
-
-/// See [`Session::Exchanging`].
-#[derive(Debug)]
-pub struct Exchanging {
-    link: Link,
-    ask: Ask,
-    binding: Binding,
-    mine: Mine,
-    theirs: Theirs,
-    accepted: bool,
-    deadline: Millis,
-}
-
-/// The round that we asked for.
-#[derive(Debug)]
-enum Asked {
-    Nothing,
-    Out { ask: Ask, binding: Box<Binding>, logs: Collected, deadline: Millis },
-    Appraising { request: Request, deadline: Millis },
-}
-
-/// See [`Session::Open`].
-#[derive(Debug)]
-pub struct Open {
-    link: Link,
-    quoting: Option<Request>,
-    asked: Asked,
-    our_round: u32,
-    their_round: u32,
 }
 
 type Outcome = Result<Step<Session>, Refusal>;
@@ -295,23 +236,6 @@ impl Session {
     }
 }
 
-fn check_ask(ask: &Ask) -> Result<(), Refusal> {
-    let banks = ask.selection.as_slice();
-    let weak = banks.iter().find(|b| !BELIEVED.contains(&b.algorithm) || b.pcrs == 0 || b.pcrs & !PCRS != 0);
-    let algorithm = weak.map_or(0, |b| b.algorithm);
-    check(Check::AskedBank, weak.is_none() && !banks.is_empty(), || Refusal::WeakBank { algorithm })
-}
-
-/// Exactly the PCRs that were asked, each once.
-fn check_pcrs(evidence: &Evidence, ask: &Ask) -> Result<(), Refusal> {
-    let mut asked: Vec<(u16, u8)> = Vec::new();
-    for bank in ask.selection.as_slice() {
-        asked.extend((0u8..24).filter(|n| bank.pcrs >> n & 1 == 1).map(|n| (bank.algorithm, n)));
-    }
-    let got: Vec<_> = evidence.pcrs.as_slice().iter().map(|p| (p.algorithm, p.index)).collect();
-    check(Check::PcrSelection, got == asked, || Refusal::OtherPcrs)
-}
-
 impl AwaitingHello {
     fn on_hello(self: Box<Self>, theirs: Hello, ctx: &Context<'_>) -> Outcome {
         let Self { setup, hello: ours, deadline } = *self;
@@ -378,265 +302,4 @@ impl AwaitingHello {
 
 fn in_roster(member: MemberId, ctx: &Context<'_>) -> Result<RosterEntry, Refusal> {
     ctx.view.members.get(&member).cloned().ok_or(Refusal::NotInRoster { member })
-}
-
-impl Link {
-    fn ours(&self, nonce: [u8; 32], transcript: Digest) -> Binding {
-        Binding {
-            union: self.union,
-            epoch: self.epoch,
-            role: self.setup.role,
-            attester: self.setup.own.id(),
-            challenger: self.peer.id(),
-            exporter: self.setup.exporter,
-            nonce,
-            attester_tls: self.setup.own.identity.tls_name(),
-            challenger_tls: self.peer.identity.tls_name(),
-            transcript,
-        }
-    }
-
-    fn theirs(&self, nonce: [u8; 32], transcript: Digest) -> Binding {
-        Binding {
-            union: self.union,
-            epoch: self.peer_epoch,
-            role: self.setup.role.other(),
-            attester: self.peer.id(),
-            challenger: self.setup.own.id(),
-            exporter: self.setup.exporter,
-            nonce,
-            attester_tls: self.peer.identity.tls_name(),
-            challenger_tls: self.setup.own.identity.tls_name(),
-            transcript,
-        }
-    }
-
-    /// Both ends are members with the keys that this session began with.
-    fn still_members(&self, ctx: &Context<'_>) -> Result<(), Refusal> {
-        let is = |entry: &RosterEntry| {
-            ctx.view.members.get(&entry.id()).is_some_and(|now| now.identity == entry.identity)
-        };
-        if !matches!(self.setup.expect, Expect::Candidate(_)) {
-            let member = self.peer.id();
-            check(Check::Evicted, is(&self.peer), || Refusal::Evicted { member })?;
-        }
-        if self.setup.admitted {
-            check(Check::Evicted, is(&self.setup.own), || Refusal::WeAreOut)?;
-        }
-        Ok(())
-    }
-
-    fn grant(&self) -> Grant {
-        let same = check(Check::EpochGrant, self.epoch == self.peer_epoch, || ());
-        if same.is_ok() { Grant::Full } else { Grant::RecordOnly }
-    }
-
-    fn channel(&self, result: Option<Appraisal>) -> AttestedChannel {
-        AttestedChannel::new(Facts {
-            union: self.union,
-            peer: self.peer.id(),
-            class: self.peer.identity.class(),
-            spki: self.peer.identity.spki(),
-            exporter: self.setup.exporter,
-            grant: self.grant(),
-            result: result.map(|r| r.result),
-        })
-    }
-}
-
-/// Logs, then the quote.
-fn send_evidence(evidence: &OwnEvidence, round: u32) -> Result<Vec<Command>, Refusal> {
-    let too_long = |what: &str| Refusal::NoQuote { why: format!("{what} is longer than HSP carries") };
-    let mut ends = Vec::new();
-    let mut commands = Vec::new();
-    for log in LogKind::ALL {
-        let delta = evidence.logs.iter().find(|d| d.log == log);
-        ends.push(delta.map_or(0, |d| d.from.saturating_add(d.bytes.len() as u64)));
-        let pieces = delta.into_iter().flat_map(|d| d.pieces());
-        commands.extend(pieces.map(|piece| Command::Send(piece.into())));
-    }
-    let message = Evidence {
-        round,
-        attest: evidence.attest.clone().try_into().map_err(|_| too_long("the quote"))?,
-        signature: evidence.signature.clone().try_into().map_err(|_| too_long("its signature"))?,
-        pcrs: evidence.pcrs.clone().try_into().map_err(|_| too_long("the list of PCRs"))?,
-        path: evidence.path.clone(),
-        ends: ends.try_into().map_err(|_| too_long("the list of logs"))?,
-        ak: evidence.ak.clone().try_into().map_err(|_| too_long("the attestation key"))?,
-    };
-    commands.push(Command::Send(message.into()));
-    Ok(commands)
-}
-
-fn out_of_turn(message: &'static str, state: &'static str) -> Refusal {
-    Refusal::OutOfTurn { message, state }
-}
-
-const EXCHANGING: &str = "exchanging evidence";
-const OPEN: &str = "open";
-
-impl Exchanging {
-    fn on_log(mut self: Box<Self>, piece: LogPiece) -> Outcome {
-        let Theirs::Collecting(logs) = &mut self.theirs else {
-            return Err(out_of_turn("LogPiece", EXCHANGING));
-        };
-        logs.add(piece, &self.ask)?;
-        Ok(Step::stay(Session::Exchanging(self)))
-    }
-
-    fn on_evidence(mut self: Box<Self>, evidence: Evidence) -> Outcome {
-        let (Theirs::Collecting(logs), Identity::Tpm { .. }) = (&mut self.theirs, &self.link.peer.identity)
-        else {
-            return Err(out_of_turn("Evidence", EXCHANGING));
-        };
-        let logs = std::mem::take(logs);
-        let request = next(&mut self.link.requests);
-        let what = appraisable(&self.link.peer, evidence, logs, 0, &self.binding, &self.ask)?;
-        self.theirs = Theirs::Appraising(request);
-        let commands = vec![Command::Appraise { request, what: Box::new(what) }];
-        Ok(Step { next: Session::Exchanging(self), commands })
-    }
-
-    fn on_no_evidence(mut self: Box<Self>, ctx: &Context<'_>) -> Outcome {
-        if !matches!(self.theirs, Theirs::Collecting(_)) {
-            return Err(out_of_turn("NoEvidence", EXCHANGING));
-        }
-        let bare = self.link.peer.identity.class() == TpmClass::None;
-        let taken = bare && ctx.view.settings.admits(TpmClass::None);
-        check(Check::NoEvidence, taken, || Refusal::EvidenceMissing)?;
-        self.theirs = Theirs::Trusted(None);
-        Ok(self.proceed(vec![Command::Send(Accept {}.into())]))
-    }
-
-    fn on_accept(mut self: Box<Self>) -> Outcome {
-        let in_turn = self.mine == Mine::Sent && !self.accepted;
-        demand(in_turn, || out_of_turn("Accept", EXCHANGING))?;
-        self.accepted = true;
-        Ok(self.proceed(Vec::new()))
-    }
-
-    fn on_outcome(mut self: Box<Self>, event: Event) -> Outcome {
-        match (event, &self.mine, &self.theirs) {
-            (Event::Quoted { request, outcome }, Mine::Quoting(want), _) if request == *want => {
-                let evidence = outcome.map_err(|why| Refusal::NoQuote { why })?;
-                self.mine = Mine::Sent;
-                let commands = send_evidence(&evidence, 0)?;
-                Ok(self.proceed(commands))
-            }
-            (Event::Appraised { request, outcome }, _, Theirs::Appraising(want))
-                if check(Check::Request, request == *want, || ()).is_ok() =>
-            {
-                let appraisal = outcome.map_err(|why| Refusal::EvidenceRejected { why })?;
-                self.theirs = Theirs::Trusted(Some(appraisal));
-                Ok(self.proceed(vec![Command::Send(Accept {}.into())]))
-            }
-            _ => Ok(Step::stay(Session::Exchanging(self))),
-        }
-    }
-
-    /// Opens the channel if everything is there.
-    fn proceed(self: Box<Self>, mut commands: Vec<Command>) -> Step<Session> {
-        let next = match (&self.mine, &self.theirs, self.accepted) {
-            (Mine::Sent, Theirs::Trusted(result), true) => {
-                commands.push(Command::Established(self.link.channel(*result)));
-                let asked = Asked::Nothing;
-                let link = self.link;
-                Session::Open(Box::new(Open { link, quoting: None, asked, our_round: 0, their_round: 0 }))
-            }
-            _ => Session::Exchanging(self),
-        };
-        Step { next, commands }
-    }
-}
-
-fn appraisable(
-    peer: &RosterEntry,
-    evidence: Evidence,
-    logs: Collected,
-    round: u32,
-    binding: &Binding,
-    ask: &Ask,
-) -> Result<Appraisable, Refusal> {
-    let got = evidence.round;
-    demand(got == round, || Refusal::OtherRound { got, want: round })?;
-    check_pcrs(&evidence, ask)?;
-    let logs = logs.finish(evidence.ends.as_slice(), ask)?;
-    let (of, binding, ask) = (peer.clone(), binding.clone(), ask.clone());
-    Ok(Appraisable { of, evidence: Untrusted::new(evidence), logs, binding, ask })
-}
-
-impl Open {
-    fn on_challenge(mut self: Box<Self>, challenge: Challenge) -> Outcome {
-        if self.quoting.is_some() || matches!(self.link.setup.own.identity, Identity::Bare { .. }) {
-            return Err(out_of_turn("Challenge", OPEN));
-        }
-        let want = self.their_round.checked_add(1).ok_or(Refusal::RoundsUsedUp)?;
-        let got = challenge.round;
-        demand(got == want, || Refusal::OtherRound { got, want })?;
-        check_ask(&challenge.ask)?;
-        self.their_round = want;
-        let request = next(&mut self.link.requests);
-        self.quoting = Some(request);
-        let transcript = binding::round(self.link.hellos, &Message::from(challenge.clone()).frame().body);
-        let binding = Box::new(self.link.ours(challenge.nonce, transcript));
-        let commands = vec![Command::Quote { request, binding, ask: challenge.ask }];
-        Ok(Step { next: Session::Open(self), commands })
-    }
-
-    fn on_log(mut self: Box<Self>, piece: LogPiece) -> Outcome {
-        let Asked::Out { ask, logs, .. } = &mut self.asked else {
-            return Err(out_of_turn("LogPiece", OPEN));
-        };
-        logs.add(piece, ask)?;
-        Ok(Step::stay(Session::Open(self)))
-    }
-
-    fn on_evidence(mut self: Box<Self>, evidence: Evidence) -> Outcome {
-        let Asked::Out { ask, binding, logs, deadline } = &mut self.asked else {
-            return Err(out_of_turn("Evidence", OPEN));
-        };
-        let (logs, deadline) = (std::mem::take(logs), *deadline);
-        let what = appraisable(&self.link.peer, evidence, logs, self.our_round, binding, ask)?;
-        let request = next(&mut self.link.requests);
-        self.asked = Asked::Appraising { request, deadline };
-        let commands = vec![Command::Appraise { request, what: Box::new(what) }];
-        Ok(Step { next: Session::Open(self), commands })
-    }
-
-    fn on_outcome(mut self: Box<Self>, event: Event, ctx: &Context<'_>) -> Outcome {
-        let mut commands = Vec::new();
-        match (event, &self.asked) {
-            (Event::Quoted { request, outcome }, _) if self.quoting == Some(request) => {
-                let evidence = outcome.map_err(|why| Refusal::NoQuote { why })?;
-                self.quoting = None;
-                commands = send_evidence(&evidence, self.their_round)?;
-            }
-            (Event::Appraised { request, outcome }, Asked::Appraising { request: want, .. })
-                if check(Check::Request, request == *want, || ()).is_ok() =>
-            {
-                let appraisal = outcome.map_err(|why| Refusal::EvidenceRejected { why })?;
-                self.asked = Asked::Nothing;
-                commands.push(Command::Renewed(appraisal));
-            }
-            (Event::Renew { nonce, ask }, Asked::Nothing)
-                if self.link.peer.identity.class() != TpmClass::None =>
-            {
-                commands.push(self.renew(nonce, ask, ctx)?);
-            }
-            _ => {}
-        }
-        Ok(Step { next: Session::Open(self), commands })
-    }
-
-    fn renew(&mut self, nonce: [u8; 32], ask: Ask, ctx: &Context<'_>) -> Result<Command, Refusal> {
-        check(Check::NonceFresh, nonce != self.link.nonce, || Refusal::NonceUsed)?;
-        self.our_round = self.our_round.checked_add(1).ok_or(Refusal::RoundsUsedUp)?;
-        self.link.nonce = nonce;
-        let challenge = Challenge { round: self.our_round, nonce, ask: ask.clone() };
-        let transcript = binding::round(self.link.hellos, &Message::from(challenge.clone()).frame().body);
-        let binding = Box::new(self.link.theirs(nonce, transcript));
-        let deadline = ctx.now.after(self.link.setup.timing.round);
-        self.asked = Asked::Out { ask, binding, logs: Collected::default(), deadline };
-        Ok(Command::Send(challenge.into()))
-    }
 }
