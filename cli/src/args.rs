@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use gtvp_model::boxspec::{Need, Publish};
-use gtvp_model::ids::{BoxName, MemberName};
+use gtvp_model::ids::{BoxName, MemberName, UnionName};
 use gtvp_model::units::Bytes;
 
 macro_rules! exit_codes {
@@ -79,9 +79,12 @@ pub enum Command {
     /// List, show and import components.
     #[command(subcommand, alias = "components", arg_required_else_help = true)]
     Component(ComponentCommand),
-    /// Show this member.
-    #[command(subcommand, arg_required_else_help = true)]
+    /// Show this member, and list those of its union.
+    #[command(subcommand, alias = "members", arg_required_else_help = true)]
     Member(MemberCommand),
+    /// Begin a union of servers, and show it.
+    #[command(subcommand, arg_required_else_help = true)]
+    Union(UnionCommand),
     /// Show what happened on the member.
     Events(Events),
     /// Check this member, and say what to do about what is missing.
@@ -383,8 +386,45 @@ pub enum ComponentCommand {
 }
 
 #[derive(Debug, Subcommand)]
-#[command(after_help = "Examples:\n  gtvp member show")]
+#[command(after_help = "Examples:
+  gtvp union init --name lab
+  gtvp union show")]
+pub enum UnionCommand {
+    /// Begin a union whose first member this server is. What it lets in beside members with a hardware TPM is said here, once.
+    #[command(after_help = "Examples:
+  gtvp union init --name prod
+  gtvp union init --name lab --allow-software-tpm")]
+    Init {
+        /// The union's name: lower-case letters, digits and '-'.
+        #[arg(long)]
+        name: UnionName,
+        /// Let members in whose TPM is software: root of such a server can make it say anything.
+        #[arg(long)]
+        allow_software_tpm: bool,
+        /// Let members in that have no TPM: they can prove nothing of what they booted.
+        #[arg(long)]
+        allow_no_tpm: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show the union that this server is in.
+    #[command(after_help = "Examples:
+  gtvp union show
+  gtvp union show -o json | jq -r .head")]
+    Show(Output),
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:\n  gtvp member ls\n  gtvp member show")]
 pub enum MemberCommand {
+    /// List the members of the union: verdict, TPM class, platform identity.
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:
+  gtvp member ls
+  gtvp member ls -o json | jq -r '.[] | select(.verdict!=\"trusted\") | .name'"
+    )]
+    Ls(Output),
     /// Show this member: its domains, its verdict and what that did not check, what its machines run on.
     #[command(after_help = "Examples:
   gtvp member show

@@ -23,7 +23,7 @@ use gtvp_model::fault::Fault;
 
 use crate::args::{Cli, Command};
 use crate::client::{Api, runtime};
-use crate::commands::{boxes, components, docs, doctor, events, exec, member, operations, run};
+use crate::commands::{boxes, components, docs, doctor, events, exec, member, operations, run, union};
 use crate::failure::{FAILED, GTVP_FAILED, tell};
 
 fn main() -> ExitCode {
@@ -74,6 +74,7 @@ async fn ask(api: &Api, command: &Command) -> Result<u8, Fault> {
         Command::Shell(words) => exec::shell(api, words).await,
         Command::Component(words) => components::run(api, words).await,
         Command::Member(words) => member::run(api, words).await.map(|()| 0),
+        Command::Union(words) => union::run(api, words).await.map(|()| 0),
         Command::Events(words) => events::events(api, words).await.map(|()| 0),
         Command::Operation(words) => operations::run(api, words).await,
         Command::Doctor(_)

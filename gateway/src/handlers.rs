@@ -193,6 +193,15 @@ handlers! {
     }
     /// This member.
     show_member(c) { relay(&c, &m::ShowMember {}).await }
+    /// Begin a union.
+    begin_union(c) {
+        let union = c.body().await?;
+        relay(&c, &m::BeginUnion { union }).await
+    }
+    /// The union.
+    show_union(c) { relay(&c, &m::ShowUnion {}).await }
+    /// Its members.
+    list_members(c) { relay(&c, &m::ListMembers {}).await }
     /// Checks of this member.
     doctor(c) { relay(&c, &m::Doctor {}).await }
     /// Figures.

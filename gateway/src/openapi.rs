@@ -185,6 +185,9 @@ mod tests {
                 "importComponent" => {
                     serde_json::from_str::<gtvp_model::api::ImportBody>(body.example).is_ok()
                 }
+                "beginUnion" => {
+                    serde_json::from_str::<gtvp_model::unionview::UnionBegin>(body.example).is_ok()
+                }
                 other => panic!("{other} has a body that this test does not know"),
             };
             assert!(ok, "{}", route.id);

@@ -9,6 +9,7 @@ use gtvp_model::component::ComponentView;
 use gtvp_model::event::Event;
 use gtvp_model::member::{HostCheck, MemberView};
 use gtvp_model::operation::Operation;
+use gtvp_model::unionview::{MemberRow, UnionBegin, UnionSummary};
 use hyper::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
@@ -94,6 +95,9 @@ const BOX: &str = r#"{"name":"web","state":"running","member":"m1","kind":"lazy"
 const BOXES: &str = r#"[{"name":"web","state":"running","member":"m1","kind":"lazy","address":"10.90.1.2","published":["8080:80/tcp"],
     "memory_bytes":536870912,"cpus":1,"created_ms":1790000000000}]"#;
 const SPEC: &str = r#"{"name":"web","needs":["nginx"],"command":["nginx","-g","daemon off;"],"publish":["8080:80"],"memory":"512M"}"#;
+
+const UNION: &str = r#"{"name":"lab","id":"5f0c…","epoch":0,"entries":1,"head":"5f0c…","voters":["m1"],"members":1,"software_tpms":true,
+    "without_tpm":false}"#;
 
 const FOLLOW: Query = Query { name: "follow", summary: "Go on as more comes.", kind: QueryKind::Flag };
 
@@ -212,6 +216,23 @@ pub static ROUTES: &[Route] = &[
     Route {
         method: Method::GET, path: "/v1/member", id: "showMember", tag: "member", summary: "This member: its domains, its verdict, what it offers.",
         query: &[], body: None, status: 200, reply: json::<MemberView>(""), faults: &[], handler: handlers::show_member,
+    },
+    Route {
+        method: Method::POST, path: "/v1/union", id: "beginUnion", tag: "union",
+        summary: "Begin a union whose first member this server is. Software TPMs and members without one are let in only where this says so.",
+        query: &[], body: json::<UnionBegin>(r#"{"name":"lab","software_tpms":true}"#), status: 200, reply: json::<UnionSummary>(UNION),
+        faults: &[403, 409, 422], handler: handlers::begin_union,
+    },
+    Route {
+        method: Method::GET, path: "/v1/union", id: "showUnion", tag: "union", summary: "The union that this member is in.",
+        query: &[], body: None, status: 200, reply: json::<UnionSummary>(UNION), faults: &[404], handler: handlers::show_union,
+    },
+    Route {
+        method: Method::GET, path: "/v1/members", id: "listMembers", tag: "union",
+        summary: "Every member of the union; outside of one, this server alone.",
+        query: &[], body: None, status: 200,
+        reply: json::<Vec<MemberRow>>(r#"[{"name":"m1","verdict":"unknown","tpm":"hardware","own":true}]"#), faults: &[],
+        handler: handlers::list_members,
     },
     Route {
         method: Method::GET, path: "/v1/doctor", id: "doctor", tag: "member", summary: "Every check of this member.",

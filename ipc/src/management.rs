@@ -9,6 +9,7 @@ use gtvp_model::event::Event;
 use gtvp_model::guest::{Program, TerminalSize};
 use gtvp_model::member::{HostCheck, MemberView};
 use gtvp_model::operation::Operation;
+use gtvp_model::unionview::{MemberRow, UnionBegin, UnionSummary};
 use gtvp_model::units::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -184,6 +185,21 @@ pub struct ImportComponent {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ShowMember {}
 
+/// Begin a union whose first member this one is.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct BeginUnion {
+    /// What it begins with.
+    pub union: UnionBegin,
+}
+
+/// The union that this member is in.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ShowUnion {}
+
+/// Its members; outside of a union this one alone.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ListMembers {}
+
 /// Every check of this member.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Doctor {}
@@ -235,6 +251,12 @@ crate::interface!("management" {
     ImportComponent = "import_component" -> Operation;
     /// See [`ShowMember`].
     ShowMember = "show_member" -> MemberView;
+    /// See [`BeginUnion`]. A member that is in a union already, and a TPM that the union would not let in, are refused.
+    BeginUnion = "begin_union" -> UnionSummary;
+    /// See [`ShowUnion`]. Outside of a union: `NotFound`.
+    ShowUnion = "show_union" -> UnionSummary;
+    /// See [`ListMembers`].
+    ListMembers = "list_members" -> Vec<MemberRow>;
     /// See [`Doctor`].
     Doctor = "doctor" -> Vec<HostCheck>;
     /// See [`Metrics`].

@@ -5,7 +5,8 @@ use gtvp_model::boxview::Appraisal;
 use gtvp_model::digest::Digest;
 use gtvp_model::ids::BoxName;
 use gtvp_model::member::TpmView;
-use gtvp_model::union::TpmClass;
+use gtvp_model::union::{Hardware, TpmClass};
+use gtvp_model::unionview::{MemberRow, UnionBegin, UnionSummary};
 use serde::{Deserialize, Serialize};
 
 use crate::Nothing;
@@ -133,6 +134,23 @@ pub struct TlsSignature {
     pub value: String,
 }
 
+/// Begin a union whose first member this one is.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct BeginUnion {
+    /// What it begins with.
+    pub union: UnionBegin,
+    /// What this member is made of.
+    pub hardware: Hardware,
+}
+
+/// The union that this member is in.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ShowUnion {}
+
+/// Its members; outside of a union this one alone.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ListMembers {}
+
 crate::interface!("security" {
     /// See [`SignManifest`].
     SignManifest = "sign_manifest" -> Signature;
@@ -150,4 +168,10 @@ crate::interface!("security" {
     TpmIdentity = "tpm_identity" -> TpmIdentityReply;
     /// See [`SignTls`].
     SignTls = "sign_tls" -> TlsSignature;
+    /// See [`BeginUnion`]. A member that is in a union already, and a TPM that the union would not let in, are refused.
+    BeginUnion = "begin_union" -> UnionSummary;
+    /// See [`ShowUnion`]. Outside of a union: `NotFound`.
+    ShowUnion = "show_union" -> UnionSummary;
+    /// See [`ListMembers`].
+    ListMembers = "list_members" -> Vec<MemberRow>;
 });

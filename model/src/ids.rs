@@ -78,6 +78,10 @@ label!(
     /// A member's name.
     MemberName, "member"
 );
+label!(
+    /// A union's name, for people: its id says which union it is.
+    UnionName, "union"
+);
 
 /// The processes that `gtvpd` keeps running: the five domains of the paper (GTVP §2.2) and the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

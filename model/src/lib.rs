@@ -19,4 +19,5 @@ pub mod stream;
 pub mod token;
 pub mod topology;
 pub mod union;
+pub mod unionview;
 pub mod units;

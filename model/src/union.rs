@@ -75,7 +75,7 @@ digest_id!(
     MemberId
 );
 digest_id!(
-    /// An endorsement key: SHA-256 of its TPMT_PUBLIC (the contents of TPM2B_PUBLIC).
+    /// An endorsement key: SHA-256 of its SubjectPublicKeyInfo, DER, which a certificate of it has too.
     EkDigest
 );
 digest_id!(

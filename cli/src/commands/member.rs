@@ -1,17 +1,24 @@
-//! `gtvp member show`.
+//! `gtvp member ls|show`.
 
 use gtvp_model::fault::Fault;
 use gtvp_model::member::{DomainStatus, MemberView, TpmView};
 use gtvp_model::union::TpmClass;
+use gtvp_model::unionview::MemberRow;
 
 use crate::args::{Format, MemberCommand};
 use crate::client::Api;
 use crate::commands::doctor;
-use crate::output::{Column, ago, column, facts, print, size, table, value, wide};
+use crate::output::{Column, ago, column, facts, listing, print, size, table, value, wide};
 
 /// Does it.
 pub async fn run(api: &Api, command: &MemberCommand) -> Result<(), Fault> {
-    let MemberCommand::Show(output) = command;
+    let output = match command {
+        MemberCommand::Show(output) => output,
+        MemberCommand::Ls(output) => {
+            let members: Vec<MemberRow> = api.get("/v1/members").await?;
+            return listing(output.output, &members, MEMBERS);
+        }
+    };
     let member: MemberView = api.get("/v1/member").await?;
     match output.output {
         Format::Json | Format::Yaml => value(output.output, &member)?,
@@ -71,6 +78,14 @@ fn tpm(t: &TpmView) -> String {
     }
     lines.join("\n")
 }
+
+const MEMBERS: &[Column<MemberRow>] = &[
+    column("NAME", |m| if m.own { format!("{} (this one)", m.name) } else { m.name.clone() }),
+    column("VERDICT", |m| m.verdict.clone()),
+    column("TPM", |m| if m.tpm == TpmClass::Hardware { "hardware".into() } else { format!("{} (!)", m.tpm) }),
+    column("PLATFORM IDENTITY", |m| m.platform_identity.map_or_else(|| "-".into(), |p| p.to_string())),
+    wide("ID", |m| m.id.clone().unwrap_or_default()),
+];
 
 const DOMAINS: &[Column<DomainStatus>] = &[
     column("DOMAIN", |d| d.domain.clone()),

@@ -10,3 +10,4 @@ pub mod logs;
 pub mod member;
 pub mod operations;
 pub mod run;
+pub mod union;

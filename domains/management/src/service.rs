@@ -7,10 +7,12 @@ use std::time::Duration;
 use gtvp_ipc::management::{Request, SetBox, SetReply};
 use gtvp_ipc::{Answer, Caller, Service, Session, components, drivers, security};
 use gtvp_model::boxview::BoxState;
+use gtvp_model::event::Severity;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::Slot;
 use gtvp_model::member::HostCheck;
 use gtvp_model::operation::OperationState;
+use gtvp_model::union::Hardware;
 use gtvp_model::units::Bytes;
 
 use crate::runtime::Runtime;
@@ -102,6 +104,18 @@ impl Service for Management {
                     accelerator,
                 )))
             }
+            Request::BeginUnion(r) => {
+                let status = runtime.status()?;
+                let memory_mib = u32::try_from(status.memory_bytes / (1024 * 1024)).unwrap_or(u32::MAX);
+                let hardware = Hardware::new(status.cpus, memory_mib, "")
+                    .map_err(|e| Fault::internal("the server cannot be described", &e))?;
+                let union = peers::ask(&security::BeginUnion { union: r.union, hardware })?;
+                let message = format!("this server is the first member of union {}", union.name);
+                runtime.events.tell(Severity::Info, "union.begun", None, message);
+                Ok(Answer::of(&union))
+            }
+            Request::ShowUnion(_) => peers::ask(&security::ShowUnion {}).map(|u| Answer::of(&u)),
+            Request::ListMembers(_) => peers::ask(&security::ListMembers {}).map(|m| Answer::of(&m)),
             Request::Doctor(_) => self.doctor(),
             Request::Metrics(_) => {
                 let status = runtime.status()?;

@@ -5,3 +5,4 @@ pub mod kernel_logs;
 pub mod key;
 pub mod platform;
 pub mod tpm;
+pub mod union;

@@ -7,11 +7,14 @@ use gtvp_ipc::security::Request;
 use gtvp_ipc::{Answer, Caller, Place, Service, Session};
 use gtvp_model::fault::Fault;
 use gtvp_model::ids::Domain;
+use gtvp_model::union::UnixTime;
 use gtvp_security::platform::{self, Platform};
+use gtvp_security::union::Union;
 use gtvp_security::{engine, key};
 
 struct Security {
     engine: engine::Engine,
+    union: Union,
     platform: Arc<Platform>,
 }
 
@@ -35,6 +38,9 @@ impl Service for Security {
             }
             Request::Tpm(_) => Ok(Answer::of(&self.platform.view())),
             Request::TpmIdentity(_) => self.platform.identity().map(|i| Answer::of(&i)),
+            Request::BeginUnion(b) => self.union.begin(&b, now()).map(|u| Answer::of(&u)),
+            Request::ShowUnion(_) => self.union.show().map(|u| Answer::of(&u)),
+            Request::ListMembers(_) => self.union.members().map(|m| Answer::of(&m)),
             Request::SignTls(s) => self.platform.sign_tls(&s).map(|s| Answer::of(&s)),
         }
     }
@@ -48,7 +54,13 @@ fn run() -> Result<std::convert::Infallible, Box<dyn std::error::Error>> {
     let engine = engine::Engine::new(key, place.config.api_group.clone());
     let platform = Arc::new(Platform::open(&place.config, platform::software_uid(&place), state)?);
     platform.begin(&place.socket(Domain::Supervisor))?;
-    Err(gtvp_ipc::serve(&listener, place.acl(), Arc::new(Security { engine, platform })).into())
+    let union = Union::open(state, place.config.name.clone(), platform.clone());
+    Err(gtvp_ipc::serve(&listener, place.acl(), Arc::new(Security { engine, union, platform })).into())
+}
+
+fn now() -> UnixTime {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    UnixTime(since.map_or(0, |d| d.as_secs()))
 }
 
 fn main() -> ExitCode {

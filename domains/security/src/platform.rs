@@ -55,12 +55,17 @@ impl Platform {
     pub fn open(config: &MemberConfig, software_uid: Option<u32>, state: &Path) -> std::io::Result<Self> {
         let class = config.tpm_class(Path::new(TPM_DEVICE).exists());
         let address = match class {
-            TpmClass::None => return Ok(Self { class, tpm: None, logs: OnceLock::new() }),
+            TpmClass::None => return Ok(Self::of(class, None)),
             TpmClass::Hardware => Address::Device(PathBuf::from(TPM_DEVICE)),
             TpmClass::Software => Address::Software { socket: PathBuf::from(SOCKET), uid: software_uid },
         };
         let tpm = Tpm::start(address, state.to_owned())?;
-        Ok(Self { class, tpm: Some(tpm), logs: OnceLock::new() })
+        Ok(Self::of(class, Some(tpm)))
+    }
+
+    /// One that is there already.
+    pub fn of(class: TpmClass, tpm: Option<Tpm>) -> Self {
+        Self { class, tpm, logs: OnceLock::new() }
     }
 
     /// Begins to keep a software TPM running and to take up what gtvpd measures. `supervisor` is gtvpd's socket.
@@ -286,7 +291,7 @@ mod tests {
     use super::*;
 
     fn none() -> Platform {
-        Platform { class: TpmClass::None, tpm: None, logs: OnceLock::new() }
+        Platform::of(TpmClass::None, None)
     }
 
     #[test]

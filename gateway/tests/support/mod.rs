@@ -25,6 +25,8 @@ use gtvp_model::member::{DomainStatus, HostCheck, MemberConfig, MemberView, TpmV
 use gtvp_model::operation::{Operation, OperationState, PhaseTime, Progress};
 use gtvp_model::stream::{self, StreamKind};
 use gtvp_model::topology::Topology;
+use gtvp_model::union::TpmClass;
+use gtvp_model::unionview::{MemberRow, UnionSummary};
 
 /// Nothing in a test takes longer.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -518,7 +520,7 @@ impl Played {
                 verdict: "unknown".into(),
                 not_checked: vec!["TPM evidence".into()],
                 tpm: TpmView {
-                    class: gtvp_model::union::TpmClass::None,
+                    class: TpmClass::None,
                     ek: None,
                     ek_certificate: false,
                     epoch: None,
@@ -540,6 +542,16 @@ impl Played {
                 }],
                 host: Vec::new(),
             })),
+            Request::BeginUnion(r) => Ok(Answer::of(&union(r.union.name.as_str()))),
+            Request::ShowUnion(_) => Ok(Answer::of(&union("lab"))),
+            Request::ListMembers(_) => Ok(Answer::of(&vec![MemberRow {
+                name: "m1".into(),
+                id: None,
+                verdict: "unknown".into(),
+                tpm: TpmClass::None,
+                platform_identity: None,
+                own: true,
+            }])),
             Request::Doctor(_) => Ok(Answer::of(&vec![HostCheck {
                 name: "kvm".into(),
                 status: "missing".into(),
@@ -562,5 +574,19 @@ impl Played {
             return Err(not_found("box", name));
         }
         Ok(Answer::of(&self.operation(kind, name, OperationState::Done)))
+    }
+}
+
+fn union(name: &str) -> UnionSummary {
+    UnionSummary {
+        name: name.into(),
+        id: "00".repeat(32),
+        epoch: 0,
+        entries: 1,
+        head: "00".repeat(32),
+        voters: vec!["m1".into()],
+        members: 1,
+        software_tpms: false,
+        without_tpm: false,
     }
 }

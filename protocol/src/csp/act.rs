@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use gtvp_model::digest::Digest;
-use gtvp_model::ids::MemberName;
+use gtvp_model::ids::UnionName;
 use gtvp_model::token::TokenId;
 use gtvp_model::union::{Admission, MemberId, RosterEntry, TokenRecord, UnionSettings};
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ pub enum Act {
     /// The union begins. Only entry 0 does this, and its hash is the union's id.
     Genesis {
         /// The union's name, for people.
-        name: MemberName,
+        name: UnionName,
         /// Its first member, and its only voter.
         founder: RosterEntry,
         /// What it lets in.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use gtvp_model::digest::Digest;
-use gtvp_model::ids::MemberName;
+use gtvp_model::ids::{MemberName, UnionName};
 use gtvp_model::token::TokenId;
 use gtvp_model::union::{
     Admission, Epoch, MemberId, RecordHead, RosterEntry, TpmClass, UnionId, UnionSettings, UnionView,
@@ -25,7 +25,7 @@ pub const MAX_REFERENCES: usize = 1000;
 /// The record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    name: MemberName,
+    name: UnionName,
     view: UnionView,
     voters: BTreeSet<MemberId>,
     references: BTreeSet<Digest>,
@@ -299,7 +299,7 @@ impl Record {
     }
 
     /// The union's name.
-    pub fn name(&self) -> &MemberName {
+    pub fn name(&self) -> &UnionName {
         &self.name
     }
 

@@ -11,6 +11,8 @@ use gtvp_appraisal::cose::Unsigned;
 use gtvp_appraisal::ownlog::{self, EntryKind, OwnEntry};
 use gtvp_appraisal::tpm::Signature;
 use gtvp_model::digest::Digest;
+use gtvp_protocol::csp::Entry;
+use gtvp_protocol::csp::entry::signed_content;
 
 use super::client::{Client, TpmError};
 use super::commands::{Attested, Clock, ecdsa};
@@ -158,10 +160,21 @@ impl Tpm {
         })
     }
 
-    /// The TLS identity key's signature in a TLS 1.3 handshake: r and s. There is no way to have it sign anything else.
+    /// The TLS identity key's signature in a TLS 1.3 handshake: r and s.
     pub fn sign_tls(&self, what: CertificateVerify) -> Result<[[u8; 32]; 2], TpmError> {
         self.ask(move |holder| {
             let digest = what.digest();
+            let signature = holder.with(|held| held.client.sign(held.keys.tls.handle, &digest))?;
+            ecdsa(&signature).map_err(|source| TpmError::Malformed { command: "Sign", source })
+        })
+    }
+
+    /// The TLS identity key's signature over an entry of the union's record: r and s. What is signed begins with a label, and no
+    /// handshake's content does.
+    pub fn sign_entry(&self, entry: &Entry) -> Result<[[u8; 32]; 2], TpmError> {
+        let content = signed_content(&entry.encode());
+        self.ask(move |holder| {
+            let digest = Digest::of(&content).0;
             let signature = holder.with(|held| held.client.sign(held.keys.tls.handle, &digest))?;
             ecdsa(&signature).map_err(|source| TpmError::Malformed { command: "Sign", source })
         })
