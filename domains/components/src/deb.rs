@@ -12,11 +12,11 @@ use crate::control::{Paragraph, paragraphs};
 const MAX_CONTROL: u64 = 64 * 1024 * 1024;
 /// Most bytes of one of its files that are kept.
 const MAX_CONTROL_FILE: u64 = 32 * 1024 * 1024;
-/// What a package may unpack to: this much, and [`MAX_RATIO`] times its own size. Debian's most compressible packages
-/// (tables of zeros, game data) stay below 60 times.
+/// What a package may unpack to: this much, and [`MAX_RATIO`] times its own size. By its indices the most compressible of Debian 12's
+/// 64,171 packages has 244 times (files that are linked many times count each time).
 const FREE_BYTES: u64 = 64 * 1024 * 1024;
 /// See [`FREE_BYTES`].
-const MAX_RATIO: u64 = 100;
+const MAX_RATIO: u64 = 300;
 
 /// A package's contents; its files are in the sink.
 #[derive(Debug)]
