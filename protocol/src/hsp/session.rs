@@ -7,7 +7,8 @@
 //!                │                │                                                    │ ▲──┘ Renew
 //!                └────────────────┴───────────── any refusal, Lost, End, deadline ─────┴──▶ Closed
 //!
-//!  AwaitingHello × Hello              both hellos are hashed, our quote is asked for (a member without a TPM: NoEvidence)
+//!  start                              our Hello is sent, if we dialled
+//!  AwaitingHello × Hello              our Hello is sent, if we were called; both are hashed, our quote is asked for (a member without a TPM: NoEvidence)
 //!  Exchanging    × Quoted             logs and Evidence are sent
 //!  Exchanging    × LogPiece           kept, in order, within bounds
 //!  Exchanging    × Evidence           shape, round, PCRs, log ends; then appraisal
@@ -72,6 +73,8 @@ pub enum Expect {
 pub struct Setup {
     /// Our end.
     pub role: Role,
+    /// Whether our hello is sent at once, or only when the peer's was checked: who is called says nothing to strangers.
+    pub first: bool,
     /// Ourselves.
     pub own: RosterEntry,
     /// Whether the roster has us: not yet while we join.
@@ -91,7 +94,7 @@ pub struct Setup {
 /// A session in one of its states.
 #[derive(Debug)]
 pub enum Session {
-    /// Our hello is out.
+    /// The peer's hello is awaited.
     AwaitingHello(Box<AwaitingHello>),
     /// Evidence goes both ways.
     Exchanging(Box<Exchanging>),
@@ -112,7 +115,7 @@ pub struct AwaitingHello {
 type Outcome = Result<Step<Session>, Refusal>;
 
 impl Session {
-    /// Begins: the hello is sent.
+    /// Begins: the hello is sent, if ours is the first.
     pub fn start(setup: Setup, nonce: [u8; 32], ctx: &Context<'_>) -> Step<Self> {
         let hello = Hello {
             versions: VERSIONS.to_vec().try_into().unwrap_or_default(),
@@ -122,7 +125,7 @@ impl Session {
             nonce,
             ask: setup.ask.clone(),
         };
-        let commands = vec![Command::Send(hello.clone().into())];
+        let commands = if setup.first { vec![Command::Send(hello.clone().into())] } else { Vec::new() };
         let deadline = ctx.now.after(setup.timing.handshake);
         Step { next: Self::AwaitingHello(Box::new(AwaitingHello { setup, hello, deadline })), commands }
     }
@@ -281,6 +284,9 @@ impl AwaitingHello {
             requests: 0,
         };
         let mut commands = Vec::new();
+        if !link.setup.first {
+            commands.push(Command::Send(ours.clone().into()));
+        }
         let mine = match &link.setup.own.identity {
             Identity::Tpm { .. } => {
                 let request = next(&mut link.requests);

@@ -409,6 +409,7 @@ fn on_session(base: Box<Base>, known: Box<Known>, hello: Event, now: Millis) -> 
         RosterEntry::new(s.name.clone(), s.identity.clone(), PlatformIdentity::default(), s.hardware.clone());
     let setup = Setup {
         role: Role::Initiator,
+        first: false,
         own,
         admitted: false,
         exporter: s.exporter,

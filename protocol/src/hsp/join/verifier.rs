@@ -455,6 +455,7 @@ fn begin(base: Box<Base>, candidate: Box<Candidate>, ctx: &Context<'_>) -> Step<
     let s = &base.setup;
     let setup = Setup {
         role: Role::Responder,
+        first: true,
         own: s.own.clone(),
         admitted: true,
         exporter: s.exporter,

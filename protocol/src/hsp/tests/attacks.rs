@@ -142,7 +142,7 @@ attacks! {
     fn a_reflection_is_refused(lab)
     [Engine(Check::NotOurselves), Engine(Check::NonceEchoed), In(Role)] "Ourselves" {
         let p = pair();
-        let own = setup(End::Responder, &p.beta(), 1, p.b.spki(), Expect::Member);
+        let own = setup(End::Initiator, &p.beta(), 1, p.b.spki(), Expect::Member);
         let mut b = Node::session(lab, &p.b, &p.ledger, own, 2);
         while let Some(frame) = b.outbox.pop_front() {
             b.on(lab, Event::Frame(frame));
@@ -615,7 +615,6 @@ fn without_a_hello_there_is_nothing() {
     ];
     for first in a.sent[1..].iter().chain(&own) {
         let mut fresh = p.called(&lab, 3, 4);
-        fresh.outbox.clear();
         fresh.on(&lab, Event::Frame(first.clone()));
         assert!(fresh.channel.is_none() && fresh.refusal().is_some());
         let said: Vec<_> = fresh.outbox.iter().map(|f| f.kind).collect();

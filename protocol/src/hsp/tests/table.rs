@@ -160,7 +160,10 @@ fn the_session_does_what_its_table_says() {
     straight(&lab, &mut a, &mut b);
     a.on(&lab, Event::Renew { nonce: [7; 32], ask: ask() });
     straight(&lab, &mut a, &mut b);
-    compare("session", &table(|| p.dialling(&lab, 1, 1), &a.history, &b.sent));
+    b.on(&lab, Event::Renew { nonce: [8; 32], ask: ask() });
+    straight(&lab, &mut a, &mut b);
+    compare("session_dialling", &table(|| p.dialling(&lab, 1, 1), &a.history, &b.sent));
+    compare("session_called", &table(|| p.called(&lab, 1, 2), &b.history, &a.sent));
 }
 
 #[test]

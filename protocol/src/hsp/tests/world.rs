@@ -498,7 +498,8 @@ pub fn ask() -> Ask {
 pub fn setup(role: Role, own: &RosterEntry, exporter: u8, peer_spki: SpkiDigest, expect: Expect) -> Setup {
     let timing = Timing::default();
     let (own, exporter) = (own.clone(), [exporter; 32]);
-    Setup { role, own, admitted: true, exporter, peer_spki, ask: ask(), expect, timing }
+    let first = role == Role::Initiator;
+    Setup { role, first, own, admitted: true, exporter, peer_spki, ask: ask(), expect, timing }
 }
 
 impl Node {
