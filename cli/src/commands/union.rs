@@ -39,6 +39,7 @@ fn show(u: &UnionSummary) -> String {
         ("voters", u.voters.join(", ")),
         ("admits", admits.join("\n")),
         ("epoch", u.epoch.to_string()),
-        ("record", format!("{} entries, head {}", u.entries, u.head)),
+        ("entries", u.entries.to_string()),
+        ("head", u.head.clone()),
     ])
 }
