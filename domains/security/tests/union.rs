@@ -77,7 +77,7 @@ fn a_software_tpm_is_let_in_only_where_somebody_said_so() {
 }
 
 #[test]
-fn threats_21_22_a_record_that_was_changed_or_cut_is_no_record_and_is_not_written_over() {
+fn threat_22_a_record_that_was_changed_or_cut_is_no_record_and_is_not_written_over() {
     let tpm = SoftwareTpm::start();
     let (platform, folder) = (platform(&tpm), tpm.state());
     let begun = open(&folder, &platform).begin(&lab(true), NOW).unwrap();
