@@ -3,7 +3,9 @@
 //! It judges nothing. Words that no digest covers are marked: whoever made the log may have put anything there.
 
 use crate::bootlog::{BootLog, Covers, Event};
+use crate::ek::EkKey;
 use crate::evidence::{Evidence, LogPart};
+use crate::file::EvidenceFile;
 use crate::ima::ImaLog;
 use crate::ownlog::OwnLog;
 use crate::tpm::{Attest, Attested, Public, Signature};
@@ -21,6 +23,30 @@ pub struct Section {
     pub heading: String,
     /// One for each field or entry; a single one that says why if it is malformed.
     pub lines: Vec<String>,
+}
+
+/// Decodes a file: what the member says of itself, and all of its evidence.
+pub fn explain_file(file: &EvidenceFile) -> Vec<Section> {
+    let claims = &file.claims;
+    let ek = match Public::parse(&claims.ek) {
+        Ok(public) => EkKey::of_public(&public).fingerprint().0.to_string(),
+        Err(e) => e.to_string(),
+    };
+    let certificate = match claims.ek_certificate.len() {
+        0 => "none".to_owned(),
+        n => format!("{n} bytes, with {} intermediate certificates", claims.intermediates.len()),
+    };
+    let lines = vec![
+        format!("made {} s after 1970, by the member's clock {UNPROVEN}", claims.made),
+        format!("nonce {}", hex(&claims.nonce)),
+        format!("TPM {:?} {UNPROVEN}", claims.class).to_lowercase().replacen("tpm", "TPM", 1),
+        format!("endorsement key {ek} {UNPROVEN}"),
+        format!("its certificate: {certificate}"),
+        format!("the quote must be bound to {}", hex(&claims.qualifying_data(&file.evidence.ak).0)),
+    ];
+    let mut sections = vec![Section { heading: "what the member says of itself".to_owned(), lines }];
+    sections.extend(explain(&file.evidence));
+    sections
 }
 
 /// Decodes all of `evidence`.

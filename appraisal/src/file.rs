@@ -1,15 +1,21 @@
 //! Evidence as a file: everything that somebody far away needs to check it again, and nothing that must be asked for
-//! (`gtvp box attest NAME > evidence.cbor`, `gtvp verify evidence.cbor`; docs/spec/evidence.md, "Files").
+//! (`gtvp member attest > evidence.cbor`, `gtvp verify evidence.cbor`; docs/spec/evidence.md, "Files").
 //!
-//! A file can prove that it is consistent, never that it is new or that its key is somebody's: so its conclusion is not
-//! "trusted". With the public keys of authorities that the reader knows, it says whose reference values these are.
+//! A file can prove that it is consistent, never that its key is somebody's: so its conclusion is not "trusted". Whoever
+//! chose its nonce knows that it is new. With the public keys of authorities that the reader knows, it says whose
+//! reference values these are.
 
+use std::io;
+
+use gtvp_model::digest::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::appraise::{Attester, AttesterRefusal, Binding, KnownFrom, Question, TpmClass, Verdict, appraise};
+use crate::appraise::{
+    Attester, AttesterRefusal, Binding, Check, KnownFrom, NotMade, Question, TpmClass, Verdict, appraise,
+};
 use crate::boxes::{self, BoxEvidence, BoxFinding, BoxRefusal};
 use crate::cose::{from_cbor, to_cbor};
-use crate::ek::{self, EkRefusal, Roots, VerifiedEk};
+use crate::ek::{self, EkKey, EkRefusal, Pin, Roots, VerifiedEk};
 use crate::evidence::{Evidence, LogPart, MAX_EVIDENCE};
 use crate::reference::{
     ComposeRefusal, MAX_MANIFEST, ManifestRefusal, ReferenceSet, SignedManifest, TrustedManifest,
@@ -22,7 +28,13 @@ pub const MAX_FILE: usize = MAX_EVIDENCE + 2 * MAX_MANIFEST;
 /// Most manifests and authorities in a file.
 pub const MAX_MANIFESTS: usize = 64;
 
+/// Bytes of a nonce: enough that nobody guesses it or meets it twice, and as many as any digest has.
+pub const NONCE: std::ops::RangeInclusive<usize> = 16..=64;
+
 const MAGIC: &str = "gtvp-evidence/1";
+
+/// What makes a quote for a file different from every other that the same key signs.
+const LABEL: &[u8] = b"gtvp-file/1\0";
 
 /// The contents of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,26 +42,46 @@ const MAGIC: &str = "gtvp-evidence/1";
 pub struct EvidenceFile {
     /// `gtvp-evidence/1`.
     pub format: String,
-    /// When it was made, in seconds since 1970, by the member's clock.
-    pub made: i64,
-    /// What the record says of the member's TPM.
-    pub class: TpmClass,
+    /// What the member says of itself: the quote is bound to it.
+    pub claims: Claims,
     /// The member's evidence, with whole logs.
     pub evidence: Evidence,
-    /// What the nonce was, if somebody gave one: the preimage's bytes that the quote's qualifyingData must be.
-    #[serde(with = "crate::bytes")]
-    pub qualifying: Vec<u8>,
-    /// EK certificate in DER; empty if there is none.
-    #[serde(with = "crate::bytes")]
-    pub ek_certificate: Vec<u8>,
-    /// Certificates between it and a root.
-    pub intermediates: Vec<Blob>,
     /// Signed reference manifests.
     pub references: Vec<Blob>,
     /// Public areas of the keys that signed them.
     pub authorities: Vec<Blob>,
     /// The box that it is about.
     pub about: Option<AboutBox>,
+}
+
+/// What no log and no quote says by itself. The quote's qualifyingData is made of it, so that the key vouches for it as for
+/// the quote, and nobody has a file's quote made for another purpose.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claims {
+    /// When it was made, in seconds since 1970, by the member's clock.
+    pub made: i64,
+    /// What the member's TPM is.
+    pub class: TpmClass,
+    /// What the one who asked for the file chose: [`NONCE`] bytes.
+    #[serde(with = "crate::bytes")]
+    pub nonce: Vec<u8>,
+    /// EK: contents of its TPM2B_PUBLIC.
+    #[serde(with = "crate::bytes")]
+    pub ek: Vec<u8>,
+    /// EK certificate in DER; empty if there is none.
+    #[serde(with = "crate::bytes")]
+    pub ek_certificate: Vec<u8>,
+    /// Certificates between it and a root.
+    pub intermediates: Vec<Blob>,
+}
+
+impl Claims {
+    /// What the quote's qualifyingData must be: SHA-256(label ‖ SHA-256(CBOR of the claims) ‖ SHA-256(AK)). The AK's public area has
+    /// more in it than the signature covers; `ak` is the contents of its TPM2B_PUBLIC.
+    pub fn qualifying_data(&self, ak: &[u8]) -> Digest {
+        Digest::of(&[LABEL, &Digest::of(&to_cbor(self)).0, &Digest::of(ak).0].concat())
+    }
 }
 
 /// A byte string.
@@ -77,6 +109,15 @@ pub enum FileRefusal {
     /// Not CBOR of an evidence file.
     #[error("not an evidence file: {0}")]
     NotAFile(String),
+    /// CBOR of an evidence file, but not in the one encoding that it has.
+    #[error("not an evidence file: it is not in deterministic CBOR")]
+    NotDeterministic,
+    /// The nonce is shorter or longer than one may be.
+    #[error("its nonce has {0} bytes; {min} to {max} are taken", min = NONCE.start(), max = NONCE.end())]
+    Nonce(usize),
+    /// Its EK is malformed.
+    #[error("its endorsement key is malformed")]
+    Ek(#[source] Malformed),
     /// Another format.
     #[error("its format is {0:?}; this is for {MAGIC:?}")]
     Format(String),
@@ -145,10 +186,21 @@ pub struct SignedBy {
 pub enum Conclusion {
     /// All that a file can prove holds, by reference values of authorities that the reader knows.
     ConsistentWithKnownValues,
-    /// All that a file can prove holds, by reference values that only the file vouches for.
+    /// All that a file can prove holds, by reference values that only the file vouches for, or by none.
     Consistent,
     /// Something does not hold.
     Refused,
+}
+
+/// What the reader brings.
+#[derive(Debug, Clone, Copy)]
+pub struct Reader<'a> {
+    /// Roots for EK certificates. None: certificates are not checked, and that is told.
+    pub roots: &'a Roots,
+    /// Names of authorities that the reader trusts to say what is healthy.
+    pub known: &'a [Name],
+    /// The nonce that the reader chose. Without, the file may be old, and that is told.
+    pub nonce: Option<&'a [u8]>,
 }
 
 /// What checking a file found.
@@ -156,7 +208,9 @@ pub enum Conclusion {
 pub struct FileVerdict {
     /// The member, by the file's reference values. Unknown at best: a file proves neither whose key it is nor its age.
     pub member: Verdict,
-    /// The member's EK.
+    /// Fingerprint of the EK that the file names.
+    pub ek_fingerprint: Pin,
+    /// What is known of that EK.
     pub ek: EkFinding,
     /// Whose reference values.
     pub references: Vec<SignedBy>,
@@ -171,7 +225,7 @@ impl FileVerdict {
         if !self.member.failed.is_empty() || box_refused || matches!(self.ek, EkFinding::Refused(_)) {
             return Conclusion::Refused;
         }
-        match self.references.iter().all(|r| r.known) {
+        match !self.references.is_empty() && self.references.iter().all(|r| r.known) {
             true => Conclusion::ConsistentWithKnownValues,
             false => Conclusion::Consistent,
         }
@@ -191,11 +245,18 @@ impl EvidenceFile {
         for (what, len, max) in [
             ("reference manifests", file.references.len(), MAX_MANIFESTS),
             ("authorities", file.authorities.len(), MAX_MANIFESTS),
-            ("intermediate certificates", file.intermediates.len(), ek::MAX_INTERMEDIATES),
+            ("intermediate certificates", file.claims.intermediates.len(), ek::MAX_INTERMEDIATES),
         ] {
             if len > max {
                 return Err(FileRefusal::TooMany(what));
             }
+        }
+        if !NONCE.contains(&file.claims.nonce.len()) {
+            return Err(FileRefusal::Nonce(file.claims.nonce.len()));
+        }
+        // What says the same in other bytes was not written by a member.
+        if file.encode() != bytes {
+            return Err(FileRefusal::NotDeterministic);
         }
         Ok(file)
     }
@@ -205,28 +266,47 @@ impl EvidenceFile {
         to_cbor(self)
     }
 
+    /// Writes its bytes.
+    pub fn write(&self, to: impl io::Write) -> io::Result<()> {
+        ciborium::into_writer(self, to).map_err(|e| match e {
+            ciborium::ser::Error::Io(e) => e,
+            ciborium::ser::Error::Value(why) => io::Error::other(why),
+        })
+    }
+
     /// The format that [`EvidenceFile::format`] must be.
     pub fn format() -> String {
         MAGIC.to_owned()
     }
 
-    /// Checks all that a file can prove. `roots` are EK roots (none: the certificate is not checked, and that is told),
-    /// `known` are Names of authorities that the reader trusts to say what is healthy, `now` is in seconds since 1970.
-    pub fn verify(&self, roots: &Roots, known: &[Name], now: i64) -> Result<FileVerdict, FileRefusal> {
+    /// Checks all that a file can prove. `now` is in seconds since 1970.
+    pub fn verify(&self, reader: &Reader<'_>, now: i64) -> Result<FileVerdict, FileRefusal> {
         let whole = |part: &LogPart| matches!(part, LogPart::Absent | LogPart::From { from: 0, .. });
         if ![&self.evidence.boot, &self.evidence.ima, &self.evidence.own].into_iter().all(whole) {
             return Err(FileRefusal::NotWhole);
         }
-        let attester = Attester::new(&self.evidence.ak, self.class)?;
+        let attester = Attester::new(&self.evidence.ak, self.claims.class)?;
+        let ek = Public::parse(&self.claims.ek).map_err(FileRefusal::Ek)?;
         let trusted = self.trusted_manifests()?;
-        let set = ReferenceSet::compose(&trusted)?;
-        // The file's own word for what it answers: it must at least be true of the quote.
-        let binding = match self.qualifying.is_empty() {
-            true => Binding::NotChecked,
-            false => Binding::Qualifying(&self.qualifying),
+        let set = match trusted.is_empty() {
+            true => ReferenceSet::none(),
+            false => ReferenceSet::compose(&trusted)?,
         };
+        let mut claims = self.claims.clone();
+        if let Some(nonce) = reader.nonce {
+            claims.nonce = nonce.to_vec();
+        }
+        let binding = Binding::Qualifying(&claims.qualifying_data(&self.evidence.ak).0);
         let question = Question { attester: &attester, known_from: KnownFrom::Claim, binding, held: None };
-        let member = appraise(&self.evidence, &question, &set, now).verdict;
+        let mut member = appraise(&self.evidence, &question, &set, now).verdict;
+        // Nothing is held of this TPM, so nothing was compared.
+        if member.passed.contains(&Check::Epoch) {
+            member.passed.retain(|check| *check != Check::Epoch);
+            member.not_made.push(NotMade::Epoch);
+        }
+        if reader.nonce.is_none() {
+            member.not_made.push(NotMade::Freshness);
+        }
         let own = match &self.evidence.own {
             LogPart::From { bytes, .. } => bytes.as_slice(),
             LogPart::Absent => &[],
@@ -237,20 +317,28 @@ impl EvidenceFile {
             manifest: t.manifest().name.clone(),
             version: t.manifest().version,
             signer: *t.signer(),
-            known: known.contains(t.signer()),
+            known: reader.known.contains(t.signer()),
         });
-        Ok(FileVerdict { member, ek: self.ek(roots, now), references: references.collect(), about })
+        Ok(FileVerdict {
+            member,
+            ek_fingerprint: EkKey::of_public(&ek).fingerprint(),
+            ek: self.ek(&ek, reader.roots, now),
+            references: references.collect(),
+            about,
+        })
     }
 
-    fn ek(&self, roots: &Roots, now: i64) -> EkFinding {
-        if self.ek_certificate.is_empty() {
+    fn ek(&self, ek: &Public, roots: &Roots, now: i64) -> EkFinding {
+        let claims = &self.claims;
+        if claims.ek_certificate.is_empty() {
             return EkFinding::NoCertificate;
         }
         if roots.is_empty() {
             return EkFinding::NoRoots;
         }
-        let between: Vec<Vec<u8>> = self.intermediates.iter().map(|b| b.0.clone()).collect();
-        match ek::verify(&self.ek_certificate, &between, roots, now) {
+        let between: Vec<Vec<u8>> = claims.intermediates.iter().map(|b| b.0.clone()).collect();
+        let verified = ek::verify(&claims.ek_certificate, &between, roots, now);
+        match verified.and_then(|found| found.check(ek).map(|()| found)) {
             Ok(found) => EkFinding::Verified(Box::new(found)),
             Err(refusal) => EkFinding::Refused(refusal),
         }

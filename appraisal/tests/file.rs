@@ -5,11 +5,13 @@
 mod support;
 
 use gtvp_appraisal::alg::HashAlg;
-use gtvp_appraisal::appraise::{NotMade, State, TpmClass};
+use gtvp_appraisal::appraise::{Check, NotMade, State, TpmClass};
 use gtvp_appraisal::boxes::{BoxEvidence, BoxRefusal, qualifying_data};
-use gtvp_appraisal::ek::Roots;
+use gtvp_appraisal::ek::{self, EkKey, EkRefusal, Roots};
 use gtvp_appraisal::evidence::LogPart;
-use gtvp_appraisal::file::{AboutBox, Blob, Conclusion, EkFinding, EvidenceFile, FileRefusal};
+use gtvp_appraisal::file::{
+    AboutBox, Blob, Claims, Conclusion, EkFinding, EvidenceFile, FileRefusal, FileVerdict, Reader,
+};
 use gtvp_appraisal::ownlog::EntryKind;
 use gtvp_appraisal::reference::{Manifest, OwnMatch, OwnRule, Rule, Status};
 use gtvp_appraisal::tpm::{Name, Scheme, Signature};
@@ -40,7 +42,8 @@ impl World {
 
     fn verify(&self, file: &EvidenceFile) -> Result<Conclusion, BoxRefusal> {
         let file = EvidenceFile::decode(&file.encode()).unwrap();
-        let verdict = file.verify(&Roots::new(), &self.known(), NOW).unwrap();
+        let reader = Reader { roots: &Roots::new(), known: &self.known(), nonce: None };
+        let verdict = file.verify(&reader, NOW).unwrap();
         match &verdict.about {
             Some(Err(e)) => {
                 assert_eq!(verdict.conclusion(), Conclusion::Refused);
@@ -52,7 +55,8 @@ impl World {
 
     /// The file again, after something happened to member or vTPM.
     fn renew(&mut self) {
-        self.file.evidence = self.member.evidence(&self.file.qualifying);
+        self.file.evidence =
+            self.member.evidence(&self.file.claims.qualifying_data(&self.member.ak.public).0);
         let qualifying = qualifying_data(&self.file.evidence.quote, NONCE);
         let quoted = self.vtpm.evidence(&qualifying.0);
         self.file.about.as_mut().unwrap().evidence = BoxEvidence {
@@ -101,12 +105,15 @@ fn world() -> World {
     };
     let file = EvidenceFile {
         format: EvidenceFile::format(),
-        made: NOW,
-        class: TpmClass::Hardware,
+        claims: Claims {
+            made: NOW,
+            class: TpmClass::Hardware,
+            nonce: NONCE.to_vec(),
+            ek: Key::ak().public,
+            ek_certificate: Vec::new(),
+            intermediates: Vec::new(),
+        },
         evidence: member.evidence(NONCE),
-        qualifying: NONCE.to_vec(),
-        ek_certificate: Vec::new(),
-        intermediates: Vec::new(),
         references,
         authorities: vec![Blob(authority.public.clone())],
         about: Some(AboutBox { evidence: about, nonce: NONCE.to_vec() }),
@@ -114,6 +121,21 @@ fn world() -> World {
     let mut world = World { file, member, vtpm, authority };
     world.renew();
     world
+}
+
+/// As somebody checks it who knows nobody and chose nothing.
+fn strangers(file: &EvidenceFile) -> Result<FileVerdict, FileRefusal> {
+    file.verify(&Reader { roots: &Roots::new(), known: &[], nonce: None }, NOW)
+}
+
+/// TPMT_PUBLIC of an EK with this key (TCG EK Credential Profile, template L-1).
+fn ek_public(key: &EkKey) -> Vec<u8> {
+    let EkKey::Rsa(modulus, _) = key else { panic!("an RSA certificate") };
+    let mut out = vec![0, 1, 0, 0x0b, 0, 3, 0, 0xb2];
+    sized(&mut out, &[0; 32]);
+    out.extend([0, 6, 0, 0x80, 0, 0x43, 0, 0x10, 8, 0, 0, 0, 0, 0]);
+    sized(&mut out, modulus);
+    out
 }
 
 fn publish(key: &Key, manifest: &Manifest) -> Vec<u8> {
@@ -127,7 +149,7 @@ fn publish(key: &Key, manifest: &Manifest) -> Vec<u8> {
 fn a_file_proves_that_it_is_consistent_and_says_what_it_cannot_prove() {
     let world = world();
     assert_eq!(world.verify(&world.file), Ok(Conclusion::ConsistentWithKnownValues));
-    let verdict = world.file.verify(&Roots::new(), &[], NOW).unwrap();
+    let verdict = strangers(&world.file).unwrap();
     assert_eq!(verdict.conclusion(), Conclusion::Consistent, "whose values these are is not known");
     assert_eq!(verdict.member.state, State::Unknown);
     assert!(verdict.member.failed.is_empty(), "{:?}", verdict.member.told());
@@ -143,7 +165,7 @@ fn components_linked_later_are_told() {
     let mut world = world();
     world.vtpm.measure(EntryKind::Component, "deb:curl=7.88:amd64", Digest::of(b"curl"));
     world.renew();
-    let verdict = world.file.verify(&Roots::new(), &[], NOW).unwrap();
+    let verdict = strangers(&world.file).unwrap();
     let found = verdict.about.unwrap().unwrap();
     assert_eq!(found.later, [("deb:curl=7.88:amd64".to_owned(), Digest::of(b"curl"))]);
 }
@@ -175,7 +197,8 @@ fn each_broken_link_of_the_vertical_chain_is_named() {
     assert_eq!(w.verify(&file), Err(BoxRefusal::BoundElsewhere));
     let mut later = world();
     later.member.clock += 1;
-    later.file.evidence = later.member.evidence(NONCE);
+    later.file.evidence =
+        later.member.evidence(&later.file.claims.qualifying_data(&later.member.ak.public).0);
     assert_eq!(later.verify(&later.file), Err(BoxRefusal::BoundElsewhere));
     // A rewritten box log.
     let mut file = w.file.clone();
@@ -196,37 +219,109 @@ fn each_broken_link_of_the_vertical_chain_is_named() {
 #[test]
 fn a_file_that_claims_what_is_not_so_is_refused() {
     let w = world();
-    let verify = |file: &EvidenceFile| file.verify(&Roots::new(), &[], NOW);
-    // Another question than it says.
+    let verify = strangers;
+    // Anything else that it claims than what the quote is bound to.
+    let other_claims: [fn(&mut Claims); 6] = [
+        |c| c.made += 1,
+        |c| c.class = TpmClass::Software,
+        |c| c.nonce[0] ^= 1,
+        |c| c.ek = Key::ak().public,
+        |c| c.ek_certificate = vec![0x30],
+        |c| c.intermediates = vec![Blob(vec![0x30])],
+    ];
+    for change in other_claims {
+        let mut file = w.file.clone();
+        change(&mut file.claims);
+        let verdict = verify(&file).unwrap();
+        assert_eq!(verdict.conclusion(), Conclusion::Refused);
+        assert_eq!(verdict.member.failed[0].name(), "bound-elsewhere");
+    }
+    // The same key under another Name: the signature holds, and is for the one that was quoted.
     let mut file = w.file.clone();
-    file.qualifying = b"other".to_vec();
+    file.evidence.ak[6] ^= 0x04;
     let verdict = verify(&file).unwrap();
-    assert_eq!(verdict.conclusion(), Conclusion::Refused);
     assert_eq!(verdict.member.failed[0].name(), "bound-elsewhere");
     // Logs without their beginning.
     let mut file = w.file.clone();
     file.evidence.own = LogPart::From { from: 7, bytes: vec![1] };
     assert_eq!(verify(&file).unwrap_err(), FileRefusal::NotWhole);
-    // Reference values that nobody in the file signed, that were changed, or none at all.
+    // Reference values that nobody in the file signed, or that were changed.
     let mut file = w.file.clone();
     file.authorities = vec![Blob(Key::ak().public)];
     assert_eq!(verify(&file).unwrap_err(), FileRefusal::UnknownSigner(0));
     let mut file = w.file.clone();
     *file.references[0].0.last_mut().unwrap() ^= 1;
     assert!(matches!(verify(&file).unwrap_err(), FileRefusal::Manifest { number: 0, .. }));
+    // An endorsement key that is none.
     let mut file = w.file.clone();
-    file.references.clear();
-    assert!(matches!(verify(&file).unwrap_err(), FileRefusal::Compose(_)));
-    // A certificate that does not chain.
-    let mut file = w.file.clone();
+    file.claims.ek = vec![0; 4];
+    assert!(matches!(verify(&file).unwrap_err(), FileRefusal::Ek(_)));
+}
+
+#[test]
+fn an_ek_certificate_leads_to_a_root_and_is_of_the_key_that_the_file_names() {
     let path = format!("{}/tests/vectors/ek/", env!("CARGO_MANIFEST_DIR"));
-    file.ek_certificate = std::fs::read(format!("{path}st_sha256_with_rsa_der.der")).unwrap();
-    assert_eq!(verify(&file).unwrap().ek, EkFinding::NoRoots);
+    let read = |name: &str| std::fs::read(format!("{path}{name}")).unwrap();
+    let mut w = world();
+    w.file.claims.ek_certificate = read("st_sha256_with_rsa_der.der");
+    w.renew();
+    assert_eq!(strangers(&w.file).unwrap().ek, EkFinding::NoRoots);
+    let with = |roots: &Roots, file: &EvidenceFile| {
+        file.verify(&Reader { roots, known: &[], nonce: None }, NOW).unwrap()
+    };
     let mut roots = Roots::new();
-    roots.add(&std::fs::read(format!("{path}NUVO_2110.pem")).unwrap()).unwrap();
-    assert_eq!(file.verify(&roots, &[], NOW).unwrap().conclusion(), Conclusion::Refused);
-    roots.add(&std::fs::read(format!("{path}STM_RSA_05I.pem")).unwrap()).unwrap();
-    assert_eq!(file.verify(&roots, &[], NOW).unwrap().conclusion(), Conclusion::Consistent);
+    roots.add(&read("NUVO_2110.pem")).unwrap();
+    let verdict = with(&roots, &w.file);
+    assert!(matches!(verdict.ek, EkFinding::Refused(EkRefusal::Unchained { .. })), "{:?}", verdict.ek);
+    assert_eq!(verdict.conclusion(), Conclusion::Refused);
+    roots.add(&read("STM_RSA_05I.pem")).unwrap();
+    // Another TPM's certificate.
+    assert_eq!(with(&roots, &w.file).ek, EkFinding::Refused(EkRefusal::OtherKey));
+    let found = ek::verify(&w.file.claims.ek_certificate, &[], &roots, NOW).unwrap();
+    w.file.claims.ek = ek_public(&found.key);
+    w.renew();
+    let verdict = with(&roots, &w.file);
+    assert!(matches!(verdict.ek, EkFinding::Verified(_)), "{:?}", verdict.ek);
+    assert_eq!(verdict.conclusion(), Conclusion::Consistent);
+}
+
+#[test]
+fn a_file_without_reference_values_compares_nothing_and_says_so() {
+    let mut w = world();
+    w.file.references.clear();
+    let verdict =
+        w.file.verify(&Reader { roots: &Roots::new(), known: &w.known(), nonce: None }, NOW).unwrap();
+    assert!(verdict.member.failed.is_empty(), "{:?}", verdict.member.told());
+    assert_eq!((verdict.conclusion(), verdict.member.state), (Conclusion::Consistent, State::Unknown));
+    assert!(verdict.member.not_made.contains(&NotMade::NotCompared));
+    assert!(verdict.member.passed.contains(&Check::OwnReplay));
+    for never in [Check::BootEntries, Check::Files, Check::OwnEntries, Check::Parts] {
+        assert!(!verdict.member.passed.contains(&never), "{never:?} was not made");
+    }
+    // What is in the log must still be what was quoted.
+    let LogPart::From { bytes, .. } = &mut w.file.evidence.own else { panic!("it has a log") };
+    *bytes.last_mut().unwrap() ^= 1;
+    let verdict = strangers(&w.file).unwrap();
+    assert_eq!(verdict.conclusion(), Conclusion::Refused);
+    assert_eq!(verdict.member.failed[0].name(), "pcr-mismatch");
+}
+
+#[test]
+fn who_chose_the_nonce_knows_that_the_file_is_new() {
+    let w = world();
+    let with = |nonce: Option<&[u8]>| {
+        w.file.verify(&Reader { roots: &Roots::new(), known: &[], nonce }, NOW).unwrap()
+    };
+    assert!(with(None).member.not_made.contains(&NotMade::Freshness));
+    let mine = with(Some(NONCE));
+    assert_eq!(mine.conclusion(), Conclusion::Consistent);
+    assert!(!mine.member.not_made.contains(&NotMade::Freshness));
+    // Nobody vouches for the key all the same, and no earlier life of this TPM is known.
+    assert_eq!(mine.member.state, State::Unknown);
+    assert!(mine.member.not_made.contains(&NotMade::Epoch) && !mine.member.passed.contains(&Check::Epoch));
+    let old = with(Some(b"another nonce, chosen later"));
+    assert_eq!(old.conclusion(), Conclusion::Refused);
+    assert_eq!(old.member.failed[0].name(), "bound-elsewhere");
 }
 
 #[test]
@@ -235,6 +330,15 @@ fn other_bytes_are_no_file() {
     for end in (0..bytes.len()).step_by(1 + bytes.len() / 500) {
         assert!(matches!(EvidenceFile::decode(&bytes[..end]), Err(FileRefusal::NotAFile(_))), "{end}");
     }
+    // The same words in another encoding: `about`, null as undefined.
+    let mut other = world().file;
+    other.about = None;
+    let mut bytes = other.encode();
+    assert_eq!(bytes.pop(), Some(0xf6));
+    bytes.push(0xf7);
+    assert!(EvidenceFile::decode(&bytes).is_err());
+    other.claims.nonce = vec![7; 15];
+    assert_eq!(EvidenceFile::decode(&other.encode()).unwrap_err(), FileRefusal::Nonce(15));
     let mut longer = bytes.clone();
     longer.push(0);
     assert!(EvidenceFile::decode(&longer).is_err());

@@ -120,8 +120,9 @@ pub(super) fn check(
         (None, None) => seen.not_made.push(NotMade::BootNotMeasured),
         (None, Some(_)) => seen.keep(held, NotMade::is_of_boot),
     }
+    let compared = !references.is_none();
     let boot_failures = seen.failures.len();
-    if boot_part.is_some() && boot_failures == 0 {
+    if boot_part.is_some() && boot_failures == 0 && compared {
         verdict.passed.push(Check::BootEntries);
     }
     match (&ima_log, &ima_part) {
@@ -158,7 +159,7 @@ pub(super) fn check(
             seen.own(&own_log, part.from, own_entries);
         }
     }
-    if own_part.is_some() && seen.failures.len() == file_failures {
+    if own_part.is_some() && seen.failures.len() == file_failures && compared {
         verdict.passed.push(Check::OwnEntries);
     }
     seen.missing_parts();
@@ -174,14 +175,18 @@ pub(super) fn check(
     };
     verdict.next_seen = seen.next;
     let Seen { parts, failures, more, not_made, .. } = seen;
-    if failures.is_empty() {
+    if failures.is_empty() && compared {
         verdict.passed.push(Check::Parts);
     }
     verdict.failed.extend(failures);
     if more > 0 {
         verdict.failed.push(Failure::More(more));
     }
-    let not_made = NotMade::merged(not_made);
+    let mut not_made = NotMade::merged(not_made);
+    if !compared {
+        not_made.retain(|n| !matches!(n, NotMade::BootUnchecked { .. } | NotMade::OwnUnchecked { .. }));
+        not_made.insert(0, NotMade::NotCompared);
+    }
     verdict.not_made.extend(not_made.iter().cloned());
     Ok(Held {
         ak: verdict.ak,

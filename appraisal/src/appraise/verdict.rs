@@ -109,6 +109,10 @@ pub enum NotMade {
     KeyClaimed,
     /// The quote may be old (offline).
     Freshness,
+    /// Nothing is held of the TPM's earlier life (offline).
+    Epoch,
+    /// There are no reference values (offline): nothing that was measured was compared.
+    NotCompared,
     /// The TPM cannot rule out that its clock was set back (`safe` is not set).
     ClockUnsafe,
     /// No boot log: not measured.
@@ -217,6 +221,13 @@ impl fmt::Display for NotMade {
                 write!(f, "that the attestation key is a member's: only the evidence says so")
             }
             Self::Freshness => write!(f, "that the quote is new"),
+            Self::Epoch => write!(f, "that the TPM was not reset since somebody last saw it"),
+            Self::NotCompared => {
+                write!(
+                    f,
+                    "that what was measured is healthy: there are no reference values to compare it with"
+                )
+            }
             Self::ClockUnsafe => write!(f, "that the TPM's clock was never set back"),
             Self::BootNotMeasured => write!(f, "firmware, boot loader and kernel: not measured"),
             Self::FilesNotMeasured => write!(f, "files executed after boot: not measured"),
@@ -325,8 +336,10 @@ impl Verdict {
     /// The worst failure decides. Checks after the last failure that did not pass were not reached.
     pub(super) fn conclude(&mut self) {
         self.state = self.failed.iter().map(Failure::state).max().unwrap_or(State::Trusted);
-        // Nobody vouches for a key that only claims itself, or for evidence that may be old.
-        if self.not_made.iter().any(|n| matches!(n, NotMade::KeyClaimed | NotMade::Freshness)) {
+        // Nobody vouches for a key that only claims itself, for evidence that may be old, or for what was not compared.
+        let unvouched =
+            |n: &NotMade| matches!(n, NotMade::KeyClaimed | NotMade::Freshness | NotMade::NotCompared);
+        if self.not_made.iter().any(unvouched) {
             self.state = self.state.max(State::Unknown);
         }
         if self.state == State::Trusted {

@@ -173,6 +173,30 @@ impl ReferenceSet {
         Ok(set)
     }
 
+    /// Nothing to compare with, for the file of a member that has no reference values yet. A verdict by it compares no entry,
+    /// says so, and is unknown at best.
+    pub(crate) fn none() -> Self {
+        Self {
+            names: Vec::new(),
+            digest: Digest::of(&[]),
+            boot: ByDigest::default(),
+            texts: Vec::new(),
+            unchecked: Vec::new(),
+            files: ByDigest::default(),
+            own: HashMap::new(),
+            parts: Vec::new(),
+            boot_demand: Demand::MayBeAbsent,
+            files_demand: Demand::MayBeAbsent,
+            own_demand: Demand::MayBeAbsent,
+            separators: Separators::new(),
+        }
+    }
+
+    /// Whether it is [`Self::none`].
+    pub(crate) fn is_none(&self) -> bool {
+        self.names.is_empty()
+    }
+
     fn add(&mut self, rule: &Rule) {
         let part = |name: &Option<String>| {
             let name = name.as_ref()?;
@@ -256,6 +280,9 @@ impl ReferenceSet {
 
     /// The rare ways: text that the digest covers, and what is left unchecked.
     fn boot_otherwise(&self, event: &Event<'_>, bank: HashAlg) -> BootVerdict {
+        if self.is_none() {
+            return BootVerdict::Unchecked;
+        }
         let at = |pcr: u8| u32::from(pcr) == event.pcr;
         if event.kind_id == EventType::IPL && self.texts.iter().any(|t| at(t.pcr)) {
             let text = match (event.covers(bank), event.kind()) {
@@ -289,7 +316,7 @@ impl ReferenceSet {
     }
 
     pub(crate) fn own(&self, entry: &OwnEntry<'_>) -> OwnVerdict {
-        let mut verdict = OwnVerdict::Unknown;
+        let mut verdict = if self.is_none() { OwnVerdict::Unchecked } else { OwnVerdict::Unknown };
         for own in self.own.get(&entry.kind).into_iter().flatten() {
             if !own.rule.subject.as_ref().is_none_or(|p| p.matches(entry.subject)) {
                 continue;
