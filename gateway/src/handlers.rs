@@ -8,7 +8,7 @@ use bytes::Bytes;
 use gtvp_ipc::drivers::LogSource;
 use gtvp_ipc::management as m;
 use gtvp_ipc::{Method, Nothing};
-use gtvp_model::api::{BoxChange, ExecBody, ImportBody, SignalBody};
+use gtvp_model::api::{BoxChange, EVIDENCE_TYPE, ExecBody, ImportBody, SignalBody};
 use gtvp_model::boxspec::BoxSpec;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::operation::Operation;
@@ -202,6 +202,11 @@ handlers! {
     show_union(c) { relay(&c, &m::ShowUnion {}).await }
     /// Its members.
     list_members(c) { relay(&c, &m::ListMembers {}).await }
+    /// This member's evidence.
+    attest_member(c) {
+        let nonce = c.query("nonce").unwrap_or_default().to_owned();
+        stream::from_file(stream::only(call(&c, &m::AttestMember { nonce }).await?.1)?, EVIDENCE_TYPE)
+    }
     /// Checks of this member.
     doctor(c) { relay(&c, &m::Doctor {}).await }
     /// Figures.

@@ -69,8 +69,12 @@ fn operation(route: &Route, fault: &Value, generator: &mut SchemaGenerator) -> V
             QueryKind::Flag => json!({ "type": "boolean", "default": false }),
             QueryKind::Number => json!({ "type": "integer", "minimum": 0 }),
             QueryKind::Words(words) => json!({ "type": "string", "enum": words, "default": words[0] }),
+            QueryKind::Hex(min, max) => {
+                json!({ "type": "string", "pattern": format!("^([0-9a-fA-F]{{2}}){{{min},{max}}}$") })
+            }
         };
-        json!({ "name": q.name, "in": "query", "description": q.summary, "schema": schema })
+        let required = matches!(q.kind, QueryKind::Hex(..));
+        json!({ "name": q.name, "in": "query", "required": required, "description": q.summary, "schema": schema })
     }));
     let mut responses = Map::new();
     let mut success = json!({ "description": route.summary });

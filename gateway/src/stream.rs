@@ -1,6 +1,7 @@
 //! Descriptors from `management`, piped to and from the person as they are: nothing is kept beyond one read.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::pin::Pin;
@@ -10,7 +11,7 @@ use bytes::Bytes;
 use gtvp_model::api::{STREAM_PROTOCOL, STREAM_TYPE};
 use gtvp_model::fault::{Fault, FaultKind};
 use http_body_util::BodyExt;
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
@@ -73,6 +74,52 @@ impl hyper::body::Body for Piped {
                 Err(_would_block) => {}
             }
         }
+    }
+}
+
+/// A response whose body is this file, to the length that it has now.
+pub fn from_file(fd: OwnedFd, media: &'static str) -> Result<Response<Body>, Refusal> {
+    let file = File::from(fd);
+    let size = file.metadata().and_then(|m| match m.is_file() {
+        true => Ok(m.len()),
+        // Nothing else is read without waiting.
+        false => Err(io::Error::from(io::ErrorKind::InvalidInput)),
+    });
+    let left = size.map_err(|e| Fault::internal("management answered with no file", &e))?;
+    Ok(response(200, media, Whole { file, left }.boxed_unsync()))
+}
+
+struct Whole {
+    file: File,
+    left: u64,
+}
+
+impl hyper::body::Body for Whole {
+    type Data = Bytes;
+    type Error = io::Error;
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        let most = usize::try_from(self.left).unwrap_or(CHUNK).min(CHUNK);
+        if most == 0 {
+            return Poll::Ready(None);
+        }
+        let mut chunk = vec![0; most];
+        Poll::Ready(Some(match self.file.read(&mut chunk) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => {
+                self.left -= n as u64;
+                chunk.truncate(n);
+                Ok(Frame::data(chunk.into()))
+            }
+            Err(e) => Err(e),
+        }))
+    }
+
+    /// The person's side sees an answer that breaks off.
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
     }
 }
 

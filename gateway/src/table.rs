@@ -2,7 +2,7 @@
 
 use gtvp_ipc::components::ShowReply;
 use gtvp_ipc::management::SetReply;
-use gtvp_model::api::{BoxChange, ExecBody, ImportBody, LINES_TYPE, STREAM_TYPE, SignalBody};
+use gtvp_model::api::{BoxChange, EVIDENCE_TYPE, ExecBody, ImportBody, LINES_TYPE, STREAM_TYPE, SignalBody};
 use gtvp_model::boxspec::BoxSpec;
 use gtvp_model::boxview::{BoxDetail, BoxView};
 use gtvp_model::component::ComponentView;
@@ -48,7 +48,7 @@ pub struct Query {
     pub name: &'static str,
     /// What it does.
     pub summary: &'static str,
-    /// `boolean`, `integer`, or the words that are possible.
+    /// `boolean`, `integer`, the words that are possible, or bytes.
     pub kind: QueryKind,
 }
 
@@ -60,6 +60,8 @@ pub enum QueryKind {
     Number,
     /// One of these words.
     Words(&'static [&'static str]),
+    /// Bytes in hexadecimal, from so many to so many. Never left out.
+    Hex(usize, usize),
 }
 
 /// A body.
@@ -233,6 +235,12 @@ pub static ROUTES: &[Route] = &[
         query: &[], body: None, status: 200,
         reply: json::<Vec<MemberRow>>(r#"[{"name":"m1","verdict":"unknown","tpm":"hardware","own":true}]"#), faults: &[],
         handler: handlers::list_members,
+    },
+    Route {
+        method: Method::GET, path: "/v1/member/evidence", id: "attestMember", tag: "member",
+        summary: "This member's evidence as a file that anybody can check offline: CBOR, docs/spec/evidence.md.",
+        query: &[Query { name: "nonce", summary: "What you have chosen: the TPM's signature covers it.", kind: QueryKind::Hex(16, 64) }],
+        body: None, status: 200, reply: bytes(EVIDENCE_TYPE, ""), faults: &[409], handler: handlers::attest_member,
     },
     Route {
         method: Method::GET, path: "/v1/doctor", id: "doctor", tag: "member", summary: "Every check of this member.",

@@ -11,7 +11,7 @@ use std::path::Path;
 use gtvp_gateway::table::ROUTES;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::stream::{self, StreamKind};
-use support::{Member, SOON, gateway};
+use support::{EVIDENCE, EVIDENCE_NONCE, Member, SOON, gateway};
 
 const SPEC: &str = r#"{"name":"web","needs":["nginx"],"command":["serve"]}"#;
 
@@ -215,6 +215,15 @@ fn an_answer_that_breaks_off_says_why_in_its_last_line() {
     stream.read_to_end(&mut rest).unwrap();
     let rest = String::from_utf8(rest).unwrap();
     assert!(rest.contains("{\"fault\":{\"kind\":\"not_found\""), "{rest}");
+}
+
+#[test]
+fn evidence_comes_whole_and_with_its_length() {
+    let member = Member::start();
+    let answer = ask(&member.socket(), "GET", &format!("/v1/member/evidence?nonce={EVIDENCE_NONCE}"), "");
+    assert_eq!((answer.status, answer.body.as_slice()), (200, EVIDENCE));
+    assert!(answer.head.contains(&format!("content-length: {}", EVIDENCE.len())), "{}", answer.head);
+    assert!(answer.head.contains("content-type: application/vnd.gtvp.evidence+cbor"), "{}", answer.head);
 }
 
 #[test]

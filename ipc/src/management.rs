@@ -200,6 +200,13 @@ pub struct ShowUnion {}
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ListMembers {}
 
+/// This member's evidence as a file; the answer's descriptor can be read to its end.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AttestMember {
+    /// What the person has chosen, in hexadecimal: 16 to 64 bytes.
+    pub nonce: String,
+}
+
 /// Every check of this member.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Doctor {}
@@ -257,6 +264,8 @@ crate::interface!("management" {
     ShowUnion = "show_union" -> UnionSummary;
     /// See [`ListMembers`].
     ListMembers = "list_members" -> Vec<MemberRow>;
+    /// See [`AttestMember`].
+    AttestMember = "attest_member" -> Nothing;
     /// See [`Doctor`].
     Doctor = "doctor" -> Vec<HostCheck>;
     /// See [`Metrics`].

@@ -151,6 +151,14 @@ pub struct ShowUnion {}
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ListMembers {}
 
+/// Make this member's evidence a file. Answers with a descriptor that the file (docs/spec/evidence.md, "Files") can be read from.
+/// The quote is bound to what `security` puts together around the nonce, never to the nonce as it came.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Attest {
+    /// What the one who asks has chosen, in hexadecimal: 16 to 64 bytes.
+    pub nonce: String,
+}
+
 crate::interface!("security" {
     /// See [`SignManifest`].
     SignManifest = "sign_manifest" -> Signature;
@@ -174,4 +182,6 @@ crate::interface!("security" {
     ShowUnion = "show_union" -> UnionSummary;
     /// See [`ListMembers`].
     ListMembers = "list_members" -> Vec<MemberRow>;
+    /// See [`Attest`].
+    Attest = "attest" -> Nothing;
 });

@@ -13,6 +13,9 @@ pub const STREAM_TYPE: &str = "application/vnd.gtvp.stream";
 /// Media type of a body with one JSON value a line.
 pub const LINES_TYPE: &str = "application/x-ndjson";
 
+/// Media type of an evidence file (docs/spec/evidence.md, "Files").
+pub const EVIDENCE_TYPE: &str = "application/vnd.gtvp.evidence+cbor";
+
 /// What to change on a box.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -116,6 +116,8 @@ impl Service for Management {
             }
             Request::ShowUnion(_) => peers::ask(&security::ShowUnion {}).map(|u| Answer::of(&u)),
             Request::ListMembers(_) => peers::ask(&security::ListMembers {}).map(|m| Answer::of(&m)),
+            Request::AttestMember(r) => peers::ask_fds(&security::Attest { nonce: r.nonce })
+                .map(|fds| Answer::nothing().with_fds(fds)),
             Request::Doctor(_) => self.doctor(),
             Request::Metrics(_) => {
                 let status = runtime.status()?;

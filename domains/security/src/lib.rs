@@ -1,5 +1,6 @@
 //! SSD (GTVP §2.2): keys, signatures, appraisal, policy verdicts; the only holder of the TPM. The process is `main.rs`.
 
+pub mod attest;
 pub mod engine;
 pub mod kernel_logs;
 pub mod key;

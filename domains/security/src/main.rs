@@ -10,7 +10,7 @@ use gtvp_model::ids::Domain;
 use gtvp_model::union::UnixTime;
 use gtvp_security::platform::{self, Platform};
 use gtvp_security::union::Union;
-use gtvp_security::{engine, key};
+use gtvp_security::{attest, engine, key};
 
 struct Security {
     engine: engine::Engine,
@@ -41,6 +41,10 @@ impl Service for Security {
             Request::BeginUnion(b) => self.union.begin(&b, now()).map(|u| Answer::of(&u)),
             Request::ShowUnion(_) => self.union.show().map(|u| Answer::of(&u)),
             Request::ListMembers(_) => self.union.members().map(|m| Answer::of(&m)),
+            Request::Attest(a) => {
+                let state = gtvp_ipc::place::STATE.as_ref();
+                attest::answer(&self.platform, state, &a.nonce).map(|fd| Answer::nothing().with_fds(vec![fd]))
+            }
             Request::SignTls(s) => self.platform.sign_tls(&s).map(|s| Answer::of(&s)),
         }
     }

@@ -164,7 +164,8 @@ impl Platform {
         }
     }
 
-    fn tpm(&self) -> Result<&Tpm, Fault> {
+    /// The way to it, or why there is none.
+    pub fn tpm(&self) -> Result<&Tpm, Fault> {
         self.tpm.as_ref().ok_or_else(|| {
             Fault::new(FaultKind::WrongState, "this member has no TPM")
                 .hint("turn on the TPM in the firmware, or set tpm = \"software\" in member.toml")
@@ -215,7 +216,8 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn fault(error: &TpmError) -> Fault {
+/// What others hear of it.
+pub(crate) fn fault(error: &TpmError) -> Fault {
     let kind = match error {
         TpmError::Unfit(_) => FaultKind::Invalid,
         _ => FaultKind::Unavailable,

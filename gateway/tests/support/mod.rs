@@ -3,6 +3,7 @@
 #![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::panic)]
 
 use std::collections::BTreeMap;
+use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,10 @@ use gtvp_model::stream::{self, StreamKind};
 use gtvp_model::topology::Topology;
 use gtvp_model::union::TpmClass;
 use gtvp_model::unionview::{MemberRow, UnionSummary};
+
+/// Evidence of a lab's member, for this nonce.
+pub const EVIDENCE: &[u8] = include_bytes!("../../../cli/tests/vectors/software.cbor");
+pub const EVIDENCE_NONCE: &str = "000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
 /// Nothing in a test takes longer.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -552,6 +557,11 @@ impl Played {
                 platform_identity: None,
                 own: true,
             }])),
+            Request::AttestMember(_) => {
+                let mut file = tempfile::tempfile().unwrap();
+                file.write_all(EVIDENCE).and_then(|()| file.rewind()).unwrap();
+                Ok(Answer::nothing().with_fds(vec![file.into()]))
+            }
             Request::Doctor(_) => Ok(Answer::of(&vec![HostCheck {
                 name: "kvm".into(),
                 status: "missing".into(),

@@ -1,0 +1,92 @@
+//! Evidence files of a real software TPM, as somebody far away checks them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
+
+#[allow(dead_code, reason = "what other tests need of it")]
+mod played;
+
+use gtvp_appraisal::appraise::{Check, NotMade, TpmClass};
+use gtvp_appraisal::ek::Roots;
+use gtvp_appraisal::evidence::LogPart;
+use gtvp_appraisal::file::{Conclusion, EvidenceFile, FileVerdict, Reader};
+use gtvp_appraisal::ownlog::{EntryKind, OwnLog, PCR};
+use gtvp_appraisal::tpm::Attest;
+use gtvp_model::digest::Digest;
+use gtvp_security::attest::make;
+use gtvp_security::tpm::actor::{Measured, Tpm};
+use gtvp_security::tpm::client::Client;
+use gtvp_security::tpm::pcrs::Bank;
+use played::SoftwareTpm;
+
+const NOW: i64 = 1_790_000_000;
+const NONCE: [u8; 32] = [7; 32];
+
+fn measured(subject: &str, n: u8) -> Measured {
+    Measured { kind: EntryKind::Binary, subject: subject.into(), value: Digest([n; 32]) }
+}
+
+fn file(tpm: &Tpm) -> EvidenceFile {
+    let made = make(tpm, None, TpmClass::Software, NONCE.to_vec(), NOW).unwrap();
+    let mut bytes = Vec::new();
+    made.write(&mut bytes).unwrap();
+    let read = EvidenceFile::decode(&bytes).unwrap();
+    assert_eq!(read, made);
+    read
+}
+
+fn verify(file: &EvidenceFile) -> FileVerdict {
+    file.verify(&Reader { roots: &Roots::new(), known: &[], nonce: Some(&NONCE) }, NOW).unwrap()
+}
+
+#[test]
+fn a_file_holds_and_says_what_it_leaves_open() {
+    let tpm = SoftwareTpm::start();
+    let actor = Tpm::start(tpm.address(), tpm.state()).unwrap();
+    for (name, n) in [("gtvpd", 1), ("gtvp-security", 2)] {
+        actor.measure(measured(name, n)).unwrap();
+    }
+    let file = file(&actor);
+    let verdict = verify(&file);
+    assert_eq!(verdict.conclusion(), Conclusion::Consistent, "{:?}", verdict.member.told());
+    assert_eq!(
+        verdict.member.passed,
+        [Check::Signature, Check::Binding, Check::Pcrs, Check::OwnReplay],
+        "what was not looked at has not passed"
+    );
+    for open in [NotMade::SoftwareTpm, NotMade::KeyClaimed, NotMade::NotCompared, NotMade::FilesNotMeasured] {
+        assert!(verdict.member.not_made.contains(&open), "{open:?}");
+    }
+    let LogPart::From { bytes, .. } = &file.evidence.own else { panic!("it has a log") };
+    assert_eq!(OwnLog::parse(bytes).unwrap().entries().len(), 2);
+    // What the TPM signed is no other's choice.
+    let signed = Attest::parse(&file.evidence.quote).unwrap().extra_data;
+    assert_eq!(signed, file.claims.qualifying_data(&file.evidence.ak).0);
+    assert_ne!(signed, NONCE);
+}
+
+#[test]
+fn a_log_that_the_tpm_has_not_seen_is_refused_and_a_reset_tpm_begins_anew() {
+    let mut tpm = SoftwareTpm::start();
+    let actor = Tpm::start(tpm.address(), tpm.state()).unwrap();
+    actor.measure(measured("gtvpd", 1)).unwrap();
+    let first = verify(&file(&actor));
+    assert_eq!(first.conclusion(), Conclusion::Consistent);
+    // Somebody else has extended the PCR: no later file hides it.
+    drop(actor);
+    let mut client = Client::open(&tpm.address()).unwrap();
+    client.pcr_extend(u32::from(PCR.get()), &[(Bank::Sha256.algorithm(), &[1; 32])]).unwrap();
+    drop(client);
+    let actor = Tpm::start(tpm.address(), tpm.state()).unwrap();
+    let verdict = verify(&file(&actor));
+    assert_eq!(verdict.conclusion(), Conclusion::Refused);
+    let failed = verdict.member.told();
+    assert_eq!(failed[0].name, "pcr-mismatch");
+    assert!(failed[0].text.contains("GTVP log entry 0"), "{}", failed[0].text);
+    // Until the TPM is reset: then it is another life, and the file says which.
+    tpm.reset();
+    actor.measure(measured("gtvpd", 1)).unwrap();
+    let again = verify(&file(&actor));
+    assert_eq!(again.conclusion(), Conclusion::Consistent, "{:?}", again.member.told());
+    let resets = |v: &FileVerdict| v.member.clock.unwrap().reset_count;
+    assert!(resets(&again) > resets(&first));
+}
