@@ -85,6 +85,8 @@ pub enum Command {
     /// Begin a union of servers, and show it.
     #[command(subcommand, arg_required_else_help = true)]
     Union(UnionCommand),
+    /// Check evidence from a file, offline.
+    Verify(Verify),
     /// Show what happened on the member.
     Events(Events),
     /// Check this member, and say what to do about what is missing.
@@ -415,7 +417,10 @@ pub enum UnionCommand {
 }
 
 #[derive(Debug, Subcommand)]
-#[command(after_help = "Examples:\n  gtvp member ls\n  gtvp member show")]
+#[command(after_help = "Examples:
+  gtvp member ls
+  gtvp member show
+  gtvp member attest > evidence.cbor")]
 pub enum MemberCommand {
     /// List the members of the union: verdict, TPM class, platform identity.
     #[command(
@@ -430,6 +435,58 @@ pub enum MemberCommand {
   gtvp member show
   gtvp --member m2 member show -o json | jq '.domains[] | {domain, pid, restarts}'")]
     Show(Output),
+    /// Write this member's evidence, which `gtvp verify` checks anywhere: its TPM's quote, and the logs of what was measured.
+    #[command(after_help = "Examples:
+  gtvp member attest > evidence.cbor
+  gtvp member attest --nonce $(openssl rand -hex 32) > evidence.cbor
+  gtvp member attest --explain")]
+    Attest(Attest),
+}
+
+#[derive(Debug, Args)]
+pub struct Attest {
+    /// What the TPM's signature is to cover, 16 to 64 bytes in hexadecimal: whoever chose it knows that the evidence is no older
+    /// [default: 32 random bytes].
+    #[arg(long, value_name = "HEX", value_parser = nonce)]
+    pub nonce: Option<Nonce>,
+    /// Print the evidence decoded: the TPM, its clock, each entry of each log, and what is not proven of it.
+    #[arg(long)]
+    pub explain: bool,
+}
+
+/// Check evidence from a file: who signed it, and that its logs are what its TPM has seen. Needs no member, no network and nothing but the file;
+/// so whether it is trusted it cannot say: only a member that knows the TPM can. Ends with 1 if anything does not hold.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  gtvp verify evidence.cbor
+  gtvp verify evidence.cbor --roots /etc/gtvp/ek-roots
+  gtvp verify evidence.cbor --nonce 3f9a…
+  gtvp member attest | gtvp verify - -o json")]
+pub struct Verify {
+    /// The file, or - for standard input.
+    pub file: PathBuf,
+    /// Check the TPM's certificate with the roots in this folder, PEM or DER, one file or more.
+    #[arg(long, value_name = "DIR")]
+    pub roots: Option<PathBuf>,
+    /// The nonce that the evidence must answer: then it is no older than the nonce.
+    #[arg(long, value_name = "HEX", value_parser = nonce)]
+    pub nonce: Option<Nonce>,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// A nonce.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nonce(pub Vec<u8>);
+
+fn nonce(text: &str) -> Result<Nonce, String> {
+    use gtvp_appraisal::file::NONCE;
+    let digit = |c: &u8| char::from(*c).to_digit(16).and_then(|n| u8::try_from(n).ok());
+    let byte = |pair: &[u8]| Some(digit(pair.first()?)? << 4 | digit(pair.get(1)?)?);
+    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
+    bytes.filter(|b| NONCE.contains(&b.len())).map(Nonce).ok_or_else(|| {
+        format!("a nonce is {} to {} bytes, each as two digits of hexadecimal", NONCE.start(), NONCE.end())
+    })
 }
 
 /// Show what happened on the member.

@@ -47,6 +47,11 @@ impl Api {
         read_json(response).await
     }
 
+    /// Reads bytes, at most `most`; tried again while the member restarts.
+    pub async fn bytes(&self, path: &str, most: usize) -> Result<Bytes, Fault> {
+        collect(self.patiently(path).await?, most).await
+    }
+
     /// Begins to read lines or frames; tried again while the member restarts.
     pub async fn patiently(&self, path: &str) -> Result<Response<Incoming>, Fault> {
         let begun = Instant::now();
@@ -128,7 +133,7 @@ impl Api {
         self.answered.set(true);
         if response.status().is_client_error() || response.status().is_server_error() {
             let status = response.status();
-            let bytes = collect(response).await?;
+            let bytes = collect(response, MAX_ANSWER).await?;
             return Err(serde_json::from_slice(&bytes).unwrap_or_else(|_| {
                 Fault::new(
                     FaultKind::Internal,
@@ -169,13 +174,13 @@ fn went_away(e: &(dyn std::error::Error + 'static)) -> Fault {
         .hint("see whether it was carried out, then the same again: gtvp box ls")
 }
 
-async fn collect(response: Response<Incoming>) -> Result<Bytes, Fault> {
-    let body = http_body_util::Limited::new(response.into_body(), MAX_ANSWER);
+async fn collect(response: Response<Incoming>, most: usize) -> Result<Bytes, Fault> {
+    let body = http_body_util::Limited::new(response.into_body(), most);
     Ok(body.collect().await.map_err(|e| went_away(&*e))?.to_bytes())
 }
 
 async fn read_json<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, Fault> {
-    let bytes = collect(response).await?;
+    let bytes = collect(response, MAX_ANSWER).await?;
     serde_json::from_slice(&bytes).map_err(|e| {
         Fault::internal("the member answered something unreadable", &e)
             .hint("are gtvp and gtvpd of one version?")

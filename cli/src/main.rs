@@ -23,7 +23,9 @@ use gtvp_model::fault::Fault;
 
 use crate::args::{Cli, Command};
 use crate::client::{Api, runtime};
-use crate::commands::{boxes, components, docs, doctor, events, exec, member, operations, run, union};
+use crate::commands::{
+    boxes, components, docs, doctor, events, exec, member, operations, run, union, verify,
+};
 use crate::failure::{FAILED, GTVP_FAILED, tell};
 
 fn main() -> ExitCode {
@@ -57,6 +59,7 @@ fn carry_out(cli: &Cli) -> Result<u8, Fault> {
         Command::Man(words) => docs::man(words)?,
         Command::Version(_) => docs::version(),
         Command::Lab(words) => return lab::run(words),
+        Command::Verify(words) => return verify::verify(words),
         Command::Doctor(words) => return runtime()?.block_on(doctor::doctor(cli, words)),
         _ => {
             let api = Api::new(target::socket(cli)?);
@@ -79,6 +82,7 @@ async fn ask(api: &Api, command: &Command) -> Result<u8, Fault> {
         Command::Operation(words) => operations::run(api, words).await,
         Command::Doctor(_)
         | Command::Lab(_)
+        | Command::Verify(_)
         | Command::Completions(_)
         | Command::Man(_)
         | Command::Version(_) => Ok(0),

@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Output, Stdio};
 
 use gtvp_model::boxview::{BoxState, ExitStatus};
-use support::Member;
+use support::{EVIDENCE, EVIDENCE_NONCE, Member};
 
 const GTVP: &str = env!("CARGO_BIN_EXE_gtvp");
 
@@ -372,6 +372,86 @@ fn completions_and_man_pages_are_made() {
     assert!(!dir.path().join("gtvp-lab-keep.1").exists(), "what is hidden stays so");
     let page = std::fs::read_to_string(dir.path().join("gtvp.1")).unwrap();
     assert!(page.contains("125"), "exit statuses are documented");
+}
+
+#[test]
+fn evidence_is_written_as_it_came_or_explained() {
+    let member = Member::start();
+    let out = run(&member, &["member", "attest", "--nonce", EVIDENCE_NONCE]);
+    assert_eq!((out.status.code(), out.stdout.as_slice()), (Some(0), EVIDENCE), "{}", text(&out.stderr));
+    let explained = text(&run(&member, &["member", "attest", "--explain"]).stdout);
+    for line in
+        [&format!("nonce {EVIDENCE_NONCE}"), "GTVP log: ", "binary security", "boot log: none", "(unproven)"]
+    {
+        assert!(explained.contains(line), "{line} is missing: {explained}");
+    }
+    for bad in ["5e", "xy", &"5e".repeat(65)] {
+        assert_eq!(run(&member, &["member", "attest", "--nonce", bad]).status.code(), Some(2), "{bad}");
+    }
+}
+
+/// `gtvp verify` on a machine without a member.
+fn verify(bytes: &[u8], words: &[&str]) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("evidence.cbor");
+    std::fs::write(&path, bytes).unwrap();
+    let mut command = Command::new(GTVP);
+    command.arg("verify").arg(&path).args(words).env("GTVP_SOCKET", "/nonexistent");
+    command.output().unwrap()
+}
+
+#[test]
+fn evidence_is_verified_offline() {
+    let out = verify(EVIDENCE, &[]);
+    let said = text(&out.stdout);
+    assert_eq!(out.status.code(), Some(0), "{said}{}", text(&out.stderr));
+    for words in [
+        "consistent",
+        "verdict          unknown",
+        "SOFTWARE",
+        "\nPassed\n",
+        "the key signed the quote",
+        "\nNot checked\n",
+        "files executed after boot: not measured",
+        "that the quote is new",
+    ] {
+        assert!(said.contains(words), "{words:?} is missing: {said}");
+    }
+    assert!(!said.contains("Failed"), "{said}");
+    let out = verify(EVIDENCE, &["--nonce", EVIDENCE_NONCE, "-o", "json"]);
+    let found: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!((&found["conclusion"], &found["verdict"]), (&"consistent".into(), &"unknown".into()));
+    assert_eq!(found["claims"]["nonce"], EVIDENCE_NONCE);
+    assert!(!found["not_made"].to_string().contains("quote is new"), "{found}");
+}
+
+#[test]
+fn evidence_that_does_not_hold_is_refused_by_name() {
+    let refused = |bytes: &[u8], words: &[&str]| {
+        let out = verify(bytes, words);
+        assert_eq!(out.status.code(), Some(1), "{}", text(&out.stdout));
+        text(&out.stdout) + &text(&out.stderr)
+    };
+    let said = refused(EVIDENCE, &["--nonce", &"5e".repeat(32)]);
+    assert!(said.contains("REFUSED") && said.contains("bound-elsewhere"), "{said}");
+    // The last log entry that goes into the PCR is named.
+    let mut changed = EVIDENCE.to_vec();
+    let at = changed.windows(10).rposition(|w| w == b"management").unwrap();
+    changed[at] = b'M';
+    let said = refused(&changed, &[]);
+    assert!(said.contains("pcr-mismatch: PCR 14") && said.contains("GTVP log entry"), "{said}");
+    assert!(refused(&EVIDENCE[..EVIDENCE.len() - 1], &[]).contains("it ends too early"));
+    assert!(refused(&[EVIDENCE, &[0]].concat(), &[]).contains("1 bytes follow"));
+    assert!(refused(b"{}", &[]).contains("not an evidence file"));
+    assert!(refused(b"", &[]).contains("it ends too early"));
+    let huge = vec![0; gtvp_appraisal::file::MAX_FILE + 1];
+    assert!(refused(&huge, &[]).contains("more than an evidence file may have"));
+    // Roots that are none are a refusal, not an empty list.
+    let empty = tempfile::tempdir().unwrap();
+    let roots = empty.path().to_str().unwrap();
+    assert!(refused(EVIDENCE, &["--roots", roots]).contains("has no certificate"));
+    std::fs::write(empty.path().join("root.pem"), "no certificate").unwrap();
+    assert!(refused(EVIDENCE, &["--roots", roots]).contains("root.pem is no file of roots"));
 }
 
 #[test]

@@ -1,30 +1,77 @@
-//! `gtvp member ls|show`.
+//! `gtvp member ls|show|attest`.
 
-use gtvp_model::fault::Fault;
+use std::io::IsTerminal;
+
+use gtvp_appraisal::explain::explain_file;
+use gtvp_appraisal::file::{EvidenceFile, MAX_FILE};
+use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::member::{DomainStatus, MemberView, TpmView};
 use gtvp_model::union::TpmClass;
 use gtvp_model::unionview::MemberRow;
 
-use crate::args::{Format, MemberCommand};
+use crate::args::{Attest, Format, MemberCommand, Output};
 use crate::client::Api;
 use crate::commands::doctor;
-use crate::output::{Column, ago, column, facts, listing, print, size, table, value, wide};
+use crate::commands::verify::hex;
+use crate::failure::{clean, invalid};
+use crate::output::{Column, ago, column, facts, listing, print, print_bytes, size, table, value, wide};
 
 /// Does it.
 pub async fn run(api: &Api, command: &MemberCommand) -> Result<(), Fault> {
-    let output = match command {
-        MemberCommand::Show(output) => output,
+    match command {
         MemberCommand::Ls(output) => {
             let members: Vec<MemberRow> = api.get("/v1/members").await?;
-            return listing(output.output, &members, MEMBERS);
+            listing(output.output, &members, MEMBERS)
         }
-    };
+        MemberCommand::Show(output) => show_member(api, *output).await,
+        MemberCommand::Attest(words) => attest(api, words).await,
+    }
+}
+
+async fn show_member(api: &Api, output: Output) -> Result<(), Fault> {
     let member: MemberView = api.get("/v1/member").await?;
     match output.output {
         Format::Json | Format::Yaml => value(output.output, &member)?,
         format => print(&show(&member, format == Format::Wide)),
     }
     Ok(())
+}
+
+async fn attest(api: &Api, words: &Attest) -> Result<(), Fault> {
+    if !words.explain && std::io::stdout().is_terminal() {
+        return Err(invalid("evidence is bytes, which no terminal shows")
+            .hint("gtvp member attest > evidence.cbor, or gtvp member attest --explain"));
+    }
+    let nonce = words.nonce.as_ref().map_or_else(random, |n| Ok(n.0.clone()))?;
+    let bytes = api.bytes(&format!("/v1/member/evidence?nonce={}", hex(&nonce)), MAX_FILE).await?;
+    if !words.explain {
+        print_bytes(&bytes);
+        return Ok(());
+    }
+    let file = EvidenceFile::decode(&bytes).map_err(|e| {
+        Fault::internal("the member answered with something that is no evidence", &e)
+            .hint("are gtvp and gtvpd of one version?")
+    })?;
+    let mut text = String::new();
+    for section in explain_file(&file) {
+        text += &format!("{}\n", section.heading);
+        for line in section.lines {
+            text += &format!("  {}\n", clean(&line));
+        }
+    }
+    print(&text);
+    Ok(())
+}
+
+/// A nonce that nobody has chosen.
+fn random() -> Result<Vec<u8>, Fault> {
+    let mut bytes = [0; 32];
+    // The kernel gives so few bytes at once, or none.
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()) {
+        Ok(n) if n == bytes.len() => Ok(bytes.to_vec()),
+        Ok(_) => Err(Fault::new(FaultKind::Internal, "the kernel gave too few random bytes")),
+        Err(e) => Err(Fault::internal("the kernel gives no random bytes", &std::io::Error::from(e))),
+    }
 }
 
 fn show(m: &MemberView, everything: bool) -> String {

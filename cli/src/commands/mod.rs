@@ -11,3 +11,4 @@ pub mod member;
 pub mod operations;
 pub mod run;
 pub mod union;
+pub mod verify;
