@@ -1,6 +1,7 @@
 //! What a user can do with one member, told as stories. Each is independent of the others and leaves no box behind.
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
+mod attest;
 mod faults;
 mod integrity;
 mod life;
@@ -43,6 +44,14 @@ fn main() -> ExitCode {
             (
                 "a_software_tpm_is_marked_and_its_reset_shows",
                 platform::a_software_tpm_is_marked_and_its_reset_shows,
+            ),
+            (
+                "attest_gives_evidence_that_is_checked_without_the_member",
+                attest::attest_gives_evidence_that_is_checked_without_the_member,
+            ),
+            (
+                "attested_evidence_outlives_security_and_grows_only_by_what_is_new",
+                attest::attested_evidence_outlives_security_and_grows_only_by_what_is_new,
             ),
             ("a_flipped_byte_is_never_served", integrity::a_flipped_byte_is_never_served),
         ],
