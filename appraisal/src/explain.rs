@@ -2,6 +2,7 @@
 //!
 //! It judges nothing. Words that no digest covers are marked: whoever made the log may have put anything there.
 
+use crate::appraise::TpmClass;
 use crate::bootlog::{BootLog, Covers, Event};
 use crate::ek::EkKey;
 use crate::evidence::{Evidence, LogPart};
@@ -32,6 +33,10 @@ pub fn explain_file(file: &EvidenceFile) -> Vec<Section> {
         Ok(public) => EkKey::of_public(&public).fingerprint().0.to_string(),
         Err(e) => e.to_string(),
     };
+    let class = match claims.class {
+        TpmClass::Hardware => "hardware",
+        TpmClass::Software => "software",
+    };
     let certificate = match claims.ek_certificate.len() {
         0 => "none".to_owned(),
         n => format!("{n} bytes, with {} intermediate certificates", claims.intermediates.len()),
@@ -39,7 +44,7 @@ pub fn explain_file(file: &EvidenceFile) -> Vec<Section> {
     let lines = vec![
         format!("made {} s after 1970, by the member's clock {UNPROVEN}", claims.made),
         format!("nonce {}", hex(&claims.nonce)),
-        format!("TPM {:?} {UNPROVEN}", claims.class).to_lowercase().replacen("tpm", "TPM", 1),
+        format!("TPM: {class} {UNPROVEN}"),
         format!("endorsement key {ek} {UNPROVEN}"),
         format!("its certificate: {certificate}"),
         format!("the quote must be bound to {}", hex(&claims.qualifying_data(&file.evidence.ak).0)),
