@@ -311,6 +311,17 @@ mod tests {
     }
 
     #[test]
+    fn a_member_without_a_tpm_has_no_evidence_and_says_what_to_do() {
+        let refused =
+            crate::attest::answer(&none(), Path::new("/nonexistent"), &"0a".repeat(32)).unwrap_err();
+        assert_eq!(
+            (refused.kind, refused.message.as_str()),
+            (FaultKind::WrongState, "this member has no TPM")
+        );
+        assert!(refused.hint.unwrap_or_default().contains("member.toml"));
+    }
+
+    #[test]
     fn what_is_no_transcript_hash_is_refused_before_the_tpm_hears_of_it() {
         for bad in ["", "00", &"00".repeat(31), &"zz".repeat(32), &"00".repeat(49), &"00".repeat(1 << 20)] {
             let request = SignTls { role: TlsRole::Server, transcript: (*bad).into() };
