@@ -25,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Pause before the first new try; it doubles up to the last.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LAST_PAUSE: Duration = Duration::from_millis(400);
+/// How long an answer may take to begin. Long work is an operation, which is answered at once; a TPM may take its time.
+const ANSWER: Duration = Duration::from_secs(90);
 /// Most bytes of an answer, or of a line: what one message between domains may have, and some.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
@@ -129,7 +131,8 @@ impl Api {
         let request = request
             .body(Full::new(body))
             .map_err(|e| Fault::internal("the request cannot be written", &e))?;
-        let response = sender.send_request(request).await.map_err(|e| went_away(&e))?;
+        let response = tokio::time::timeout(ANSWER, sender.send_request(request)).await;
+        let response = response.map_err(|_| no_answer())?.map_err(|e| went_away(&e))?;
         self.answered.set(true);
         if response.status().is_client_error() || response.status().is_server_error() {
             let status = response.status();
@@ -168,6 +171,12 @@ impl Api {
 }
 
 /// The member was there and is not any more.
+fn no_answer() -> Fault {
+    Fault::new(FaultKind::Unavailable, format!("the member has not answered for {} s", ANSWER.as_secs()))
+        .because("one of its parts does not come up, or waits for something")
+        .hint("see what gtvpd says: its log of a lab is in gtvp lab ls, on a server: journalctl -u gtvpd")
+}
+
 fn went_away(e: &(dyn std::error::Error + 'static)) -> Fault {
     Fault::new(FaultKind::Unavailable, "the member went away during the request")
         .caused_by(e)

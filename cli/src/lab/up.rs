@@ -218,11 +218,13 @@ async fn answers(member: &Member) -> Result<(), Fault> {
     let begun = Instant::now();
     let api = Api::new(member.config.api_socket.clone());
     loop {
-        let fault = match api.get::<MemberView>("/v1/member").await {
-            Ok(_) => return Ok(()),
-            Err(fault) => fault,
+        let left = ANSWERS_WITHIN.saturating_sub(begun.elapsed());
+        let fault = match tokio::time::timeout(left, api.get::<MemberView>("/v1/member")).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(fault)) => fault,
+            Err(_) => Fault::new(FaultKind::Unavailable, "one of its parts does not come up"),
         };
-        if begun.elapsed() > ANSWERS_WITHIN {
+        if begun.elapsed() >= ANSWERS_WITHIN {
             let log = member.config.run_dir.join(state::LOG);
             let text = std::fs::read_to_string(&log).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();

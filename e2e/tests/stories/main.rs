@@ -8,6 +8,7 @@ mod life;
 mod platform;
 mod refusals;
 mod running;
+mod union;
 
 use std::process::ExitCode;
 
@@ -52,6 +53,10 @@ fn main() -> ExitCode {
             (
                 "attested_evidence_outlives_security_and_grows_only_by_what_is_new",
                 attest::attested_evidence_outlives_security_and_grows_only_by_what_is_new,
+            ),
+            (
+                "a_union_is_begun_by_choice_and_outlives_security",
+                union::a_union_is_begun_by_choice_and_outlives_security,
             ),
             ("a_flipped_byte_is_never_served", integrity::a_flipped_byte_is_never_served),
         ],
