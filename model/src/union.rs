@@ -13,6 +13,13 @@ use crate::digest::{BadDigest, Digest};
 use crate::ids::MemberName;
 use crate::token::{TokenId, TokenKey, TokenSecret};
 
+/// What a SubjectPublicKeyInfo of a P-256 key has before its point (RFC 5480 §2): SEQUENCE { SEQUENCE { ecPublicKey,
+/// prime256v1 }, BIT STRING of 66 bytes, 0 of its bits unused }. The point follows, SEC1, uncompressed, 65 bytes.
+pub const P256_SPKI_HEAD: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x02, 0x01, 0x06, 0x08, 0x2A, 0x86,
+    0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+
 macro_rules! digest_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

@@ -265,16 +265,6 @@ impl Signer for Remote {
     }
 }
 
-/// SubjectPublicKeyInfo of a P-256 point (SEC1, uncompressed, 65 bytes; RFC 5480 §2).
-pub fn spki_of_point(point: &[u8]) -> Vec<u8> {
-    /// SEQUENCE { SEQUENCE { ecPublicKey, prime256v1 }, BIT STRING (66 bytes, 0 unused bits) … }: what follows is the point.
-    const HEAD: [u8; 26] = [
-        0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x02, 0x01, 0x06, 0x08, 0x2A, 0x86,
-        0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
-    ];
-    [&HEAD, point].concat()
-}
-
 /// r ‖ s as Ecdsa-Sig-Value (RFC 3279 §2.2.3).
 fn der(raw: &[u8; 64]) -> Vec<u8> {
     let (r, s) = raw.split_at(32);
@@ -297,6 +287,8 @@ pub mod software {
     use aws_lc_rs::rand::SystemRandom;
     use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
 
+    use gtvp_model::union::P256_SPKI_HEAD;
+
     use super::*;
 
     /// The key, and whether it signs.
@@ -313,7 +305,7 @@ pub mod software {
 
     impl IdentityKey for Software {
         fn spki(&self) -> Vec<u8> {
-            spki_of_point(self.0.public_key().as_ref())
+            [&P256_SPKI_HEAD, self.0.public_key().as_ref()].concat()
         }
 
         fn sign(&self, content: &[u8]) -> Result<[u8; 64], String> {
@@ -329,6 +321,8 @@ pub mod software {
 #[cfg(test)]
 mod tests {
     use super::software::Software;
+    use gtvp_model::union::P256_SPKI_HEAD;
+
     use super::*;
     use lc::kx_group;
     use rustls::NamedGroup;
@@ -434,6 +428,6 @@ mod tests {
         let mut want = vec![0x30, 3 + 35, 0x02, 1, 1, 0x02, 33, 0, 0x80];
         want.extend([0; 31]);
         assert_eq!(der(&raw), want);
-        assert_eq!(spki_of_point(&[4; 65]).len(), SPKI);
+        assert_eq!(P256_SPKI_HEAD.len() + 65, SPKI);
     }
 }

@@ -17,8 +17,8 @@ use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::MemberName;
 use gtvp_model::union::{
-    EkDigest, Identity, KeyName, PlatformIdentity, RosterEntry, SpkiDigest, TpmClass, TpmKind, UnionId,
-    UnixTime,
+    EkDigest, Identity, KeyName, P256_SPKI_HEAD, PlatformIdentity, RosterEntry, SpkiDigest, TpmClass,
+    TpmKind, UnionId, UnixTime,
 };
 use gtvp_model::unionview::{MemberRow, UnionSummary};
 use gtvp_protocol::csp::entry::MAX_ENTRY;
@@ -32,18 +32,13 @@ use crate::tpm::saved;
 const FOLDER: &str = "record";
 /// A founder's reference security level: the middle of the scale, until the union has a policy that says otherwise.
 const FOUNDER: u8 = 8;
-/// Bytes of a SubjectPublicKeyInfo before a P-256 key's point (RFC 5480 §2).
-const SPKI_HEAD: [u8; 26] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x02, 0x01, 0x06, 0x08, 0x2A, 0x86,
-    0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
-];
 
 /// Signatures of members: ECDSA on P-256 with SHA-256, r ‖ s.
 pub struct Ecdsa;
 
 impl Signatures for Ecdsa {
     fn holds(&self, spki: &[u8], content: &[u8], signature: &[u8]) -> bool {
-        let Some(point) = spki.strip_prefix(&SPKI_HEAD) else { return false };
+        let Some(point) = spki.strip_prefix(&P256_SPKI_HEAD) else { return false };
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point).verify(content, signature).is_ok()
     }
 }

@@ -1,5 +1,5 @@
-//! What the TLS identity key may sign: a TLS 1.3 CertificateVerify and nothing else. Whoever holds the key looks here
-//! first, so that `communication`, which asks for such signatures, cannot have anything else signed.
+//! What `communication` may have the TLS identity key sign: a TLS 1.3 CertificateVerify and nothing else. Whoever holds the
+//! key looks here first, so that `communication`, which asks for such signatures, cannot have anything else signed.
 //!
 //! The AK needs no such gate: it is restricted, and quotes are asked for by their binding.
 

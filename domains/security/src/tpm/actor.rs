@@ -162,19 +162,18 @@ impl Tpm {
 
     /// The TLS identity key's signature in a TLS 1.3 handshake: r and s.
     pub fn sign_tls(&self, what: CertificateVerify) -> Result<[[u8; 32]; 2], TpmError> {
-        self.ask(move |holder| {
-            let digest = what.digest();
-            let signature = holder.with(|held| held.client.sign(held.keys.tls.handle, &digest))?;
-            ecdsa(&signature).map_err(|source| TpmError::Malformed { command: "Sign", source })
-        })
+        self.sign_as_identity(what.digest())
     }
 
     /// The TLS identity key's signature over an entry of the union's record: r and s. What is signed begins with a label, and no
     /// handshake's content does.
     pub fn sign_entry(&self, entry: &Entry) -> Result<[[u8; 32]; 2], TpmError> {
-        let content = signed_content(&entry.encode());
+        self.sign_as_identity(Digest::of(&signed_content(&entry.encode())).0)
+    }
+
+    /// By the TLS identity key, over the SHA-256 of what the two above put together.
+    fn sign_as_identity(&self, digest: [u8; 32]) -> Result<[[u8; 32]; 2], TpmError> {
         self.ask(move |holder| {
-            let digest = Digest::of(&content).0;
             let signature = holder.with(|held| held.client.sign(held.keys.tls.handle, &digest))?;
             ecdsa(&signature).map_err(|source| TpmError::Malformed { command: "Sign", source })
         })

@@ -1,5 +1,5 @@
-//! What the TLS identity key signs: a TLS 1.3 CertificateVerify (RFC 8446 §4.4.3) that is put together here, from its role and a
-//! transcript hash. Whoever asks chooses 32 or 48 bytes in a frame that means nothing outside a TLS handshake.
+//! What the TLS identity key signs for `communication`: a TLS 1.3 CertificateVerify (RFC 8446 §4.4.3) that is put together here, from
+//! its role and a transcript hash. (Entries of the record, which it signs too, `security` makes itself, under a label.) Whoever asks chooses 32 or 48 bytes in a frame that means nothing outside a TLS handshake.
 
 use aws_lc_rs::digest::{SHA256, digest};
 
