@@ -12,7 +12,6 @@
 
 use gtvp_model::union::{MemberId, RecordHead, UnionId, UnixTime};
 
-use super::act::Act;
 use super::entry::{Entry, Signatures, SignedEntry};
 use super::head::{BadHead, CoSigned};
 use super::record::{Record, Refusal};
@@ -217,11 +216,6 @@ pub fn from_genesis(
         return Err(at(Refusal::OtherUnion));
     }
     Ok(Follower::new(record))
-}
-
-/// Whether an entry is one after which an offer must end.
-pub fn ends_offer(entry: &Entry) -> bool {
-    matches!(entry.act, Act::Voters(_))
 }
 
 #[cfg(test)]

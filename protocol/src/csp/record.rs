@@ -7,8 +7,7 @@ use gtvp_model::digest::Digest;
 use gtvp_model::ids::{MemberName, UnionName};
 use gtvp_model::token::TokenId;
 use gtvp_model::union::{
-    Admission, Epoch, MemberId, RecordHead, RosterEntry, TpmClass, UnionId, UnionSettings, UnionView,
-    UnixTime,
+    Admission, Epoch, MemberId, RecordHead, RosterEntry, TpmClass, UnionId, UnionView, UnixTime,
 };
 
 use super::act::{Act, MAX_REASON, MAX_VOTERS};
@@ -321,11 +320,6 @@ impl Record {
     /// A member, by its id.
     pub fn member(&self, id: &MemberId) -> Option<&RosterEntry> {
         self.view.members.get(id)
-    }
-
-    /// What the union lets in.
-    pub fn settings(&self) -> UnionSettings {
-        self.view.settings
     }
 }
 
