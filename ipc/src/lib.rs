@@ -5,6 +5,7 @@
 //! Closing the connection cancels the call. Calls on one connection follow each other; concurrent calls use
 //! connections of their own.
 
+pub mod bulk;
 mod client;
 pub mod communication;
 pub mod components;

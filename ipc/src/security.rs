@@ -3,10 +3,22 @@
 use gtvp_model::boxspec::BoxSpec;
 use gtvp_model::boxview::Appraisal;
 use gtvp_model::digest::Digest;
-use gtvp_model::ids::BoxName;
+use gtvp_model::ids::{BoxName, MemberName};
 use gtvp_model::member::TpmView;
-use gtvp_model::union::{Hardware, TpmClass};
-use gtvp_model::unionview::{MemberRow, UnionBegin, UnionSummary};
+use gtvp_model::token::{TokenId, TokenSecret};
+use gtvp_model::union::{
+    Admission, EkDigest, Hardware, Identity, KeyName, MemberId, PlatformIdentity, RecordHead, RosterEntry,
+    SpkiDigest, UnionId, UnionView,
+};
+use gtvp_model::unionview::{HistoryRow, MemberRow, PeerView, ReferenceRow, UnionBegin, UnionSummary};
+use gtvp_protocol::csp::node::UnionState;
+use gtvp_protocol::csp::{Head, SignedEntry, Vote};
+use gtvp_protocol::frame::wire::{List, hex};
+use gtvp_protocol::hsp::join::{CheckedKeys, CredentialSecret, JoinBinding};
+use gtvp_protocol::hsp::message::{
+    Ask, Certification, Credential, Evidence, Held, JoinKeys, LogKind, Path as MerklePath, Pcr, Selection,
+};
+use gtvp_protocol::hsp::{Appraisal as HspAppraisal, Binding, Durable, Rejection};
 use serde::{Deserialize, Serialize};
 
 use crate::Nothing;
@@ -87,26 +99,6 @@ pub struct MeasureBox {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Tpm {}
 
-/// What other members know this one's TPM by.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct TpmIdentity {}
-
-/// The answer to [`TpmIdentity`]. Everything is in hexadecimal; public areas are contents of TPM2B_PUBLIC (TCG TPM 2.0 Part 2
-/// §12.2.5).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TpmIdentityReply {
-    /// What it is: never `none`, which is a `WrongState` fault.
-    pub class: TpmClass,
-    /// The endorsement key.
-    pub ek_public: String,
-    /// Its certificate, as it lies in the TPM.
-    pub ek_certificate: Option<String>,
-    /// The attestation key. Restricted: it signs only what the TPM has put together.
-    pub ak_public: String,
-    /// The key of this member's TLS identity.
-    pub tls_public: String,
-}
-
 /// Sign this side's CertificateVerify of a TLS 1.3 handshake (RFC 8446 §4.4.3) with the key of the TLS identity. `security` puts
 /// together what is signed; there is no way to have it sign other bytes.
 #[derive(Debug, Serialize, Deserialize)]
@@ -151,6 +143,349 @@ pub struct ShowUnion {}
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ListMembers {}
 
+/// The union as this member has it: at once, and after every change. Outside of a union: nothing, until there is one.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WatchUnion {}
+
+/// See [`WatchUnion`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnionNow {
+    /// `None`: in no union.
+    pub union: Option<Box<OwnUnion>>,
+}
+
+/// A union, and who this member is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnUnion {
+    /// This member, as the record has it; as it had it last, if it is no member any more.
+    pub own: RosterEntry,
+    /// The record.
+    pub state: UnionState,
+}
+
+/// This member's keys as others see them.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct OwnKeys {}
+
+/// The answer to [`OwnKeys`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnKeysReply {
+    /// For a joiner's hello; none without a TPM.
+    pub keys: Option<JoinKeys>,
+    /// As the record has them, or would have them.
+    pub identity: Identity,
+    /// SubjectPublicKeyInfo of the TLS key, DER, in hexadecimal.
+    #[serde(with = "hex")]
+    pub spki: Vec<u8>,
+}
+
+/// One quote for all of these. `security` puts together what is quoted.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Quote {
+    /// Which PCRs.
+    pub selection: Selection,
+    /// At most [`gtvp_protocol::hsp::MAX_LEAVES`].
+    pub challenges: Vec<Challenged>,
+}
+
+/// Whom a quote answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Challenged {
+    /// What its evidence is bound to: this member is the attester.
+    pub binding: Binding,
+    /// What of the logs it has already.
+    pub held: List<Held, 3>,
+}
+
+/// The answer to [`Quote`]. A descriptor comes with it: the bytes of `logs`, one log after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quoted {
+    /// TPMS_ATTEST.
+    #[serde(with = "hex")]
+    pub attest: Vec<u8>,
+    /// TPMT_SIGNATURE.
+    #[serde(with = "hex")]
+    pub signature: Vec<u8>,
+    /// The quoted PCRs.
+    pub pcrs: Vec<Pcr>,
+    /// TPMT_PUBLIC of the attestation key.
+    #[serde(with = "hex")]
+    pub ak: Vec<u8>,
+    /// The logs that this member has, in the order of [`LogKind::ALL`], each from the least offset that a challenger needs.
+    pub logs: Vec<LogSpan>,
+    /// One a challenge, in their order.
+    pub answers: Vec<QuoteAnswer>,
+}
+
+/// What is in a descriptor of logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSpan {
+    /// Which log.
+    pub log: LogKind,
+    /// Offset of the first byte.
+    pub from: u64,
+    /// Bytes.
+    pub length: u64,
+}
+
+/// One challenger's part of a quote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuoteAnswer {
+    /// From its leaf to the quoted root.
+    pub path: MerklePath,
+    /// Where each of `logs` begins for it: what it said that it holds, or 0 if that is not what the log begins with.
+    pub from: Vec<u64>,
+}
+
+/// Appraise a joiner's EK, AK and TLS key; the last must be the one that TLS showed.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AppraiseKeys {
+    /// What it says.
+    pub keys: JoinKeys,
+    /// What TLS showed.
+    pub spki: SpkiDigest,
+}
+
+/// Make a credential for an AK that only the TPM with this EK can open.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MakeCredential {
+    /// TPMT_PUBLIC of the EK, in hexadecimal.
+    #[serde(with = "hex")]
+    pub ek: Vec<u8>,
+    /// The AK.
+    pub ak: KeyName,
+}
+
+/// The answer to [`MakeCredential`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialMade {
+    /// To be sent.
+    pub credential: Credential,
+    /// What is in it.
+    pub secret: CredentialSecret,
+}
+
+/// Open a credential in this member's TPM.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ActivateCredential {
+    /// From a verifier.
+    pub credential: Credential,
+}
+
+/// Have this member's AK certify its TLS key. `security` puts together what it is bound to.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Certify {
+    /// What to.
+    pub binding: JoinBinding,
+}
+
+/// Appraise a joiner's certification of its TLS key.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AppraiseCertification {
+    /// From the joiner.
+    pub certification: Certification,
+    /// What it must be bound to.
+    pub binding: JoinBinding,
+    /// As [`AppraiseKeys`] gave them.
+    pub keys: CheckedKeys,
+}
+
+/// Appraise another member's evidence, or a joiner's. A descriptor comes with it: the bytes of `logs`, one log after the other.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AppraiseEvidence {
+    /// Whose it must be: a member of the record, or a joiner whose keys were believed a short time ago.
+    pub of: Box<RosterEntry>,
+    /// What it sent.
+    pub evidence: Box<Evidence>,
+    /// What it must be bound to: this member is the challenger.
+    pub binding: Box<Binding>,
+    /// What was asked.
+    pub ask: Ask,
+    /// What is in the descriptor.
+    pub logs: Vec<LogSpan>,
+}
+
+/// What to ask a member for next time: the logs that `security` holds of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AskOf {
+    /// Whom. Of somebody of whom nothing is known everything is asked.
+    pub member: MemberId,
+}
+
+/// This member has asked a union to be admitted with these keys (before it does), or is admitted by it. For the latter, the record that
+/// was learned last must have it so; it becomes this member's record.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KeepMembership {
+    /// Which.
+    pub what: Durable,
+}
+
+/// Check a whole record that another member sent, before this member is in its union. A descriptor comes with it (`csp::page`).
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LearnRecord {
+    /// Its union.
+    pub union: UnionId,
+    /// An entry that must be in it.
+    pub known: RecordHead,
+    /// Where it must end.
+    pub end: RecordHead,
+    /// Who sent it: whose evidence is appraised next.
+    pub from: MemberId,
+}
+
+/// Read the record: a descriptor comes back (`csp::page`), with entries from `from` on.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ReadRecord {
+    /// The first entry.
+    pub from: u64,
+    /// No more bytes than this, but one entry at least, if there is one.
+    pub most: u64,
+}
+
+/// Write and sign the entry that admits a joiner. Refused unless `security` has itself believed its keys, its certification and its
+/// evidence a short time ago.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WriteAdmission {
+    /// What it says.
+    pub admission: Admission,
+}
+
+/// Write and sign the entry that the union needs next by its own rules, if there is one: who votes.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WriteHousekeeping {
+    /// Members with which there is a channel.
+    pub reachable: Vec<MemberId>,
+}
+
+/// The answer to [`WriteHousekeeping`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Housekeeping {
+    /// The entry.
+    pub entry: Option<SignedEntry>,
+}
+
+/// Promise that this entry is the next one, and sign the head with it (`csp::keeper`).
+#[derive(Debug, Serialize, Deserialize)]
+pub struct VoteFor {
+    /// What the voters' Raft has decided.
+    pub entry: SignedEntry,
+}
+
+/// Sign the present head with a new time.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct VoteAgain {}
+
+/// The answer to [`VoteFor`] and [`VoteAgain`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Voted {
+    /// What was signed.
+    pub head: Head,
+    /// This member's word.
+    pub vote: Vote,
+}
+
+/// Take what another member, or this one as a voter, offers: a descriptor comes with it (`csp::Offer`, CBOR).
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TakeOffer {
+    /// Who offers.
+    pub from: MemberId,
+}
+
+/// The answer to [`TakeOffer`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken {
+    /// Entries that were new.
+    pub new: u64,
+}
+
+/// Write and sign an entry that an administrator asks for.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WriteEntry {
+    /// What for.
+    pub wish: Wish,
+    /// Uid of the person.
+    pub operator_uid: u32,
+}
+
+/// What an administrator can ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wish {
+    /// A join token.
+    Token {
+        /// For how long, seconds.
+        expires_s: u64,
+        /// For this TPM alone.
+        ek: Option<EkDigest>,
+        /// What its user becomes; the founder's level, if nothing is said.
+        platform_identity: Option<PlatformIdentity>,
+    },
+    /// That a token ends.
+    EndToken(TokenId),
+    /// That this member leaves.
+    Leave,
+    /// That another one is removed.
+    Evict {
+        /// Its name.
+        member: MemberName,
+        /// Why.
+        reason: String,
+    },
+    /// That what this member knows of `member`'s last evidence counts as healthy, for now or from the next start on.
+    AcceptReference {
+        /// Of whom: a member, or who asked to join last, by name.
+        member: MemberName,
+        /// Only what is unknown now, as what will come next.
+        next: bool,
+    },
+    /// Reference values, read from a file.
+    Reference {
+        /// `gtvp_appraisal::reference::Manifest`, JSON.
+        manifest: String,
+    },
+    /// That reference values count no more.
+    RetireReference {
+        /// Their name.
+        name: String,
+    },
+}
+
+/// The answer to [`WriteEntry`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// To be proposed.
+    pub entry: SignedEntry,
+    /// For [`Wish::Token`]: its secret, which is nowhere else.
+    pub secret: Option<TokenSecret>,
+    /// What it does, in a sentence.
+    pub about: String,
+}
+
+/// The reference values that count.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ListReferences {}
+
+/// One of them, in full: the manifest.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ShowReference {
+    /// Its name.
+    pub name: String,
+}
+
+/// The entries of the record, or those about one member, for people.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct History {
+    /// About whom.
+    pub member: Option<MemberName>,
+}
+
+/// One member and why its verdict is what it is.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ShowPeer {
+    /// Its name.
+    pub name: MemberName,
+}
+
 /// Make this member's evidence a file. Answers with a descriptor that the file (docs/spec/evidence.md, "Files") can be read from.
 /// The quote is bound to what `security` puts together around the nonce, never to the nonce as it came.
 #[derive(Debug, Serialize, Deserialize)]
@@ -172,8 +507,7 @@ crate::interface!("security" {
     MeasureBox = "measure_box" -> Nothing;
     /// See [`Tpm`]. A TPM that cannot be used is no fault: the answer says why.
     Tpm = "tpm" -> TpmView;
-    /// See [`TpmIdentity`].
-    TpmIdentity = "tpm_identity" -> TpmIdentityReply;
+
     /// See [`SignTls`].
     SignTls = "sign_tls" -> TlsSignature;
     /// See [`BeginUnion`]. A member that is in a union already, and a TPM that the union would not let in, are refused.
@@ -184,4 +518,50 @@ crate::interface!("security" {
     ListMembers = "list_members" -> Vec<MemberRow>;
     /// See [`Attest`].
     Attest = "attest" -> Nothing;
+    /// See [`WriteEntry`].
+    WriteEntry = "write_entry" -> Written;
+    /// See [`ListReferences`].
+    ListReferences = "list_references" -> Vec<ReferenceRow>;
+    /// See [`ShowReference`].
+    ShowReference = "show_reference" -> serde_json::Value;
+    /// See [`History`].
+    History = "history" -> Vec<HistoryRow>;
+    /// See [`ShowPeer`].
+    ShowPeer = "show_peer" -> PeerView;
+    /// See [`WatchUnion`]. Goes on until the caller hangs up.
+    WatchUnion = "watch_union" -> Nothing, progress UnionNow;
+    /// See [`OwnKeys`].
+    OwnKeys = "own_keys" -> OwnKeysReply;
+    /// See [`Quote`].
+    Quote = "quote" -> Quoted;
+    /// See [`AppraiseKeys`].
+    AppraiseKeys = "appraise_keys" -> Result<Box<CheckedKeys>, Rejection>;
+    /// See [`MakeCredential`].
+    MakeCredential = "make_credential" -> CredentialMade;
+    /// See [`ActivateCredential`].
+    ActivateCredential = "activate_credential" -> CredentialSecret;
+    /// See [`Certify`].
+    Certify = "certify" -> Certification;
+    /// See [`AppraiseCertification`].
+    AppraiseCertification = "appraise_certification" -> Result<(), Rejection>;
+    /// See [`AppraiseEvidence`].
+    AppraiseEvidence = "appraise_evidence" -> Result<HspAppraisal, Rejection>;
+    /// See [`AskOf`].
+    AskOf = "ask_of" -> Ask;
+    /// See [`LearnRecord`]. A record that is not believed: why.
+    LearnRecord = "learn_record" -> Result<Box<UnionView>, String>;
+    /// See [`KeepMembership`].
+    KeepMembership = "keep_membership" -> Nothing;
+    /// See [`ReadRecord`].
+    ReadRecord = "read_record" -> Nothing;
+    /// See [`WriteAdmission`].
+    WriteAdmission = "write_admission" -> SignedEntry;
+    /// See [`WriteHousekeeping`].
+    WriteHousekeeping = "write_housekeeping" -> Housekeeping;
+    /// See [`VoteFor`].
+    VoteFor = "vote_for" -> Voted;
+    /// See [`VoteAgain`].
+    VoteAgain = "vote_again" -> Voted;
+    /// See [`TakeOffer`].
+    TakeOffer = "take_offer" -> Taken;
 });

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{MemberName, Slot};
+use crate::token::Endpoint;
 use crate::union::TpmClass;
 
 /// `member.toml`: what an administrator tells `gtvpd` about this server.
@@ -29,10 +30,17 @@ pub struct MemberConfig {
     pub box_network: Ipv4Addr,
     /// The /30 between the member's network and the boxes': `.1` is the member, `.2` the boxes' switch.
     pub transit_network: Ipv4Addr,
+    /// Where other members reach it: told to them, and written into join tokens. Where nothing is said: the address by which it reaches
+    /// others, and [`MEMBERS_PORT`]. Its port is the one that `communication` listens on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<Endpoint>,
     /// Its TPM. Where nothing is said: the server's if it has one, else none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpm: Option<TpmChoice>,
 }
+
+/// TCP port that members listen on, where `endpoint` says no other.
+pub const MEMBERS_PORT: u16 = 7433;
 
 /// What an administrator says about the TPM. What was asked for and is not there is an error, never something weaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

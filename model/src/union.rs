@@ -465,13 +465,21 @@ pub struct RecordHead {
 }
 
 /// What a union lets in. Nothing but hardware TPMs unless somebody said so at `union init`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnionSettings {
     /// Members whose TPM is software.
     pub software_tpms: bool,
     /// Members without a TPM.
     pub without_tpm: bool,
+    /// How often each member proves itself anew, milliseconds.
+    pub attest_every_ms: u32,
+}
+
+impl Default for UnionSettings {
+    fn default() -> Self {
+        Self { software_tpms: false, without_tpm: false, attest_every_ms: 30_000 }
+    }
 }
 
 impl UnionSettings {
@@ -515,7 +523,7 @@ pub struct Admission {
 }
 
 /// What a member holds as the union's state, read from the record that it has checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnionView {
     /// Which union.
     pub union: UnionId,

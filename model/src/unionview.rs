@@ -17,6 +17,9 @@ pub struct UnionBegin {
     /// Whether members without a TPM are let in.
     #[serde(default)]
     pub without_tpm: bool,
+    /// How often each member proves itself anew, milliseconds: 30,000 if nothing is said.
+    #[serde(default)]
+    pub attest_every_ms: Option<u32>,
 }
 
 /// A union in short.
@@ -59,4 +62,152 @@ pub struct MemberRow {
     pub platform_identity: Option<u8>,
     /// Whether it is the one that answers.
     pub own: bool,
+    /// Since when the verdict is this one: milliseconds since 1970-01-01 UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_ms: Option<u64>,
+    /// Who attested it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attested_by: Option<String>,
+    /// When it will be attested again: milliseconds since 1970-01-01 UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attestation_ms: Option<u64>,
+    /// Whether it votes.
+    #[serde(default)]
+    pub voter: bool,
+}
+
+/// A member, and why its verdict is what it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct PeerView {
+    /// As in the listing.
+    #[serde(flatten)]
+    pub row: MemberRow,
+    /// What the verdict rests on: `passed`, `failed`, `not_checked`, each with the entry or the reason.
+    pub checks: Vec<CheckRow>,
+    /// Digest of the attestation result, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<String>,
+}
+
+/// One check of an appraisal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct CheckRow {
+    /// Its name.
+    pub check: String,
+    /// `passed`, `failed` or `not_checked`.
+    pub outcome: String,
+    /// With the entry, where there is one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+/// A channel with another member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ChannelRow {
+    /// Its name.
+    pub member: String,
+    /// Its id, in hexadecimal.
+    pub id: String,
+    /// `open`, `connecting` or `unreachable`.
+    pub state: String,
+    /// Where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Why there is no channel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// A manifest of reference values in a listing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ReferenceRow {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: u64,
+    /// When it was made: seconds since 1970-01-01 UTC.
+    pub issued: i64,
+    /// What of it counts now.
+    pub rules: u64,
+    /// What of it counts from the next start on.
+    pub next: u64,
+    /// SHA-256 of the signed manifest, in hexadecimal.
+    pub digest: String,
+}
+
+/// An entry of the record, for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct HistoryRow {
+    /// Its number.
+    pub number: u64,
+    /// When, by its author's clock: seconds since 1970-01-01 UTC.
+    pub time: u64,
+    /// Who wrote it.
+    pub author: String,
+    /// What it does, in a word (`admitted`, `evicted`, …).
+    pub act: String,
+    /// In a sentence.
+    pub about: String,
+    /// Its hash, in hexadecimal.
+    pub hash: String,
+}
+
+/// A token that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenWish {
+    /// For how long, seconds: an hour if nothing is said.
+    #[serde(default)]
+    pub expires_s: Option<u64>,
+    /// Only the TPM with this endorsement key may use it: SHA-256 of its SubjectPublicKeyInfo, in hexadecimal.
+    #[serde(default)]
+    pub ek: Option<String>,
+    /// What its user becomes.
+    #[serde(default)]
+    pub platform_identity: Option<u8>,
+}
+
+/// A token that was made. It is shown once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct TokenMade {
+    /// For `gtvp join`.
+    pub token: String,
+    /// Its name in the record, in hexadecimal.
+    pub id: String,
+    /// Seconds since 1970-01-01 UTC.
+    pub expires: u64,
+    /// Where it leads.
+    pub endpoint: String,
+}
+
+/// A token of a union that is to be joined.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UnionJoin {
+    /// As it was printed.
+    pub token: String,
+}
+
+/// Why a member is removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Eviction {
+    /// In a sentence, for the record.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// What is to count as healthy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReferenceWish {
+    /// What the evidence of this member, or of who asked to join by this name, has that nothing knows.
+    #[serde(default)]
+    pub member: Option<String>,
+    /// From the next start on.
+    #[serde(default)]
+    pub next: bool,
+    /// A manifest.
+    #[serde(default)]
+    pub manifest: Option<serde_json::Value>,
 }

@@ -7,6 +7,7 @@
 //! docs/spec/ has one page a protocol, message by message.
 
 pub mod csp;
+mod fields;
 pub mod frame;
 pub mod hsp;
 mod planted;

@@ -83,6 +83,8 @@ checks! {
     EntryToken,
     /// A majority of voters stands behind a head.
     HeadMajority,
+    /// A voter signs one entry a number.
+    OnePromise,
     /// What is taken is what the head is of.
     HeadEntries,
     /// A head is not of a time to come.

@@ -8,7 +8,7 @@ use serde_json::Value;
 /// Crates of the workspace, and the crates of the workspace that each may use.
 const INSIDE: &[(&str, &[&str])] = &[
     ("gtvp-model", &[]),
-    ("gtvp-ipc", &["gtvp-model"]),
+    ("gtvp-ipc", &["gtvp-model", "gtvp-protocol"]),
     ("gtvp-appraisal", &["gtvp-model"]),
     ("gtvp-protocol", &["gtvp-model"]),
     ("gtvp-supervisor", &["gtvp-ipc", "gtvp-model"]),

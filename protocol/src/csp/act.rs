@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use gtvp_model::digest::Digest;
+use data_encoding::BASE64;
 use gtvp_model::ids::UnionName;
 use gtvp_model::token::TokenId;
 use gtvp_model::union::{Admission, MemberId, RosterEntry, TokenRecord, UnionSettings};
@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 
 /// Most voters: more make every decision slower and no union safer (Raft needs a majority of them for each entry).
 pub const MAX_VOTERS: usize = 7;
+/// Longest manifest of reference values, bytes: some 10,000 files. Longer lists are several manifests.
+pub const MAX_BLOB: usize = 1024 * 1024;
+/// Longest name of reference values, bytes.
+pub const MAX_NAME: usize = 64;
 /// Longest reason that an administrator gives, bytes: a sentence.
 pub const MAX_REASON: usize = 400;
 
@@ -43,14 +47,58 @@ pub enum Act {
     },
     /// Who votes from the next entry on.
     Voters(BTreeSet<MemberId>),
-    /// Reference values come to count (the bytes are elsewhere, by their digest).
+    /// Reference values come to count, instead of those of the same name that counted before.
     ReferenceAccepted {
-        /// Digest of the signed set.
-        set: Digest,
+        /// Their name: `gtvp_appraisal::reference` has more to say about it.
+        name: String,
+        /// The signed manifest; `security` reads it.
+        manifest: Blob,
     },
     /// Reference values count no more.
     ReferenceRetired {
-        /// Digest of the signed set.
-        set: Digest,
+        /// Their name.
+        name: String,
     },
+}
+
+/// Bytes that the record carries and does not read; base 64 in JSON.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Blob(Vec<u8>);
+
+/// Bytes that are too many, or text that is not base 64.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not base 64, or more than {MAX_BLOB} bytes")]
+pub struct BadBlob;
+
+impl Blob {
+    /// # Errors
+    /// More than [`MAX_BLOB`].
+    pub fn new(bytes: Vec<u8>) -> Result<Self, BadBlob> {
+        if bytes.len() > MAX_BLOB { Err(BadBlob) } else { Ok(Self(bytes)) }
+    }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Blob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl TryFrom<String> for Blob {
+    type Error = BadBlob;
+    fn try_from(text: String) -> Result<Self, BadBlob> {
+        BASE64.decode(text.as_bytes()).map_err(|_| BadBlob).and_then(Self::new)
+    }
+}
+
+impl From<Blob> for String {
+    fn from(blob: Blob) -> Self {
+        BASE64.encode(&blob.0)
+    }
 }

@@ -3,12 +3,13 @@
 use gtvp_model::digest::Digest;
 use gtvp_model::union::{MemberId, RosterEntry, SpkiDigest, UnionId, UnixTime};
 use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
 
-use super::act::Act;
+use super::act::{Act, MAX_BLOB};
 use crate::frame::wire::{self, BodyFault, Bytes, id};
 
-/// Longest act, bytes: an admission has less than 2 KiB; seven voters less than 1 KiB.
-pub const MAX_ACT: usize = 16 * 1024;
+/// Longest act, bytes: reference values in base 64. An admission has less than 2 KiB.
+pub const MAX_ACT: usize = MAX_BLOB / 3 * 4 + 1024;
 /// Longest entry: the act, four digests and three numbers.
 pub const MAX_ENTRY: usize = MAX_ACT + 256;
 /// Longest SubjectPublicKeyInfo: P-256 has 91 bytes, RSA 4096 550.
@@ -117,7 +118,7 @@ pub fn signed_content(entry: &[u8]) -> Vec<u8> {
 }
 
 /// A signature by a member's identity key, with the key.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Signature {
     /// The key, SubjectPublicKeyInfo, DER. The roster has its digest.
     #[n(0)]
@@ -142,7 +143,7 @@ impl Signature {
 }
 
 /// An entry as it is kept and sent.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct SignedEntry {
     /// [`Entry::encode`].
     #[n(0)]

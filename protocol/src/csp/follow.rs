@@ -11,6 +11,7 @@
 //! The record is *current* while a majority has put a time on its head that is not long ago. What is not current serves nothing.
 
 use gtvp_model::union::{MemberId, RecordHead, UnionId, UnixTime};
+use minicbor::{Decode, Encode};
 
 use super::entry::{Entry, Signatures, SignedEntry};
 use super::head::{BadHead, CoSigned};
@@ -24,12 +25,17 @@ pub const MAX_LEAD: u64 = 300;
 /// Within these seconds a majority must have put a time on the head: voters do so every few seconds.
 pub const CURRENT: u64 = 60;
 
+/// Most bytes of the entries of one offer.
+pub const MAX_OFFER: usize = 4 * 1024 * 1024;
+
 /// What another member offers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Offer {
     /// Entries from the one after ours on. One that changes who votes is the last of its offer.
+    #[n(0)]
     pub entries: Vec<SignedEntry>,
     /// The head after the last of them.
+    #[n(1)]
     pub head: CoSigned,
 }
 

@@ -5,21 +5,26 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gtvp_model::union::{MemberId, RecordHead, RosterEntry, UnionId, UnixTime};
 use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
 
 use super::act::MAX_VOTERS;
 use super::entry::{Signature, Signatures};
+use crate::fields;
 use crate::frame::wire::{List, id};
 
 const LABEL: &[u8] = b"gtvp-head/1\0";
 
 /// What voters sign.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Head {
     /// The union.
+    #[cbor(n(0), with = "id")]
     pub union: UnionId,
     /// The last entry.
+    #[cbor(n(1), with = "fields::head")]
     pub at: RecordHead,
     /// Not before this time was it the last: each voter signs no time that its own clock has not reached.
+    #[cbor(n(2), with = "fields::time")]
     pub time: UnixTime,
 }
 
@@ -38,7 +43,7 @@ impl Head {
 }
 
 /// One voter's word.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Vote {
     /// Who.
     #[cbor(n(0), with = "id")]
@@ -49,11 +54,13 @@ pub struct Vote {
 }
 
 /// A head with the voters' words for it. Not checked by itself: see [`CoSigned::check`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct CoSigned {
     /// The head.
+    #[n(0)]
     pub head: Head,
     /// One a voter.
+    #[n(1)]
     pub votes: List<Vote, MAX_VOTERS>,
 }
 

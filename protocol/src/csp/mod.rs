@@ -8,12 +8,16 @@
 //! ```
 //!
 //! [`Record`] is what the entries add up to: each member computes it for itself, from entries that it has checked. [`Follower`]
-//! takes what other members offer. Who decides which entry comes next, a Raft library, is not here.
+//! takes what other members offer; [`Keeper`] is a follower that may also have a vote. [`node`] is what goes on between members: a
+//! Raft library among the voters says which entry comes next, and everybody else pulls.
 
 pub mod act;
 pub mod entry;
 pub mod follow;
 pub mod head;
+pub mod keeper;
+pub mod node;
+pub mod page;
 pub mod record;
 #[cfg(test)]
 mod testing;
@@ -21,5 +25,7 @@ mod testing;
 pub use act::Act;
 pub use entry::{Entry, Signature, Signatures, SignedEntry};
 pub use follow::{Follower, Offer};
-pub use head::{CoSigned, Head};
+pub use head::{CoSigned, Head, Vote};
+pub use keeper::Keeper;
+pub use page::Committed;
 pub use record::{Record, Refusal};

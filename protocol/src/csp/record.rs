@@ -1,16 +1,16 @@
 //! The record as a member has computed it: entry after entry, each checked against what the ones before made of it. Every
 //! member that has the same entries has the same record; an entry that breaks a rule is in no member's record.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use gtvp_model::digest::Digest;
 use gtvp_model::ids::{MemberName, UnionName};
 use gtvp_model::token::TokenId;
 use gtvp_model::union::{
     Admission, Epoch, MemberId, RecordHead, RosterEntry, TpmClass, UnionId, UnionView, UnixTime,
 };
 
-use super::act::{Act, MAX_REASON, MAX_VOTERS};
+use super::act::{Act, Blob, MAX_NAME, MAX_REASON, MAX_VOTERS};
 use super::entry::{BadEntry, Entry, Signatures, SignedEntry, signed_content};
 use crate::planted::{Check, check};
 
@@ -27,7 +27,7 @@ pub struct Record {
     name: UnionName,
     view: UnionView,
     voters: BTreeSet<MemberId>,
-    references: BTreeSet<Digest>,
+    references: BTreeMap<String, Arc<Blob>>,
 }
 
 /// Why an entry is not taken.
@@ -110,9 +110,12 @@ pub enum Refusal {
     /// Too long.
     #[error("the reason has {0} bytes, at most {MAX_REASON} are kept")]
     Reason(usize),
-    /// They count, or do not count, already.
-    #[error("reference values {0} are as this entry would have them already")]
-    Reference(Digest),
+    /// Empty, or too long.
+    #[error("a name of reference values has 1 to {MAX_NAME} bytes")]
+    ReferenceName,
+    /// None of this name count.
+    #[error("there are no reference values called {0:?}")]
+    Reference(String),
 }
 
 impl Record {
@@ -148,7 +151,7 @@ impl Record {
                 tokens: Default::default(),
             },
             voters: [id].into(),
-            references: BTreeSet::new(),
+            references: BTreeMap::new(),
         })
     }
 
@@ -201,17 +204,18 @@ impl Record {
                 self.view.epoch = Epoch(self.view.epoch.0.saturating_add(1));
             }
             Act::Voters(voters) => self.vote(voters)?,
-            Act::ReferenceAccepted { set } => {
-                if self.references.len() >= MAX_REFERENCES {
-                    return Err(Refusal::Full(MAX_REFERENCES, "sets of reference values"));
+            Act::ReferenceAccepted { name, manifest } => {
+                if name.is_empty() || name.len() > MAX_NAME {
+                    return Err(Refusal::ReferenceName);
                 }
-                if !self.references.insert(*set) {
-                    return Err(Refusal::Reference(*set));
+                if self.references.len() >= MAX_REFERENCES && !self.references.contains_key(name) {
+                    return Err(Refusal::Full(MAX_REFERENCES, "manifests of reference values"));
                 }
+                self.references.insert(name.clone(), Arc::new(manifest.clone()));
             }
-            Act::ReferenceRetired { set } => {
-                if !self.references.remove(set) {
-                    return Err(Refusal::Reference(*set));
+            Act::ReferenceRetired { name } => {
+                if self.references.remove(name).is_none() {
+                    return Err(Refusal::Reference(name.chars().take(MAX_NAME).collect()));
                 }
             }
         }
@@ -312,8 +316,8 @@ impl Record {
         &self.voters
     }
 
-    /// Sets of reference values that count.
-    pub fn references(&self) -> &BTreeSet<Digest> {
+    /// Signed manifests of reference values that count, by name.
+    pub fn references(&self) -> &BTreeMap<String, Arc<Blob>> {
         &self.references
     }
 

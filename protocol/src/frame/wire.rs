@@ -144,6 +144,57 @@ impl<'b, C, T: Decode<'b, C>, const MAX: usize> Decode<'b, C> for List<T, MAX> {
     }
 }
 
+impl<const MAX: usize> serde::Serialize for Bytes<MAX> {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        hex::serialize(&self.0, s)
+    }
+}
+
+impl<'de, const MAX: usize> serde::Deserialize<'de> for Bytes<MAX> {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let bytes: Vec<u8> = hex::deserialize(d)?;
+        Self::try_from(bytes).map_err(serde::de::Error::custom)
+    }
+}
+
+impl<T: serde::Serialize, const MAX: usize> serde::Serialize for List<T, MAX> {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(s)
+    }
+}
+
+impl<'de, T: serde::Deserialize<'de>, const MAX: usize> serde::Deserialize<'de> for List<T, MAX> {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Self::try_from(Vec::deserialize(d)?).map_err(serde::de::Error::custom)
+    }
+}
+
+/// For `#[serde(with)]`: bytes as lower-case hexadecimal digits. Values that go from one domain to another are JSON.
+pub mod hex {
+    use data_encoding::HEXLOWER;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// Writes the digits.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(bytes: &impl AsRef<[u8]>, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&HEXLOWER.encode(bytes.as_ref()))
+    }
+
+    /// Reads the digits.
+    ///
+    /// # Errors
+    /// Text that is none, or of another length than the value has.
+    pub fn deserialize<'de, T: TryFrom<Vec<u8>>, D: Deserializer<'de>>(d: D) -> Result<T, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(d)?;
+        let bytes = HEXLOWER.decode(text.as_bytes()).map_err(serde::de::Error::custom)?;
+        let have = bytes.len();
+        T::try_from(bytes)
+            .map_err(|_| serde::de::Error::custom(format!("{have} bytes are too many or too few")))
+    }
+}
+
 /// For `#[cbor(with)]`: ids and digests, 32 bytes.
 pub mod id {
     use super::*;

@@ -6,10 +6,11 @@
 
 use gtvp_model::digest::Digest;
 use gtvp_model::union::{Epoch, MemberId, UnionId};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::message::{MAX_PATH, Node, Path};
-use crate::frame::wire::List;
+use crate::frame::wire::{List, hex};
 
 /// Begins a leaf.
 const LEAF: &[u8] = b"gtvp-hsp-leaf/1\0";
@@ -21,7 +22,7 @@ const EMPTY: &[u8] = b"gtvp-hsp-empty/1\0";
 const ROOT: &[u8] = b"gtvp-hsp-root/1\0";
 
 /// Which end of the connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Role {
     /// The TLS client.
     Initiator,
@@ -40,7 +41,7 @@ impl Role {
 }
 
 /// What one piece of evidence is bound to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Binding {
     /// The union: no quote for one counts in another.
     pub union: UnionId,
@@ -53,12 +54,16 @@ pub struct Binding {
     /// Whom: no evidence can be diverted.
     pub challenger: MemberId,
     /// RFC 9266's exporter of this TLS connection: no evidence can be relayed.
+    #[serde(with = "hex")]
     pub exporter: [u8; 32],
     /// The challenger's nonce: no evidence can be replayed.
+    #[serde(with = "hex")]
     pub nonce: [u8; 32],
     /// Name of the attester's TLS key: the exporter does not cover the client's certificate.
+    #[serde(with = "hex")]
     pub attester_tls: Vec<u8>,
     /// Name of the challenger's.
+    #[serde(with = "hex")]
     pub challenger_tls: Vec<u8>,
     /// Everything that both said: no version, epoch, selection or round can be changed.
     pub transcript: Digest,

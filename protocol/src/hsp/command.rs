@@ -9,6 +9,8 @@ use gtvp_model::union::{
     Admission, KeyName, RecordHead, RosterEntry, SpkiDigest, UnionId, UnionView, UnixTime,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::binding::Binding;
 use super::channel::AttestedChannel;
 use super::join::{CheckedKeys, CredentialSecret, JoinBinding};
@@ -46,7 +48,7 @@ pub struct Context<'a> {
 pub struct Request(pub u32);
 
 /// What appraisal made of evidence that it believes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Appraisal {
     /// Digest of the attestation result.
     pub result: Digest,
@@ -85,7 +87,7 @@ pub struct OwnEvidence {
 }
 
 /// What must survive a crash.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Durable {
     /// This server has asked to be admitted with these keys: if it is asked to join again, with these. It is no member.
     Intent {

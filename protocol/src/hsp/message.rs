@@ -7,9 +7,10 @@ use gtvp_model::ids::MemberName;
 use gtvp_model::token::{TokenId, TokenSecret};
 use gtvp_model::union::{Epoch, Hardware, MemberId, RecordHead, UnionId};
 use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
 
-use super::fields::{digest, epoch, hardware, head, secret};
 use super::refusal::Refusal;
+use crate::fields::{digest, epoch, hardware, head, secret};
 use crate::frame::wire::{self, Bytes, List};
 use crate::frame::{Frame, Limits};
 
@@ -45,7 +46,9 @@ pub const MAX_REASON: usize = 256;
 const AROUND: usize = 64;
 
 /// A log that evidence has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize,
+)]
 #[cbor(index_only)]
 pub enum LogKind {
     /// The firmware's and boot loader's (TCG PC Client).
@@ -75,7 +78,9 @@ impl LogKind {
 }
 
 /// PCRs of one bank.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize,
+)]
 pub struct Bank {
     /// TPM_ALG_ID.
     #[n(0)]
@@ -94,7 +99,7 @@ pub const PCRS: u32 = 0x00FF_FFFF;
 pub type Selection = List<Bank, MAX_BANKS>;
 
 /// A log's beginning that the challenger has already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Held {
     /// Which log.
     #[n(0)]
@@ -108,7 +113,7 @@ pub struct Held {
 }
 
 /// What a challenger asks.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode, Serialize, Deserialize)]
 pub struct Ask {
     /// Which PCRs.
     #[n(0)]
@@ -157,7 +162,7 @@ pub struct LogPiece {
 }
 
 /// One PCR's value.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Pcr {
     /// TPM_ALG_ID.
     #[n(0)]
@@ -171,7 +176,7 @@ pub struct Pcr {
 }
 
 /// How to get from a leaf to the root that was quoted.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode, Serialize, Deserialize)]
 pub struct Path {
     /// The leaf's number: bit n says on which side of level n it is.
     #[n(0)]
@@ -182,11 +187,11 @@ pub struct Path {
 }
 
 /// A node of the tree.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Node(#[cbor(n(0), with = "digest")] pub Digest);
 
 /// A quote. The logs came before it.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Evidence {
     /// Which challenge it answers: 0 is the hello.
     #[n(0)]
@@ -245,7 +250,7 @@ pub struct Refuse {
 }
 
 /// A joiner's keys in its TPM.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct JoinKeys {
     /// X.509, DER; empty if the TPM has none.
     #[n(0)]
@@ -294,7 +299,7 @@ pub struct JoinHello {
 }
 
 /// A credential that only the TPM with that EK, holding that AK, can open (TCG TPM 2.0 Part 1 §24).
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Credential {
     /// TPM2B_ID_OBJECT's contents.
     #[n(0)]
@@ -336,7 +341,7 @@ pub struct Record {
 }
 
 /// The AK's word for the TLS key.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Certification {
     /// TPMS_ATTEST of TPM2_Certify.
     #[n(0)]

@@ -11,7 +11,6 @@ mod batch;
 mod binding;
 mod channel;
 mod command;
-mod fields;
 pub mod join;
 mod logs;
 pub mod message;
@@ -23,6 +22,7 @@ pub mod signable;
 mod tests;
 
 pub use batch::{Batcher, Sealed};
+pub use binding::MAX_LEAVES;
 pub use binding::{Binding, Role, qualifying_data};
 pub use channel::{AttestedChannel, Grant};
 pub use command::{

@@ -2,12 +2,13 @@
 //! vocabulary; here it has a kind and its words.
 
 use gtvp_model::union::{Epoch, MemberId, TpmClass, UnionId, UnixTime};
+use serde::{Deserialize, Serialize};
 
 use super::message::LogKind;
 use crate::frame::wire::BodyFault;
 
 /// Why evidence, keys or a certification were not believed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum RejectionKind {
     /// It is not the structure that it should be.
     Malformed,
@@ -30,7 +31,7 @@ pub enum RejectionKind {
 }
 
 /// What appraisal said no to.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{why}")]
 pub struct Rejection {
     /// Of which kind.

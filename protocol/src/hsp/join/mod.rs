@@ -13,10 +13,12 @@ use gtvp_model::digest::Digest;
 use gtvp_model::token::{TokenId, TokenKey};
 use gtvp_model::union::{EkDigest, Identity, KeyName, MemberId, SpkiDigest, TpmKind, UnionId};
 use hmac::{Hmac, Mac};
+use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 
 use super::binding::labelled;
 use super::message::{JoinChallenge, JoinHello, Message};
+use crate::frame::wire::hex;
 
 pub use joiner::{JoinSetup, Joiner};
 pub use verifier::{Verifier, VerifierSetup};
@@ -29,8 +31,8 @@ pub const DEADLINE: u64 = 60_000;
 pub const MAX_RECORD: u64 = 64 * 1024 * 1024;
 
 /// What MakeCredential hid and ActivateCredential found: 32 bytes.
-#[derive(Clone, PartialEq, Eq)]
-pub struct CredentialSecret(pub [u8; 32]);
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialSecret(#[serde(with = "hex")] pub [u8; 32]);
 
 impl fmt::Debug for CredentialSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -39,17 +41,19 @@ impl fmt::Debug for CredentialSecret {
 }
 
 /// A joiner's keys as appraisal found them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckedKeys {
     /// Whose word the TPM is.
     pub kind: TpmKind,
     /// SHA-256 of the EK's public area.
     pub ek: EkDigest,
     /// TPMT_PUBLIC of the EK, to make a credential with.
+    #[serde(with = "hex")]
     pub ek_public: Vec<u8>,
     /// Name of the AK, which has the attributes that it must have.
     pub ak: KeyName,
     /// TPMT_PUBLIC of the AK, to check what it signs.
+    #[serde(with = "hex")]
     pub ak_public: Vec<u8>,
     /// Name of the TLS key.
     pub tls: KeyName,
@@ -66,7 +70,7 @@ impl CheckedKeys {
 }
 
 /// What a join's proofs and its certification are bound to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinBinding {
     /// The union.
     pub union: UnionId,
@@ -75,6 +79,7 @@ pub struct JoinBinding {
     /// The verifier.
     pub verifier: MemberId,
     /// Of this TLS connection.
+    #[serde(with = "hex")]
     pub exporter: [u8; 32],
     /// SHA-256 over the joiner's hello and the verifier's challenge, as they were sent: both nonces are in them.
     pub transcript: Digest,

@@ -2,7 +2,7 @@
 
 use gtvp_model::digest::Digest;
 use gtvp_model::token::TokenSecret;
-use gtvp_model::union::{Epoch, Hardware, RecordHead};
+use gtvp_model::union::{Epoch, Hardware, RecordHead, UnixTime};
 use minicbor::decode::Error as DecodeError;
 use minicbor::encode::{Error as EncodeError, Write};
 use minicbor::{Decoder, Encoder};
@@ -94,5 +94,21 @@ pub mod secret {
     pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<TokenSecret, DecodeError> {
         let bytes = d.bytes()?.try_into().map_err(|_| DecodeError::message("a secret of another length"))?;
         Ok(TokenSecret::new(bytes))
+    }
+}
+
+pub mod time {
+    use super::*;
+
+    pub fn encode<C, W: Write>(
+        t: &UnixTime,
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), EncodeError<W::Error>> {
+        e.u64(t.0)?.ok()
+    }
+
+    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<UnixTime, DecodeError> {
+        d.u64().map(UnixTime)
     }
 }

@@ -1,0 +1,159 @@
+//! The record as `security` keeps it, on a voter and on everybody else: what is taken, and which heads this voter puts its name to.
+//!
+//! ```text
+//!   Raft orders an entry ─▶ vote: it fits, and no other entry of this number was promised ─▶ promised (durable) ─▶ signed
+//!   a majority of voters has signed ─▶ take: every member, the voters too, comes to have the entry this way and no other
+//! ```
+//!
+//! Raft decides which entry comes next, so that voters do not divide; that no two are ever taken rests on this file alone: a voter
+//! signs one head a number, whoever runs its Raft.
+
+use gtvp_model::union::{MemberId, RecordHead, UnixTime};
+
+use super::entry::{Signatures, SignedEntry};
+use super::follow::{Follower, Offer, OfferRefusal};
+use super::head::Head;
+use super::record::{Record, Refusal};
+use crate::planted::{Check, check};
+
+/// Why a voter does not put its name to a head.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VoteRefusal {
+    /// It has no vote.
+    #[error("this member does not vote")]
+    NoVoter,
+    /// The record has gone two ways.
+    #[error("the record is forked")]
+    Forked,
+    /// The entry does not follow, or breaks a rule.
+    #[error(transparent)]
+    Entry(#[from] Refusal),
+    /// This voter has given its word for another one.
+    #[error("this voter has signed another entry {0}")]
+    Promised(u64),
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct Keeper {
+    own: MemberId,
+    follower: Follower,
+    promised: Option<RecordHead>,
+}
+
+impl Keeper {
+    /// With what is on the disk: the record, checked, and the last promise.
+    pub fn new(own: MemberId, record: Record, promised: Option<RecordHead>) -> Self {
+        Self { own, follower: Follower::new(record), promised }
+    }
+
+    /// The record.
+    pub fn record(&self) -> &Record {
+        self.follower.record()
+    }
+
+    /// Proof of a fork, and whether the record is current.
+    pub fn follower(&self) -> &Follower {
+        &self.follower
+    }
+
+    /// The last promise.
+    pub fn promised(&self) -> Option<RecordHead> {
+        self.promised
+    }
+
+    fn may_vote(&self) -> Result<(), VoteRefusal> {
+        if self.follower.fork().is_some() {
+            return Err(VoteRefusal::Forked);
+        }
+        if self.record().voters().contains(&self.own) { Ok(()) } else { Err(VoteRefusal::NoVoter) }
+    }
+
+    /// Promises this entry to be the next one. The promise is to be durable ([`Self::promised`]) before the head is signed.
+    ///
+    /// # Errors
+    /// [`VoteRefusal`]; nothing is promised.
+    pub fn promise(
+        &mut self,
+        entry: &SignedEntry,
+        now: UnixTime,
+        signatures: &dyn Signatures,
+    ) -> Result<Head, VoteRefusal> {
+        self.may_vote()?;
+        let mut record = self.record().clone();
+        record.apply(entry, signatures)?;
+        let at = record.view().head;
+        let free = self.promised.is_none_or(|p| p.number < at.number || p == at);
+        check(Check::OnePromise, free, || VoteRefusal::Promised(at.number))?;
+        self.promised = Some(at);
+        Ok(Head { union: record.view().union, at, time: now })
+    }
+
+    /// The head as it is, with a new time: nothing is promised that was not.
+    ///
+    /// # Errors
+    /// [`VoteRefusal`].
+    pub fn refresh(&self, now: UnixTime) -> Result<Head, VoteRefusal> {
+        self.may_vote()?;
+        let view = self.record().view();
+        Ok(Head { union: view.union, at: view.head, time: now })
+    }
+
+    /// Takes an offer: see [`Follower::take`].
+    ///
+    /// # Errors
+    /// [`OfferRefusal`]; the record is as it was.
+    pub fn take(
+        &mut self,
+        offer: &Offer,
+        from: MemberId,
+        now: UnixTime,
+        signatures: &dyn Signatures,
+    ) -> Result<usize, OfferRefusal> {
+        self.follower.take(offer, from, now, signatures)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{Cheap, World};
+    use super::*;
+    use crate::planted::without;
+
+    const NOW: UnixTime = UnixTime(1_000);
+
+    fn keeper(world: &World, name: &str) -> Keeper {
+        Keeper::new(world.id(name), world.record().clone(), None)
+    }
+
+    #[test]
+    fn a_voter_signs_one_entry_a_number_even_if_it_is_asked_for_two() {
+        let world = World::begin(&["a", "b"]);
+        let mut voter = keeper(&world, "a");
+        let [one, other] = ["p", "q"].map(|t| {
+            let mut world = world.clone();
+            world.token(t);
+            world.offer(world.record().view().head.number - 1, NOW).entries.remove(0)
+        });
+        let head = voter.promise(&one, NOW, &Cheap).unwrap();
+        // The same again, later, after a crash: the same head.
+        let mut again = Keeper::new(world.id("a"), world.record().clone(), voter.promised());
+        assert_eq!(again.promise(&one, UnixTime(2_000), &Cheap).unwrap().at, head.at);
+        let refused = again.promise(&other, NOW, &Cheap).unwrap_err();
+        assert_eq!(refused, VoteRefusal::Promised(head.at.number));
+        let control = without(Check::OnePromise, || again.clone().promise(&other, NOW, &Cheap));
+        assert!(control.is_ok(), "{control:?}");
+    }
+
+    #[test]
+    fn who_does_not_vote_signs_nothing() {
+        let mut world = World::begin(&["a", "b"]);
+        let mut voter = keeper(&world, "b");
+        let before = world.record().view().head.number;
+        world.token("p");
+        let entry = world.offer(before, NOW).entries.remove(0);
+        assert_eq!(voter.promise(&entry, NOW, &Cheap), Err(VoteRefusal::NoVoter));
+        assert_eq!(voter.refresh(NOW), Err(VoteRefusal::NoVoter));
+        assert!(keeper(&world, "a").refresh(NOW).is_ok());
+    }
+}
