@@ -8,7 +8,7 @@ use gtvp_model::member::TpmView;
 use gtvp_model::token::{TokenId, TokenSecret};
 use gtvp_model::union::{
     Admission, EkDigest, Hardware, Identity, KeyName, MemberId, PlatformIdentity, RecordHead, RosterEntry,
-    SpkiDigest, UnionId, UnionView,
+    SpkiDigest, UnionId, UnionView, UnixTime,
 };
 use gtvp_model::unionview::{HistoryRow, MemberRow, PeerView, ReferenceRow, UnionBegin, UnionSummary};
 use gtvp_protocol::csp::node::UnionState;
@@ -455,10 +455,23 @@ pub enum Wish {
 pub struct Written {
     /// To be proposed.
     pub entry: SignedEntry,
-    /// For [`Wish::Token`]: its secret, which is nowhere else.
-    pub secret: Option<TokenSecret>,
+    /// For [`Wish::Token`].
+    pub token: Option<WrittenToken>,
     /// What it does, in a sentence.
     pub about: String,
+    /// The wish needs another entry after this one: it is to be asked for again.
+    pub more: bool,
+}
+
+/// A token that will be one when its entry is in the record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrittenToken {
+    /// Its name in the record.
+    pub id: TokenId,
+    /// Its secret, which is nowhere else.
+    pub secret: TokenSecret,
+    /// Not taken from then on.
+    pub expires: UnixTime,
 }
 
 /// The reference values that count.
