@@ -216,6 +216,16 @@ pub enum BoxCommand {
   gtvp box logs -f --tail 20 web
   gtvp box logs --console web")]
     Logs(Logs),
+    /// Write a running box's evidence, which `gtvp verify` checks anywhere: its member's, its vTPM's quote, and what was linked.
+    #[command(after_help = "Examples:
+  gtvp box attest web > evidence.cbor
+  gtvp box attest web --explain")]
+    Attest {
+        /// The box.
+        name: BoxName,
+        #[command(flatten)]
+        words: Attest,
+    },
     /// Stop a box: its application gets SIGTERM, and after the grace the machine ends.
     #[command(after_help = "Examples:
   gtvp box stop web

@@ -252,6 +252,12 @@ handlers! {
     }
     /// Have a manifest count no more.
     retire_reference(c) { relay(&c, &m::RetireReference { name: c.value() }).await }
+    /// A box's evidence.
+    attest_box(c) {
+        let nonce = c.query("nonce").unwrap_or_default().to_owned();
+        let (_, fds) = call(&c, &m::AttestBox { name: c.value(), nonce }).await?;
+        stream::from_file(stream::only(fds)?, EVIDENCE_TYPE)
+    }
     /// This member's evidence.
     attest_member(c) {
         let nonce = c.query("nonce").unwrap_or_default().to_owned();

@@ -303,6 +303,12 @@ pub static ROUTES: &[Route] = &[
         handler: handlers::retire_reference,
     },
     Route {
+        method: Method::GET, path: "/v1/boxes/{name}/evidence", id: "attestBox", tag: "boxes",
+        summary: "A running box's evidence, with its member's, as a file that anybody can check offline: CBOR, docs/spec/evidence.md.",
+        query: &[Query { name: "nonce", summary: "What you have chosen: the TPMs' signatures cover it.", kind: QueryKind::Hex(16, 64) }],
+        body: None, status: 200, reply: bytes(EVIDENCE_TYPE, ""), faults: &[404, 409], handler: handlers::attest_box,
+    },
+    Route {
         method: Method::GET, path: "/v1/member/evidence", id: "attestMember", tag: "member",
         summary: "This member's evidence as a file that anybody can check offline: CBOR, docs/spec/evidence.md.",
         query: &[Query { name: "nonce", summary: "What you have chosen: the TPM's signature covers it.", kind: QueryKind::Hex(16, 64) }],

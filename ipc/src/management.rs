@@ -278,6 +278,15 @@ pub struct RetireReference {
     pub name: String,
 }
 
+/// A running box's evidence as a file, with its member's; the answer's descriptor can be read to its end.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AttestBox {
+    /// Its name.
+    pub name: String,
+    /// What the person has chosen, in hexadecimal: 16 to 64 bytes.
+    pub nonce: String,
+}
+
 /// This member's evidence as a file; the answer's descriptor can be read to its end.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct AttestMember {
@@ -364,6 +373,8 @@ crate::interface!("management" {
     AcceptReference = "accept_reference" -> Change;
     /// See [`RetireReference`].
     RetireReference = "retire_reference" -> Change;
+    /// See [`AttestBox`].
+    AttestBox = "attest_box" -> Nothing;
     /// See [`AttestMember`].
     AttestMember = "attest_member" -> Nothing;
     /// See [`Doctor`].

@@ -2,8 +2,9 @@
 
 use gtvp_model::boxspec::BoxSpec;
 use gtvp_model::boxview::Appraisal;
+use gtvp_model::composition::Composition;
 use gtvp_model::digest::Digest;
-use gtvp_model::ids::{BoxName, MemberName};
+use gtvp_model::ids::{BoxName, MemberName, Slot};
 use gtvp_model::member::TpmView;
 use gtvp_model::token::{TokenId, TokenSecret};
 use gtvp_model::union::{
@@ -52,6 +53,37 @@ pub struct AppraiseComponent {
     pub signature: Signature,
     /// What `components` itself has checked, for example `apt signature chain`.
     pub checked_before: Vec<String>,
+    /// The box that it is about to be linked to: if it is appraised well, its vTPM hears of it.
+    pub link: Option<LinkTo>,
+}
+
+/// Where a component is linked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkTo {
+    /// The box.
+    pub slot: Slot,
+    /// SHA-256 of the package, as its composition names it.
+    pub source: Digest,
+}
+
+/// A box has ended: so does its vTPM.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EndBox {
+    /// Its slot.
+    pub slot: Slot,
+}
+
+/// Make a box's evidence a file, with that of this member: see [`Attest`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AttestBox {
+    /// Its slot.
+    pub slot: Slot,
+    /// Its name.
+    pub name: BoxName,
+    /// What it was started on.
+    pub composition: Composition,
+    /// What the one who asks has chosen, in hexadecimal: 16 to 64 bytes.
+    pub nonce: String,
 }
 
 /// May this box run here?
@@ -89,6 +121,10 @@ pub struct VerdictReply {
 /// happens.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct MeasureBox {
+    /// Its slot.
+    pub slot: Slot,
+    /// Whether it gets a vTPM, which is begun meanwhile: a builder box, which nobody asks for evidence, gets none.
+    pub vtpm: bool,
     /// The box.
     pub name: BoxName,
     /// Its composition.
@@ -518,6 +554,10 @@ crate::interface!("security" {
     Verdict = "verdict" -> VerdictReply;
     /// See [`MeasureBox`].
     MeasureBox = "measure_box" -> Nothing;
+    /// See [`EndBox`].
+    EndBox = "end_box" -> Nothing;
+    /// See [`AttestBox`].
+    AttestBox = "attest_box" -> Nothing;
     /// See [`Tpm`]. A TPM that cannot be used is no fault: the answer says why.
     Tpm = "tpm" -> TpmView;
 

@@ -38,7 +38,7 @@ pub async fn run(api: &Api, command: &MemberCommand) -> Result<(), Fault> {
             union::history(api, &format!("/v1/members/{name}/history"), *output).await
         }
         MemberCommand::Leave => union::leave(api).await,
-        MemberCommand::Attest(words) => attest(api, words).await,
+        MemberCommand::Attest(words) => attest(api, "/v1/member/evidence", words).await,
     }
 }
 
@@ -77,13 +77,14 @@ async fn show_peer(api: &Api, name: &MemberName, output: Output) -> Result<(), F
     }
 }
 
-async fn attest(api: &Api, words: &Attest) -> Result<(), Fault> {
+/// Evidence from this path, written or explained.
+pub async fn attest(api: &Api, path: &str, words: &Attest) -> Result<(), Fault> {
     if !words.explain && std::io::stdout().is_terminal() {
         return Err(invalid("evidence is bytes, which no terminal shows")
-            .hint("gtvp member attest > evidence.cbor, or gtvp member attest --explain"));
+            .hint("write it into a file: … > evidence.cbor, or read it: --explain"));
     }
     let nonce = words.nonce.as_ref().map_or_else(random, |n| Ok(n.0.clone()))?;
-    let bytes = api.bytes(&format!("/v1/member/evidence?nonce={}", hex(&nonce)), MAX_FILE).await?;
+    let bytes = api.bytes(&format!("{path}?nonce={}", hex(&nonce)), MAX_FILE).await?;
     if !words.explain {
         print_bytes(&bytes);
         return Ok(());

@@ -1,4 +1,4 @@
-//! This member's evidence as a file that anybody can check offline (docs/spec/evidence.md, "Files"). It judges nothing: this member's word
+//! This member's evidence, and a box's with it, as a file that anybody can check offline (docs/spec/evidence.md, "Files"). It judges nothing: this member's word
 //! for its own health is worth nothing.
 
 use std::fs::{self, File, OpenOptions};
@@ -14,6 +14,7 @@ use gtvp_appraisal::appraise;
 use gtvp_appraisal::evidence::{Evidence, LogPart, QUOTED, VERSION};
 use gtvp_appraisal::file::{Claims, EvidenceFile, NONCE};
 use gtvp_appraisal::tpm::{PcrIndex, PcrValues};
+use gtvp_ipc::security::AttestBox;
 use gtvp_ipc::supervisor::KernelLog;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::union::TpmClass;
@@ -23,6 +24,7 @@ use crate::platform::{Platform, fault};
 use crate::tpm::actor::Tpm;
 use crate::tpm::pcrs::{Bank, Quote, Selection};
 use crate::tpm::saved::unhex;
+use crate::vtpm::Vtpms;
 
 /// The file, in `/state`, for the moment in which it is written. Not in memory: IMA's log can have more than half of what this process may
 /// use, and whoever reads slowly must not hold it here.
@@ -33,6 +35,28 @@ static TURN: Mutex<()> = Mutex::new(());
 
 /// A descriptor from which this member's evidence can be read. `nonce` is in hexadecimal, `state` this domain's folder.
 pub fn answer(platform: &Platform, state: &Path, nonce: &str) -> Result<OwnedFd, Fault> {
+    answer_with(platform, state, nonce, |_, file| Ok(file))
+}
+
+/// A descriptor from which a box's evidence can be read, with this member's.
+pub fn answer_box(
+    platform: &Platform,
+    vtpms: &Vtpms,
+    state: &Path,
+    asked: &AttestBox,
+) -> Result<OwnedFd, Fault> {
+    platform.tpm()?;
+    // Before the member's evidence is made: that must name its key.
+    let vtpm = vtpms.of(asked.slot, &asked.name)?;
+    answer_with(platform, state, &asked.nonce, |nonce, file| Vtpms::attest(&vtpm, asked, nonce, file))
+}
+
+fn answer_with(
+    platform: &Platform,
+    state: &Path,
+    nonce: &str,
+    complete: impl FnOnce(&[u8], EvidenceFile) -> Result<EvidenceFile, Fault>,
+) -> Result<OwnedFd, Fault> {
     let nonce = parse_nonce(nonce)?;
     let tpm = platform.tpm()?;
     let class = match platform.class() {
@@ -43,7 +67,8 @@ pub fn answer(platform: &Platform, state: &Path, nonce: &str) -> Result<OwnedFd,
     let made = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let made = i64::try_from(made).unwrap_or(i64::MAX);
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let file = make(tpm, platform.kernel_logs(), class, nonce, made)?;
+    let file = make(tpm, platform.kernel_logs(), class, nonce.clone(), made)?;
+    let file = complete(&nonce, file)?;
     write(&state.join(NAME), &file).map_err(|e| Fault::internal("the evidence cannot be written", &e))
 }
 
@@ -103,7 +128,8 @@ pub fn make(
     })
 }
 
-fn values(quote: &Quote) -> Result<PcrValues, Fault> {
+/// The values of a quote.
+pub fn values(quote: &Quote) -> Result<PcrValues, Fault> {
     let mut values = PcrValues::new(HashAlg::Sha256);
     for (pcr, value) in quote.selection.pcrs().zip(&quote.values) {
         let pcr = u8::try_from(pcr).ok().and_then(PcrIndex::new);

@@ -7,3 +7,4 @@ pub mod key;
 pub mod platform;
 pub mod tpm;
 pub mod union;
+pub mod vtpm;
