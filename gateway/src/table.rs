@@ -262,7 +262,7 @@ pub static ROUTES: &[Route] = &[
         handler: handlers::create_token,
     },
     Route {
-        method: Method::DELETE, path: "/v1/tokens/{id}", id: "endToken", tag: "union", summary: "End a join token that nobody has used.",
+        method: Method::DELETE, path: "/v1/tokens/{token}", id: "endToken", tag: "union", summary: "End a join token that nobody has used.",
         query: &[], body: None, status: 200, reply: json::<Change>(r#"{"about":"the token is good no more"}"#), faults: &[404, 409],
         handler: handlers::end_token,
     },
