@@ -18,6 +18,8 @@ pub enum FaultKind {
     InUse,
     /// The thing is in a state that does not allow this.
     WrongState,
+    /// Somebody else was first: done anew, it may succeed.
+    Conflict,
     /// The member has not enough memory, slots or disk.
     NoRoom,
     /// The caller may not do this.
@@ -99,7 +101,7 @@ impl Fault {
             FaultKind::Invalid => 400,
             FaultKind::Denied => 403,
             FaultKind::NotFound => 404,
-            FaultKind::InUse | FaultKind::WrongState | FaultKind::Cancelled => 409,
+            FaultKind::InUse | FaultKind::WrongState | FaultKind::Conflict | FaultKind::Cancelled => 409,
             FaultKind::NoRoom => 507,
             FaultKind::Integrity | FaultKind::BoxFailed => 422,
             FaultKind::SourceUnreachable => 502,
