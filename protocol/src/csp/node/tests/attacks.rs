@@ -1,0 +1,1 @@
+//! What members that lie come to.
