@@ -2,8 +2,10 @@
 
 pub mod attest;
 pub mod engine;
+pub mod evidence;
 pub mod kernel_logs;
 pub mod key;
 pub mod platform;
+pub mod reference;
 pub mod tpm;
 pub mod union;
