@@ -17,7 +17,6 @@ use gtvp_protocol::csp::{Act, SignedEntry};
 
 use super::housekeeping::{self, Candidate};
 use super::{Kept, Known, Union};
-use crate::platform::chain as causes;
 use crate::reference;
 
 /// Longest life of a token, seconds: thirty days. One that is found later is of no use.
