@@ -11,7 +11,7 @@ use gtvp_appraisal::ek::EkKey;
 use gtvp_appraisal::ownlog::EntryKind;
 use gtvp_appraisal::tpm::Public;
 use gtvp_ipc::Place;
-use gtvp_ipc::security::{SignTls, TlsRole, TlsSignature, TpmIdentityReply};
+use gtvp_ipc::security::{SignTls, TlsRole, TlsSignature};
 use gtvp_ipc::supervisor::{MeasuredKind, Measurement, Measurements, ProcessEvent, Spawn, Watch};
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
@@ -172,18 +172,6 @@ impl Platform {
         })
     }
 
-    /// What other members know this one's TPM by.
-    pub fn identity(&self) -> Result<TpmIdentityReply, Fault> {
-        let identity = self.tpm()?.state().map_err(|e| fault(&e))?.identity;
-        Ok(TpmIdentityReply {
-            class: self.class,
-            ek_public: hex(&identity.ek_public),
-            ek_certificate: identity.ek_certificate.as_deref().map(hex),
-            ak_public: hex(&identity.ak_public),
-            tls_public: hex(&identity.tls_public),
-        })
-    }
-
     /// Signs this side of a TLS handshake.
     pub fn sign_tls(&self, request: &SignTls) -> Result<TlsSignature, Fault> {
         let invalid = |why: &str| Fault::new(FaultKind::Invalid, why);
@@ -300,7 +288,6 @@ mod tests {
     fn a_member_without_a_tpm_says_so_and_signs_nothing() {
         let view = none().view();
         assert_eq!((view.class, view.ek, view.problem), (TpmClass::None, None, None));
-        assert_eq!(none().identity().unwrap_err().kind, FaultKind::WrongState);
         let ask = |transcript: &str| {
             none()
                 .sign_tls(&SignTls { role: TlsRole::Client, transcript: transcript.into() })

@@ -19,7 +19,7 @@ use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::{BoxName, Slot};
 use gtvp_model::member::MemberConfig;
 
-use crate::attest;
+
 use crate::platform::{Platform, chain, fault};
 use crate::tpm::actor::{Measured, Tpm};
 use crate::tpm::pcrs::{Bank, Selection};
@@ -205,7 +205,7 @@ impl Vtpms {
             name: name.clone(),
             composition: asked.composition.clone(),
             ak: key,
-            pcrs: attest::values(&found.quote)?,
+            pcrs: crate::evidence::values(&found.quote)?,
             quote: found.quote.attest,
             signature: found.quote.signature,
             log: found.log,

@@ -92,7 +92,7 @@ pub enum OfferRefusal {
 }
 
 /// Two heads that a majority has signed, and that cannot both be: kept, shown, never resolved by a program.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Fork {
     /// Ours.
     pub ours: RecordHead,
@@ -113,6 +113,12 @@ impl Follower {
     /// With a record that this member has checked before.
     pub fn new(record: Record) -> Self {
         Self { record, fork: None }
+    }
+
+    /// The same with proof of a fork, which was seen before: it takes nothing more.
+    #[must_use]
+    pub fn forked_by(self, fork: Fork) -> Self {
+        Self { fork: Some(fork), ..self }
     }
 
     /// The record.

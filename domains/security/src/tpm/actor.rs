@@ -11,8 +11,8 @@ use gtvp_appraisal::cose::Unsigned;
 use gtvp_appraisal::ownlog::{self, EntryKind, OwnEntry};
 use gtvp_appraisal::tpm::Signature;
 use gtvp_model::digest::Digest;
-use gtvp_protocol::csp::Entry;
 use gtvp_protocol::csp::entry::signed_content;
+use gtvp_protocol::csp::{Entry, Head};
 
 use super::client::{Client, TpmError};
 use super::commands::{Attested, Clock, ecdsa};
@@ -171,7 +171,12 @@ impl Tpm {
         self.sign_as_identity(Digest::of(&signed_content(&entry.encode())).0)
     }
 
-    /// By the TLS identity key, over the SHA-256 of what the two above put together.
+    /// The same over a head of the record: r and s. Its label is another.
+    pub fn sign_head(&self, head: &Head) -> Result<[[u8; 32]; 2], TpmError> {
+        self.sign_as_identity(Digest::of(&head.signed_content()).0)
+    }
+
+    /// By the TLS identity key, over the SHA-256 of what the three above put together.
     fn sign_as_identity(&self, digest: [u8; 32]) -> Result<[[u8; 32]; 2], TpmError> {
         self.ask(move |holder| {
             let signature = holder.with(|held| held.client.sign(held.keys.tls.handle, &digest))?;
