@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use gtvp_ipc::security::OwnUnion;
 use gtvp_model::digest::Digest;
+use gtvp_model::fault::FaultKind;
 use gtvp_model::union::{MemberId, UnionId};
-use gtvp_protocol::csp::node::{Command, Context, Event, Node, Proposal};
+use gtvp_protocol::csp::node::{Command, Context, Event, NoVote, Node, Proposal};
 use gtvp_protocol::csp::{Offer, SignedEntry, follow, page};
 use gtvp_protocol::frame::Frame;
 use gtvp_protocol::hsp::{Grant, Millis};
@@ -382,7 +383,11 @@ fn worker(
             Work::Vote(entry) => {
                 let hash: Digest = entry.hash();
                 let outcome = security.vote_for(*entry).map(|v| (v.head, v.vote));
-                Event::Voted { entry: hash, outcome: outcome.map_err(|f| f.to_string()) }
+                let outcome = outcome.map_err(|f| match f.kind {
+                    FaultKind::Invalid => NoVote::Never(f.to_string()),
+                    _ => NoVote::NotNow(f.to_string()),
+                });
+                Event::Voted { entry: hash, outcome }
             }
             Work::Refresh => {
                 let outcome = security.vote_again().map(|v| (v.head, v.vote));

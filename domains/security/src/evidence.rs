@@ -51,6 +51,10 @@ pub fn make(tpm: &Tpm, logs: Option<&KernelLogs>, ak: Vec<u8>, bound: Vec<u8>) -
     })
 }
 
+/// The values of a quote.
+///
+/// # Errors
+/// A PCR that does not exist.
 pub fn values(quote: &Quote) -> Result<PcrValues, Fault> {
     let mut values = PcrValues::new(HashAlg::Sha256);
     for (pcr, value) in quote.selection.pcrs().zip(&quote.values) {

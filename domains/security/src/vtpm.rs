@@ -19,7 +19,6 @@ use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::{BoxName, Slot};
 use gtvp_model::member::MemberConfig;
 
-
 use crate::platform::{Platform, chain, fault};
 use crate::tpm::actor::{Measured, Tpm};
 use crate::tpm::pcrs::{Bank, Selection};
