@@ -7,7 +7,7 @@ mod story;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use gtvp_model::union::{MemberId, UnixTime};
+use gtvp_model::union::UnixTime;
 
 use super::*;
 use crate::csp::keeper::VoteRefusal;
