@@ -421,7 +421,8 @@ pub struct Voted {
     pub vote: Vote,
 }
 
-/// Take what another member, or this one as a voter, offers: a descriptor comes with it (`csp::Offer`, CBOR).
+/// Take what another member, or this one as a voter, offers: a descriptor comes with it (`csp::Offer`, CBOR). A fork
+/// (`OfferRefusal::Forked`) is `Integrity`, any other refusal `Denied`; other faults are nobody's who offered.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct TakeOffer {
     /// Who offers.

@@ -11,6 +11,7 @@ use super::act::MAX_VOTERS;
 use super::entry::{Signature, Signatures};
 use crate::fields;
 use crate::frame::wire::{List, id};
+use crate::planted::{Check, check};
 
 const LABEL: &[u8] = b"gtvp-head/1\0";
 
@@ -104,7 +105,7 @@ impl CoSigned {
         let holds = |vote: &&Vote| {
             let content = Head { time: vote.time, ..self.head }.signed_content();
             voters.contains(&vote.voter)
-                && vote.time >= self.head.time
+                && check(Check::HeadSigned, vote.time >= self.head.time, || ()).is_ok()
                 && members.get(&vote.voter).is_some_and(|m| vote.signature.is_by(m, &content, signatures))
         };
         let have = self.votes.as_slice().iter().filter(holds).map(|v| v.voter).collect::<BTreeSet<_>>().len();

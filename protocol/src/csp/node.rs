@@ -73,8 +73,8 @@ pub enum Event {
     Taken {
         /// Who offered.
         from: MemberId,
-        /// Entries that were new, or why it was refused.
-        outcome: Result<usize, String>,
+        /// Entries that were new, or why it was not taken.
+        outcome: Result<usize, NotTaken>,
     },
     /// Outcome of [`Command::Read`].
     Read {
@@ -95,6 +95,17 @@ pub enum NoVote {
     /// A rule of the record refuses the entry (`VoteRefusal::Entry`), as every voter will: another one may be next.
     Never(String),
     /// It cannot now, or has promised another entry: this one stays the one to be next.
+    NotNow(String),
+}
+
+/// Why this member's `security` has not taken an offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotTaken {
+    /// It is not what it should be: whoever offered it is not asked for a while.
+    Refused(String),
+    /// A majority of voters stands behind it, and it contradicts the record (`OfferRefusal::Forked`).
+    Forked(String),
+    /// It cannot take anything now.
     NotNow(String),
 }
 

@@ -70,12 +70,13 @@ pub struct Loaded {
 }
 
 impl Log {
-    /// The log of the first voter of a union: it begins after an entry 1 that made this one a voter.
-    pub fn begin(own: u64) -> Self {
-        Self { term: 1, commit: 1, start: 1, start_term: 1, voters: [own].into(), ..Self::default() }
+    /// An empty log, as if an entry 1 had made these the voters: of the first voter of a union, and of voters who agree on nothing
+    /// any more. Term and vote are never forgotten.
+    pub fn begin(voters: BTreeSet<u64>, term: u64, vote: u64) -> Self {
+        Self { term: term.max(1), vote, commit: 1, start: 1, start_term: 1, voters, ..Self::default() }
     }
 
-    /// The log of a voter that waits for the leader's; term and vote are never forgotten.
+    /// The log of a new voter: a leader sends it its own.
     pub fn blank(term: u64, vote: u64) -> Self {
         Self { term: term.max(1), vote, ..Self::default() }
     }

@@ -92,7 +92,8 @@ pub struct Voted {
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Refresh {}
 
-/// To the leader: the sender's log of Raft is gone, what it said it had it has no more.
+/// To the leader: the sender's log of Raft is gone, what it said it had it has no more. From the leader: the receiver's log is not of
+/// this Raft, it begins anew.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Lost {}
 

@@ -28,6 +28,8 @@ const MAX_TICKS: u64 = 2 * ELECTION as u64;
 const MAX_NUMBER: u64 = 1 << 62;
 /// How far a term may be ahead of ours: elections of half a year, one each second.
 const MAX_LEAP: u64 = 1 << 24;
+/// How far a snapshot may be ahead of our log: more entries than a union decides.
+const MAX_SKIP: u64 = 1 << 32;
 
 /// Context of a request for votes of whom the leader has asked to take over (raft-rs, `CAMPAIGN_TRANSFER`).
 const TRANSFER: &[u8] = b"CampaignTransfer";
@@ -50,6 +52,9 @@ pub enum Unfit {
     /// The sender has proof that our log once had more: it is not what it was.
     #[error("this member's log of Raft has less than it had")]
     Lost,
+    /// The sender has entries of the term that we lead, which we have not.
+    #[error("it has entries that this leader has not")]
+    Ahead,
 }
 
 /// What Raft wants.
@@ -76,11 +81,21 @@ pub struct Order {
 impl std::fmt::Debug for Order {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let raft = &self.raft.raft;
-        write!(
-            f,
-            "term {} {:?} leader {:x} commit {}",
-            raft.term, raft.state, raft.leader_id, raft.raft_log.committed
-        )
+        let log = &raft.raft_log;
+        f.debug_struct("Order")
+            .field("term", &raft.term)
+            .field("role", &raft.state)
+            .field("leader", &raft.leader_id)
+            .field("voters", &self.voters())
+            .field("log", &(log.first_index()..=log.last_index()))
+            .field("committed", &log.committed)
+            .field("applied", &log.applied)
+            .field("persisted", &log.persisted)
+            .field(
+                "progress",
+                &raft.prs().iter().map(|(id, p)| (*id, p.matched, p.next_idx, p.state)).collect::<Vec<_>>(),
+            )
+            .finish()
     }
 }
 
@@ -149,10 +164,11 @@ impl Order {
         self.log().to_bytes(union, voter)
     }
 
-    /// Forgets the log, and remembers term and vote: a leader gives it a new one.
-    pub fn blank(&mut self, now: Millis) -> Result<(), String> {
+    /// Forgets the log, and remembers term and vote. With these voters it goes on at once; with none it waits for a leader's log.
+    pub fn forget(&mut self, voters: BTreeSet<u64>, now: Millis) -> Result<(), String> {
         let (term, vote) = (self.raft.raft.term, self.raft.raft.vote);
-        *self = Self::new(self.own, Log::blank(term, vote), self.rng.fork(), now)?;
+        let log = if voters.is_empty() { Log::blank(term, vote) } else { Log::begin(voters, term, vote) };
+        *self = Self::new(self.own, log, self.rng.fork(), now)?;
         Ok(())
     }
 
@@ -267,9 +283,15 @@ impl Order {
         false
     }
 
-    /// Takes a message of a member that Raft or the record has as a voter.
-    pub fn step(&mut self, from: u64, m: &message::Raft, voters: &BTreeSet<u64>) -> Result<(), Unfit> {
-        let message = self.fit(from, m, voters)?;
+    /// Takes a message of a member that Raft or the record has as a voter. `voters` are the record's, `known` also those that were.
+    pub fn step(
+        &mut self,
+        from: u64,
+        m: &message::Raft,
+        voters: &BTreeSet<u64>,
+        known: &BTreeSet<u64>,
+    ) -> Result<(), Unfit> {
+        let message = self.fit(from, m, voters, known)?;
         // Errors are of no use here: the sender has left Raft, or what it answers was long ago.
         let _ = self.raft.step(message);
         self.settle();
@@ -277,7 +299,13 @@ impl Order {
     }
 
     /// What the library would not bear (its own source is where the reasons are), and what no honest voter says.
-    fn fit(&self, from: u64, m: &message::Raft, voters: &BTreeSet<u64>) -> Result<Message, Unfit> {
+    fn fit(
+        &self,
+        from: u64,
+        m: &message::Raft,
+        voters: &BTreeSet<u64>,
+        known: &BTreeSet<u64>,
+    ) -> Result<Message, Unfit> {
         let log = &self.raft.raft.raft_log;
         let (last, committed, term) = (log.last_index(), log.committed, self.raft.raft.term);
         let numbers = [m.term, m.index, m.log_term, m.commit, m.commit_term, m.reject_hint];
@@ -306,7 +334,7 @@ impl Order {
             }
             RaftKind::Appended => {
                 if m.term == term && (m.reject_hint > last || (!m.reject && m.index > last)) {
-                    return Err(Unfit::Wrong("it has entries of our term that we have not"));
+                    return Err(if self.leads() { Unfit::Ahead } else { Unfit::Early("we do not lead") });
                 }
                 MessageType::MsgAppendResponse
             }
@@ -330,13 +358,17 @@ impl Order {
                 let snapshot = m.snapshot.as_ref().ok_or(Unfit::Wrong("no snapshot"))?;
                 let conf: BTreeSet<u64> = snapshot.voters.as_slice().iter().copied().collect();
                 let small = snapshot.index == 0 || snapshot.term == 0;
-                if small || snapshot.index > MAX_NUMBER || snapshot.term > m.term {
+                let far = snapshot.index > last.saturating_add(MAX_SKIP).min(MAX_NUMBER);
+                if small || far || snapshot.term > m.term {
                     return Err(Unfit::Wrong("a snapshot of no place in the log"));
                 }
                 if conf.len() != snapshot.voters.as_slice().len() {
                     return Err(Unfit::Wrong("a snapshot that names a voter twice"));
                 }
-                if conf.symmetric_difference(voters).count() > 1 {
+                // One may not have come yet, or not be gone.
+                let extra: Vec<_> = conf.difference(voters).collect();
+                let near = conf.symmetric_difference(voters).count() <= 1;
+                if !near || extra.iter().any(|v| !known.contains(v)) {
                     return Err(Unfit::Early("a snapshot with other voters than the record's"));
                 }
                 let metadata = message.mut_snapshot().mut_metadata();
@@ -358,8 +390,8 @@ impl Order {
     fn fit_append(&self, m: &message::Raft, voters: &BTreeSet<u64>) -> Result<(), Unfit> {
         let raft = &self.raft.raft;
         let log = &raft.raft_log;
-        if (m.log_term == 0) != (m.index == 0) {
-            return Err(Unfit::Wrong("an entry without a term"));
+        if m.log_term == 0 || m.index == 0 {
+            return Err(Unfit::Wrong("entries from before any log begins"));
         }
         let mut before = m.log_term;
         for entry in m.entries.as_slice() {
@@ -381,9 +413,11 @@ impl Order {
             Does::Remove => Some((false, e.node)),
             Does::Nothing | Does::Entry => None,
         });
-        let mut conf = self.log().voters_at(m.index);
-        changes.clone().for_each(|c| changed(&mut conf, c));
-        if changes.count() > 0 && conf.symmetric_difference(voters).count() > 1 {
+        let before = self.log().voters_at(m.index);
+        let mut after = before.clone();
+        changes.for_each(|c| changed(&mut after, c));
+        let stranger = after.difference(&before).any(|v| !voters.contains(v));
+        if stranger || before.difference(&after).any(|v| voters.contains(v)) {
             return Err(Unfit::Early("voters that the record does not have"));
         }
         let conflicts = |(i, e): (u64, &message::Logged)| {

@@ -10,7 +10,7 @@ use super::log::Log;
 use super::message::{Announce, Lost, MAX_REASON, Message, Offered, Propose, Pull, Refresh, Refused, Voted};
 use super::order::{Order, Unfit, raft_id};
 use super::proposals::{DEADLINE, MAX_WAITING, Own, Place};
-use super::{Command, Event, NoVote, Node, Proposal, UnionState, limits};
+use super::{Command, Event, NoVote, Node, NotTaken, Proposal, UnionState, limits};
 use crate::csp::follow::CURRENT;
 use crate::csp::{Entry, Offer, SignedEntry};
 use crate::frame::Frame;
@@ -35,6 +35,8 @@ const LEADERLESS: u64 = 10_000;
 const MAX_DECIDED: usize = 16;
 /// Most refused entries that are remembered.
 const MAX_DEAD: usize = 64;
+/// An entry that is decided and has no majority of votes after so long, ms, is decided again: votes take less than a second.
+const STUCK: u64 = 3_000;
 /// After a disk that did not write, it is tried again after so long, ms.
 const DISK: u64 = 1_000;
 
@@ -51,6 +53,8 @@ pub struct Decided {
 pub struct Waits {
     /// An offer is being taken: whose, and what is in it.
     taking: Option<Taking>,
+    /// One could not be taken: not before this time again.
+    take_again: Option<Millis>,
     /// Entries are asked for: whom, and until when.
     pulling: Option<(MemberId, Millis)>,
     /// An entry is being promised.
@@ -68,7 +72,6 @@ pub struct Waits {
 #[derive(Debug)]
 struct Taking {
     entries: Vec<(u64, Digest)>,
-    head: RecordHead,
 }
 
 /// When what is done again.
@@ -79,11 +82,13 @@ pub struct Timers {
     gossip: Millis,
     /// A disk that failed.
     disk: Option<Millis>,
+    /// What is decided and not taken is decided again.
+    stuck: Option<Millis>,
 }
 
 impl Timers {
     pub fn new(now: Millis) -> Self {
-        Self { again: now, refresh: now, gossip: now.after(GOSSIP), disk: None }
+        Self { again: now, refresh: now, gossip: now.after(GOSSIP), disk: None, stuck: None }
     }
 }
 
@@ -216,12 +221,12 @@ impl Node {
         let alone = union.voters.len() == 1;
         if let Some(order) = &mut self.order {
             // It became a voter anew: what it had before is of a time when its word was not needed.
-            if !was_voter && !order.has(own) && order.blank(now).is_ok() {
+            if !was_voter && !order.has(own) && order.forget(BTreeSet::new(), now).is_ok() {
                 self.decided.clear();
                 self.persist = true;
             }
         } else {
-            let log = if alone { Log::begin(own) } else { Log::blank(1, 0) };
+            let log = if alone { Log::begin([own].into(), 1, 0) } else { Log::blank(1, 0) };
             self.order = Order::new(own, log, self.rng.fork(), now).ok();
             self.persist = true;
         }
@@ -355,17 +360,22 @@ impl Node {
         }
     }
 
-    fn on_taken(&mut self, from: MemberId, outcome: Result<usize, String>) {
-        let Some(taking) = self.waits.taking.take() else { return };
-        let Some(head) = self.head() else { return };
+    fn on_taken(&mut self, from: MemberId, outcome: Result<usize, NotTaken>) {
+        if self.waits.taking.take().is_none() {
+            return;
+        }
         match outcome {
             Ok(_) if from != self.own => self.peers.praise(&from),
             Ok(_) => {}
-            Err(_) if from == self.own => self.votes.refused(),
-            Err(why) => {
-                if taking.head.number == head.number && taking.head.hash != head.hash && !self.told.forked {
-                    self.told.forked = true;
-                    self.tell("record.forked", format!("{from} has another entry {}: {why}", head.number));
+            Err(NotTaken::NotNow(why)) => {
+                self.waits.take_again = Some(self.now.after(AGAIN));
+                self.tell("record.not_taken", why);
+            }
+            Err(NotTaken::Refused(_)) if from == self.own => self.votes.refused(),
+            Err(NotTaken::Refused(why)) => self.blame(from, &why),
+            Err(NotTaken::Forked(why)) => {
+                if !std::mem::replace(&mut self.told.forked, true) {
+                    self.tell("record.forked", format!("{from}: {why}"));
                 }
                 self.blame(from, &why);
             }
@@ -410,11 +420,7 @@ impl Node {
             Message::Raft(raft) => self.on_raft(from, &raft),
             Message::Voted(voted) => self.on_vote_of(from, voted),
             Message::Refresh(_) => self.on_refresh(from),
-            Message::Lost(_) => {
-                if let Some(order) = &mut self.order {
-                    order.lost_by(raft_id(&from));
-                }
-            }
+            Message::Lost(_) => self.on_lost(from),
         }
     }
 
@@ -487,17 +493,39 @@ impl Node {
             return;
         }
         let voters = union.voters.iter().map(raft_id).collect();
-        match order.step(id, raft, &voters) {
+        let known = self.ids.keys().copied().collect();
+        match order.step(id, raft, &voters, &known) {
             Ok(()) | Err(Unfit::Early(_)) => {}
             Err(Unfit::Wrong(why)) => self.wrong(from, why),
-            Err(lost @ Unfit::Lost) => {
-                if order.blank(self.now).is_ok() {
-                    self.persist = true;
-                    self.decided.clear();
-                    self.tell("raft.log_lost", format!("{lost}; {from} sends it again"));
-                    self.send(from, Lost {});
-                }
+            // One of us was told things by a leader that lied, or has an older disk than it had.
+            Err(Unfit::Ahead) => self.send(from, Lost {}),
+            Err(Unfit::Lost) => {
+                self.send(from, Lost {});
+                self.begin_anew(from);
             }
+        }
+    }
+
+    fn on_lost(&mut self, from: MemberId) {
+        if self.leads() {
+            if let Some(order) = &mut self.order {
+                order.lost_by(raft_id(&from));
+            }
+        } else if self.leader() == Some(from) {
+            self.begin_anew(from);
+        }
+    }
+
+    /// Our log of Raft is not what the leader's is, and never will be: it begins where each voter's did, with the record's voters.
+    fn begin_anew(&mut self, leader: MemberId) {
+        let (Some(order), Some(union)) = (&mut self.order, &self.union) else { return };
+        if order.forget(union.voters.iter().map(raft_id).collect(), self.now).is_ok() {
+            self.persist = true;
+            self.decided.clear();
+            self.tell(
+                "raft.log_lost",
+                format!("what voters had agreed on is not what {leader} has; it sends it again"),
+            );
         }
     }
 
@@ -592,15 +620,23 @@ impl Node {
     fn lead(&mut self, union: &UnionState) {
         let head = union.view.head;
         let voters = union.voters.iter().map(raft_id).collect();
-        let waiting = !self.decided.is_empty();
         let Some(order) = &mut self.order else { return };
         if !order.leads() || self.timers.disk.is_some() {
             self.proposals.clear_queue();
+            self.timers.stuck = None;
             return;
         }
-        if order.follow(&voters) && !waiting && !order.is_deciding() {
-            if let Some(entry) = self.proposals.pop(head, self.now) {
+        let free = order.follow(&voters) && !order.is_deciding();
+        if self.decided.is_empty() {
+            self.timers.stuck = None;
+            if let Some(entry) = free.then(|| self.proposals.pop(head, self.now)).flatten() {
                 order.propose(&entry);
+            }
+        } else if free && self.timers.stuck.get_or_insert(self.now.after(STUCK)) <= &mut self.now {
+            // Some voter may have lost it, or have been told that it is over.
+            self.timers.stuck = None;
+            if let Some(next) = self.decided.iter().find(|d| d.place.follows(head)) {
+                order.propose(&next.entry);
             }
         }
         if self.timers.refresh <= self.now {
@@ -625,7 +661,8 @@ impl Node {
             self.decided.retain(|d| d.index > index);
         }
         for (index, entry) in outcome.decided {
-            if let Some(place) = Place::of(&entry) {
+            let known = |p: &Place| self.decided.iter().any(|d| d.place.hash == p.hash);
+            if let Some(place) = Place::of(&entry).filter(|p| !known(p)) {
                 self.decided.push_back(Decided { index, place, entry });
             }
         }
@@ -688,7 +725,7 @@ impl Node {
 
     /// One offer at a time: what voters have agreed on, what was pulled, a newer word for what we have.
     fn take(&mut self, union: &UnionState) {
-        if self.waits.taking.is_some() {
+        if self.waits.taking.is_some() || self.waits.take_again.is_some_and(|at| at > self.now) {
             return;
         }
         let (view, need) = (&union.view, union.voters.len() / 2 + 1);
@@ -715,7 +752,7 @@ impl Node {
         let end = offer.head.head.at.number;
         let first = end.saturating_sub(offer.entries.len() as u64).saturating_add(1);
         let entries = (first..).zip(offer.entries.iter().map(SignedEntry::hash)).collect();
-        self.waits.taking = Some(Taking { entries, head: offer.head.head.at });
+        self.waits.taking = Some(Taking { entries });
         self.first.push(Command::Take(from, offer));
     }
 
@@ -804,6 +841,7 @@ impl Node {
         });
         let all = [
             disk,
+            self.waits.take_again.filter(|at| *at > self.now),
             raft,
             again.then_some(self.timers.again),
             refresh.then_some(self.timers.refresh),

@@ -7,9 +7,10 @@ mod story;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use gtvp_model::union::{MemberId, UnixTime};
+use gtvp_model::union::UnixTime;
 
 use super::*;
+use crate::csp::follow::OfferRefusal;
 use crate::csp::keeper::VoteRefusal;
 use crate::csp::page::{self, Committed};
 use crate::csp::testing::{Cheap, World};
@@ -259,7 +260,11 @@ impl Member {
                     self.head = offer.head;
                     events.push_back(Event::Union(self.state()));
                 }
-                events.push_back(Event::Taken { from, outcome: outcome.map_err(|e| e.to_string()) });
+                let outcome = outcome.map_err(|e| match e {
+                    OfferRefusal::Forked(_) => NotTaken::Forked(e.to_string()),
+                    other => NotTaken::Refused(other.to_string()),
+                });
+                events.push_back(Event::Taken { from, outcome });
             }
             Command::Read(to, from) => {
                 let from = usize::try_from(from).unwrap();

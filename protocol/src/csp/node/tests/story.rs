@@ -3,7 +3,7 @@
 use super::*;
 
 /// `a`, `b` and `c` vote, `d` does not.
-fn three() -> Union {
+pub fn three() -> Union {
     let mut union = Union::of(&["a", "b", "c", "d"]);
     union.voters("a", &["a", "b"]);
     union.voters("a", &["a", "b", "c"]);
