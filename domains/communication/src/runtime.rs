@@ -307,7 +307,10 @@ impl Runtime {
 
     /// A member was reached there.
     pub fn reached(&self, member: MemberId, at: Endpoint) {
-        lock(&self.book).hearsay(member, at);
+        if lock(&self.book).hearsay(member, at) {
+            self.engine().heard(member, clock::now());
+            self.changed.notify_all();
+        }
     }
 
     /// A member has told where others are.
