@@ -283,3 +283,6 @@ impl Engine {
 
 /// Why the other one of two ends.
 pub const ANOTHER: &str = "another channel with this member stays";
+
+#[cfg(test)]
+mod tests;

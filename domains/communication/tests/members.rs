@@ -1,5 +1,7 @@
 //! Members that talk: real TLS over real sockets, HSP's real engines, a `security` that is played.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod world;
 
 use std::sync::atomic::Ordering;

@@ -1,7 +1,7 @@
 //! Members whose TLS and links are real, and whose `security` is played: keys in memory, cheap quotes, the real record's rules. All of
 //! them share one record; its only voter is the founder.
 
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, reason = "of a test, and not each test uses all")]
 
 mod plays;
 
