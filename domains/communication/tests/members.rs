@@ -14,7 +14,7 @@ use gtvp_model::union::UnixTime;
 use gtvp_protocol::csp::Act;
 use gtvp_protocol::csp::node::KINDS;
 use gtvp_protocol::frame::Frame;
-use world::{Keys, Member, Player, connected, hardware, refused, union, until};
+use world::{HEARD, Keys, Member, Player, connected, hardware, refused, union, until};
 
 fn pair(period: u32) -> (std::sync::Arc<world::World>, Member, Member) {
     let (world, mut members) = union(period, &["b"]);
@@ -32,10 +32,11 @@ fn two_members_open_one_channel_and_prove_themselves_again_and_again() {
     let before = (seen(&a), seen(&b));
     until("five rounds", || (seen(&a) >= before.0 + 5 && seen(&b) >= before.1 + 5).then_some(()));
     connected(&a, &b);
-    // What one of the record's nodes says comes to the other's, which says it back.
-    let frame = Frame { kind: *KINDS.start(), body: vec![7; 1000] };
-    a.runtime.switch.send(b.id(), frame);
-    until("more rounds", || (seen(&a) >= before.0 + 7).then_some(()));
+    // What one of the record's nodes says comes to the other's, by its name, and the other way.
+    a.runtime.switch.send(b.id(), Frame { kind: *KINDS.start(), body: vec![7; 3_000_000] });
+    let heard = |what| HEARD.lock().unwrap().contains(&what).then_some(());
+    until("it is heard", || heard((b.id(), a.id(), 3_000_000)));
+    until("it is answered", || heard((a.id(), b.id(), 1)));
     connected(&a, &b);
 }
 
@@ -191,4 +192,53 @@ fn one_quote_answers_all_who_ask_in_a_period() {
     until("more rounds", || (appraised() >= n + 5 * 4 * 5).then_some(()));
     let (q, n) = (quotes() - q, appraised() - n);
     assert!(q * 2 <= n, "{q} quotes for {n} appraisals: four challengers should share one");
+}
+
+#[test]
+fn a_wrong_hint_costs_a_handshake_and_the_right_one_is_taken() {
+    let (_world, mut members) = union(30_000, &["b", "c"]);
+    members.sort_by_key(Member::id);
+    let [small, middle, large] = &members[..] else { panic!("three members") };
+    until("they know their union", || small.runtime.newest.own());
+    small.runtime.reached(large.id(), middle.endpoint());
+    refused(small, large.id(), "answered where");
+    assert!(middle.channel(small.id()).is_err() && large.channel(small.id()).is_err());
+    small.runtime.reached(large.id(), large.endpoint());
+    connected(small, large);
+}
+
+#[test]
+fn a_member_that_starts_anew_finds_the_others_by_what_it_had_written_down() {
+    let (world, mut members) = union(30_000, &["b"]);
+    members.sort_by_key(Member::id);
+    let (large, small) = (members.pop().unwrap(), members.pop().unwrap());
+    small.hears_of(&large);
+    connected(&small, &large);
+    // Larger ids dial only after a while: what follows is the small one's doing.
+    let player = Player::new(&world, &small.player.keys, true);
+    let anew = Member::start_in(player, small.folder.clone());
+    connected(&anew, &large);
+    assert!(large.channel(anew.id()).is_ok());
+}
+
+#[test]
+fn whoever_hangs_up_ends_the_join_and_nobody_came_in() {
+    let (world, members) = union(30_000, &[]);
+    let a = &members[0];
+    let token = world.token(a.endpoint(), UnixTime(u64::MAX)).to_string();
+    let joiner = Member::start(Player::new(&world, &Keys::new("c"), false));
+    joiner.player.hangs.store(true, Ordering::SeqCst);
+    let what = Join { token, hardware: hardware() };
+    let mut attests = false;
+    let ended = join(&joiner.runtime, &what, &mut |step| {
+        attests |= step == Some("attesting");
+        // There until the evidence is waited for.
+        step.is_some() || !attests
+    });
+    let ended = ended.unwrap_err();
+    assert_eq!(ended.kind, FaultKind::Cancelled, "{ended}");
+    joiner.player.hangs.store(false, Ordering::SeqCst);
+    assert_eq!(world.ledger().follower.record().view().members.len(), 1);
+    join(&joiner.runtime, &what, &mut |_| true).unwrap();
+    connected(a, &joiner);
 }

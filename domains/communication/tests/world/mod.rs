@@ -28,6 +28,7 @@ use gtvp_protocol::csp::entry::{Signatures, signed_content};
 use gtvp_protocol::csp::node::{Command, Context, Event, Proposal, UnionState};
 use gtvp_protocol::csp::{Act, CoSigned, Committed, Entry, Follower, Head, Offer, Record, Signature};
 use gtvp_protocol::csp::{SignedEntry, Vote};
+use gtvp_protocol::frame::Frame;
 use gtvp_protocol::hsp::Millis;
 
 /// P-256, as members sign.
@@ -205,6 +206,9 @@ fn co_signed(voter: &Keys, record: &Record) -> CoSigned {
     CoSigned { head, votes: vec![vote].try_into().unwrap() }
 }
 
+/// Who has heard a frame of CSP, from whom, how long.
+pub static HEARD: Mutex<Vec<(MemberId, MemberId, usize)>> = Mutex::new(Vec::new());
+
 /// A voter that is alone: what is proposed is written down, voted for, and taken.
 pub struct Alone {
     own: MemberId,
@@ -249,8 +253,12 @@ impl Decides for Alone {
                 let end = outcome.map_or_else(Proposal::Refused, |_| Proposal::Taken);
                 vec![Command::Proposed(ticket, end)]
             }
-            // Says what it hears, so that a test can see it.
-            Event::Frame(from, frame) => vec![Command::Send(from, frame)],
+            Event::Frame(from, frame) => {
+                HEARD.lock().unwrap().push((self.own, from, frame.body.len()));
+                // One word back.
+                let answer = Frame { kind: frame.kind, body: vec![1] };
+                if frame.body.len() > 1 { vec![Command::Send(from, answer)] } else { Vec::new() }
+            }
             _ => Vec::new(),
         }
     }
@@ -352,6 +360,11 @@ impl Member {
         let n = LAST.fetch_add(1, Ordering::SeqCst);
         let folder = std::env::temp_dir().join(format!("gtvp-communication-{}-{n}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
+        Self::start_in(player, folder)
+    }
+
+    /// With what another one left in this folder.
+    pub fn start_in(player: Arc<Player>, folder: PathBuf) -> Self {
         let config = Config {
             name: player.keys.name.parse().unwrap(),
             folder: folder.clone(),
