@@ -7,7 +7,7 @@ use gtvp_ipc::security::{Taken, Voted};
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::union::{MemberId, UnixTime};
 use gtvp_protocol::csp::act::MAX_VOTERS;
-use gtvp_protocol::csp::follow::{MAX_ENTRIES, MAX_OFFER};
+use gtvp_protocol::csp::follow::{MAX_ENTRIES, MAX_OFFER, OfferRefusal};
 use gtvp_protocol::csp::keeper::VoteRefusal;
 use gtvp_protocol::csp::page::{self, Committed};
 use gtvp_protocol::csp::{Act, Entry, Head, Offer, SignedEntry, Vote};
@@ -82,7 +82,7 @@ impl Union {
     /// Takes what a member offers.
     ///
     /// # Errors
-    /// `Invalid` for what is no offer, `Denied` with the reason for one that is refused; the disk's.
+    /// `Invalid` for what is no offer, `Denied` with the reason for one that is refused, `Integrity` for one that proves a fork; the disk's.
     pub fn take(&self, from: MemberId, fds: Vec<OwnedFd>, now: UnixTime) -> Result<Taken, Fault> {
         let no_offer = |why: String| Fault::new(FaultKind::Invalid, "that is no offer").because(why);
         let fd = fds.into_iter().next().ok_or_else(|| no_offer("no descriptor came with it".into()))?;
@@ -103,9 +103,11 @@ impl Union {
                         kept.keeper = keeper;
                         self.bump();
                     }
-                    return Err(
-                        Fault::new(FaultKind::Denied, "the offer is refused").because(causes(&refusal))
-                    );
+                    let kind = match &refusal {
+                        OfferRefusal::Forked(_) => FaultKind::Integrity,
+                        _ => FaultKind::Denied,
+                    };
+                    return Err(Fault::new(kind, "the offer is refused").because(causes(&refusal)));
                 }
             };
             if new > 0 {
