@@ -136,7 +136,9 @@ impl Seen<'_> {
             match self.references.own(entry) {
                 OwnVerdict::Healthy { next, part } => self.healthy(next, part),
                 // One word for each file; entries of them are as many as gtvpd's starts.
-                OwnVerdict::Unchecked if entry.kind == EntryKind::Configuration && !self.references.is_none() => {
+                OwnVerdict::Unchecked
+                    if entry.kind == EntryKind::Configuration && !self.references.is_none() =>
+                {
                     let one = NotMade::ConfigurationUnchecked { file: entry.subject.to_owned() };
                     if !self.not_made.contains(&one) {
                         self.not_made.push(one);

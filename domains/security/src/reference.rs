@@ -40,11 +40,7 @@ fn unfit(what: &str, e: &dyn std::error::Error) -> Fault {
 }
 
 /// A manifest, signed, for an entry: its name and its blob (`union::book`).
-pub fn signed(
-    platform: &Platform,
-    keys: &Identity,
-    manifest: &Manifest,
-) -> Result<(String, Blob), Fault> {
+pub fn signed(platform: &Platform, keys: &Identity, manifest: &Manifest) -> Result<(String, Blob), Fault> {
     let invalid = |e: &dyn std::error::Error| {
         Fault::new(FaultKind::Invalid, "the reference values are refused").because(chain(e))
     };
@@ -91,17 +87,13 @@ pub fn of_founder(
     Ok((name, blob))
 }
 
-fn learn(
-    boot: &LogPart,
-    own: &LogPart,
-    settings: &UnionSettings,
-    issued: i64,
-) -> Result<Manifest, Fault> {
+fn learn(boot: &LogPart, own: &LogPart, settings: &UnionSettings, issued: i64) -> Result<Manifest, Fault> {
     let mut rules = Vec::new();
     let mut demands = Demands::default();
     match boot {
         LogPart::From { bytes, .. } => {
-            let log = BootLog::parse(bytes).map_err(|e| unfit("this server's boot log cannot be read", &e))?;
+            let log =
+                BootLog::parse(bytes).map_err(|e| unfit("this server's boot log cannot be read", &e))?;
             rules.extend(rules_for_boot(&log, HashAlg::Sha256, Status::Current, |_| true));
         }
         // Otherwise nobody is trusted without one, and not this server either.

@@ -40,7 +40,9 @@ pub fn kind_of(failure: &Failure) -> RejectionKind {
         Failure::Malformed(_) | Failure::NotAQuote => RejectionKind::Malformed,
         Failure::BoundElsewhere => RejectionKind::BoundElsewhere,
         Failure::TpmReset { .. } | Failure::ClockBack { .. } => RejectionKind::TpmReset,
-        Failure::Sha1Bank | Failure::Bank(_) | Failure::PcrNotQuoted(_) | Failure::PcrValues => RejectionKind::Pcrs,
+        Failure::Sha1Bank | Failure::Bank(_) | Failure::PcrNotQuoted(_) | Failure::PcrValues => {
+            RejectionKind::Pcrs
+        }
         Failure::LogAbsent(_)
         | Failure::LogFrom { .. }
         | Failure::BootLog(_)
@@ -160,7 +162,8 @@ impl Peers {
             Some(member) => (member, false),
             None => {
                 let believed = self.believed().known(&of.identity, now.ms).filter(|_| known.has_us());
-                let keys = believed.ok_or_else(|| unknown("it is neither a member nor joining, with these keys"))?;
+                let keys =
+                    believed.ok_or_else(|| unknown("it is neither a member nor joining, with these keys"))?;
                 let entry = RosterEntry::new(
                     of.name.clone(),
                     keys.identity(),
@@ -188,7 +191,8 @@ impl Peers {
             TpmKind::Hardware => TpmClass::Hardware,
             TpmKind::Software => TpmClass::Software,
         };
-        let set = known.references.clone().map_err(|why| unknown(&format!("nothing counts as healthy: {why}")))?;
+        let set =
+            known.references.clone().map_err(|why| unknown(&format!("nothing counts as healthy: {why}")))?;
         let (ak, ek, tls) = (ak.clone(), Pin(ek.digest()), tls.clone());
         Ok(Attesting { ak, ek, tls, class, joins, set, entry })
     }
@@ -255,13 +259,13 @@ fn judge(
     }
     let bound = asked.binding.qualifying_data(&asked.evidence.path);
     let bound = bound.ok_or_else(|| told(&Failure::BoundElsewhere))?;
-    // A new session may be with a TPM that was reset since the last: what was held of its life before says nothing then. Within a
-    // session it may not.
-    let same_life = |l: &&Logs| {
-        let clock = Attest::parse(&evidence.quote).ok().map(|a| a.clock.epoch());
-        asked.evidence.round > 0 || clock == Some(l.held.clock.epoch())
-    };
-    let before = before.filter(same_life);
+    // A new session may be with a TPM that was reset since the last, and then nothing is held of its clock. What is held of logs are
+    // their bytes and what they come to, whichever life of the TPM they are shown in. Within a session there is one life.
+    let new_life = Attest::parse(&evidence.quote).ok().map(|a| a.clock);
+    let new_life = new_life.filter(|_| asked.evidence.round == 0);
+    let reborn = before.zip(new_life).filter(|(l, clock)| l.held.clock.epoch() != clock.epoch());
+    let reborn = reborn.map(|(l, clock)| Logs { held: l.held.clone().reborn(clock), ..l.clone() });
+    let before = reborn.as_ref().or(before);
     // What was asked for before reference values changed goes on from what the old ones judged; the next time all is asked for.
     let part = |p: &LogPart| matches!(p, LogPart::From { from, .. } if *from > 0);
     let goes_on = [&evidence.boot, &evidence.ima, &evidence.own].into_iter().any(part);
@@ -308,12 +312,16 @@ fn convert(asked: &AppraiseEvidence, fds: Vec<OwnedFd>) -> Result<Evidence, Reje
             return Err(refused(RejectionKind::Pcrs, "the PCRs are of more than one bank"));
         }
         let value = LogDigest::new(bank, pcr.value.as_slice()).map_err(|e| malformed(chain(&e)))?;
-        let index = PcrIndex::new(pcr.index).ok_or_else(|| malformed(format!("there is no PCR {}", pcr.index)))?;
+        let index =
+            PcrIndex::new(pcr.index).ok_or_else(|| malformed(format!("there is no PCR {}", pcr.index)))?;
         pcrs.set(index, value);
     }
     let mut logs = read(&asked.logs, fds).map_err(|e| malformed(format!("its logs cannot be read: {e}")))?;
     for (kind, end) in LogKind::ALL.into_iter().zip(sent.ends.as_slice().iter().chain([&0, &0, &0])) {
-        let got = logs.iter().find(|(span, _)| span.log == kind).map_or(0, |(s, _)| s.from.saturating_add(s.length));
+        let got = logs
+            .iter()
+            .find(|(span, _)| span.log == kind)
+            .map_or(0, |(s, _)| s.from.saturating_add(s.length));
         if got != *end {
             return Err(malformed(format!("the {kind:?} log ends at {got}, the evidence says {end}")));
         }
@@ -322,7 +330,11 @@ fn convert(asked: &AppraiseEvidence, fds: Vec<OwnedFd>) -> Result<Evidence, Reje
         None => LogPart::Absent,
         Some(at) => {
             let (span, bytes) = logs.swap_remove(at);
-            if span.from == 0 && bytes.is_empty() { LogPart::Absent } else { LogPart::From { from: span.from, bytes } }
+            if span.from == 0 && bytes.is_empty() {
+                LogPart::Absent
+            } else {
+                LogPart::From { from: span.from, bytes }
+            }
         }
     };
     Ok(Evidence {

@@ -6,11 +6,12 @@ use std::path::Path;
 
 use gtvp_appraisal::ek::{self, EkKey, EkRefusal, Roots};
 use gtvp_appraisal::tpm::{
-    Curve, KeyRefusal, Malformed, Public, SignatureRefusal, VerifyingKey, check_ak, check_ak_certified, check_ek,
-    check_tls_key,
+    Curve, KeyRefusal, Malformed, Public, SignatureRefusal, VerifyingKey, check_ak, check_ak_certified,
+    check_ek, check_tls_key,
 };
 use gtvp_ipc::security::{
-    ActivateCredential, AppraiseCertification, AppraiseKeys, Certify, CredentialMade, MakeCredential, OwnKeysReply,
+    ActivateCredential, AppraiseCertification, AppraiseKeys, Certify, CredentialMade, MakeCredential,
+    OwnKeysReply,
 };
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
@@ -136,9 +137,10 @@ impl Peers {
         match verified.and_then(|found| found.check(ek)) {
             Ok(()) => Ok(TpmKind::Hardware),
             Err(EkRefusal::Unchained { .. }) => Ok(TpmKind::Software),
-            Err(e) => {
-                Err(rejection(RejectionKind::Keys, format!("its endorsement key's certificate: {}", chain(&e))))
-            }
+            Err(e) => Err(rejection(
+                RejectionKind::Keys,
+                format!("its endorsement key's certificate: {}", chain(&e)),
+            )),
         }
     }
 
@@ -170,9 +172,10 @@ impl Peers {
             .tpm()?
             .activate_credential(id_object.as_slice().to_vec(), secret.as_slice().to_vec())
             .map_err(|e| fault(&e))?;
-        opened.try_into().map(CredentialSecret).map_err(|_| {
-            Fault::new(FaultKind::Integrity, "what is in the credential is not 32 bytes long")
-        })
+        opened
+            .try_into()
+            .map(CredentialSecret)
+            .map_err(|_| Fault::new(FaultKind::Integrity, "what is in the credential is not 32 bytes long"))
     }
 
     /// Has this member's AK certify its TLS key, bound to a join of its own.

@@ -116,10 +116,7 @@ impl Peers {
     /// What the record or a rule says no to; this member's TPM.
     pub fn write_entry(&self, asked: &WriteEntry, now: Now) -> Result<Written, Fault> {
         let trusted: Vec<MemberId> = self.table().trusted(now.ms, self.period());
-        let means = Means {
-            seen: &|name| self.table().seen(name),
-            reachable: &|id| trusted.contains(id),
-        };
+        let means = Means { seen: &|name| self.table().seen(name), reachable: &|id| trusted.contains(id) };
         self.union.wish(&asked.wish, &means, now.unix())
     }
 }

@@ -151,7 +151,12 @@ impl Peers {
     }
 
     /// A log of the kernel's: from the least that a challenger needs, as far as what it holds can be told without reading it.
-    fn kernel(&self, log: LogKind, which: KernelLog, challenges: &[Challenged]) -> Result<Option<Part>, Fault> {
+    fn kernel(
+        &self,
+        log: LogKind,
+        which: KernelLog,
+        challenges: &[Challenged],
+    ) -> Result<Option<Part>, Fault> {
         let logs = self.platform.kernel_logs();
         let mut prefixes = self.prefixes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let held = challenges.iter().map(|c| c.held.as_slice().iter().find(|h| h.log == log));

@@ -10,7 +10,8 @@ use super::{Now, Peers};
 use crate::union::Known;
 
 /// Why nobody here says anything about this member itself.
-const OWN: &str = "a member's word for its own health is worth nothing: what others say of it is not known here yet";
+const OWN: &str =
+    "a member's word for its own health is worth nothing: what others say of it is not known here yet";
 
 impl Peers {
     /// The members; outside of a union this one alone.
@@ -84,7 +85,9 @@ impl Peers {
         };
         let mut checks = Vec::new();
         if silent {
-            checks.push(not_checked("it was trusted, and has not proven itself since: what follows is from then"));
+            checks.push(not_checked(
+                "it was trusted, and has not proven itself since: what follows is from then",
+            ));
         }
         checks.extend(rows(&last.verdict));
         Ok(PeerView { row, checks, result: last.result.map(|(digest, _)| digest.to_string()) })

@@ -5,10 +5,10 @@ use std::io::{self, Read};
 
 use gtvp_model::digest::Digest;
 use gtvp_model::union::{MemberId, RecordHead, UnionId, UnixTime};
+use gtvp_protocol::csp::entry::MAX_ENTRY;
 use gtvp_protocol::csp::follow::{Follower, MAX_ENTRIES, OfferRefusal};
 use gtvp_protocol::csp::page::Committed;
 use gtvp_protocol::csp::{CoSigned, Entry, Offer, Record, Refusal, SignedEntry};
-use gtvp_protocol::csp::entry::MAX_ENTRY;
 use gtvp_protocol::frame::wire::{self, BodyFault};
 
 use super::Ecdsa;
@@ -123,7 +123,8 @@ impl Chain {
 }
 
 fn note(book: &mut Book, signed: &SignedEntry) -> Result<(), BadChain> {
-    let entry = Entry::decode(signed.entry.as_slice()).map_err(|bad| BadChain::entry(0, Refusal::Bad(bad)))?;
+    let entry =
+        Entry::decode(signed.entry.as_slice()).map_err(|bad| BadChain::entry(0, Refusal::Bad(bad)))?;
     book.note(&entry);
     Ok(())
 }

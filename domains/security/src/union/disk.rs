@@ -8,8 +8,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use gtvp_model::union::{MemberId, RecordHead, UnixTime};
-use gtvp_protocol::csp::page::Committed;
 use gtvp_protocol::csp::follow::Fork;
+use gtvp_protocol::csp::page::Committed;
 use gtvp_protocol::frame::wire;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 

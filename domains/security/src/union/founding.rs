@@ -38,8 +38,7 @@ impl Union {
             Held::Damaged(why) => return Err(damaged(why)),
             Held::Nothing | Held::Record(_) => {}
         }
-        let attest_every_ms =
-            asked.union.attest_every_ms.unwrap_or(UnionSettings::default().attest_every_ms);
+        let attest_every_ms = asked.union.attest_every_ms.unwrap_or(UnionSettings::default().attest_every_ms);
         if !PERIODS.contains(&attest_every_ms) {
             let (least, most) = (PERIODS.start(), PERIODS.end());
             return Err(Fault::new(
@@ -81,7 +80,8 @@ impl Union {
         let at = gtvp_model::union::RecordHead { number: 1, hash: second.hash() };
         let head = Head { union: entry.union, at, time: now };
         let vote = Vote { voter: own, signature: self.sign_head(&head)? };
-        let votes = vec![vote].try_into().map_err(|e: TooManyBytes| Fault::internal("its head is too large", &e))?;
+        let votes =
+            vec![vote].try_into().map_err(|e: TooManyBytes| Fault::internal("its head is too large", &e))?;
         let items = [
             Committed { entry: first, head: None },
             Committed { entry: second, head: Some(CoSigned { head, votes }) },

@@ -70,7 +70,11 @@ fn told(act: &Act, name: &dyn Fn(&MemberId) -> String) -> (&'static str, String,
         }
         Act::TokenMade(token) => {
             let whom = token.ek.map_or_else(String::new, |ek| format!(" for the TPM {}", ek.short()));
-            ("token_made", format!("join token {}{whom}, until {}", token.key.id().short(), token.expires), None)
+            (
+                "token_made",
+                format!("join token {}{whom}, until {}", token.key.id().short(), token.expires),
+                None,
+            )
         }
         Act::TokenEnded(id) => ("token_ended", format!("join token {} ends", id.short()), None),
         Act::Admitted(admission) => {

@@ -59,12 +59,16 @@ pub fn next(members: &[Candidate], voters: &BTreeSet<MemberId>) -> Option<BTreeS
 }
 
 /// The voters without this one, who wants to go; first with another in its place, if it is the only one.
-pub fn without(members: &[Candidate], voters: &BTreeSet<MemberId>, gone: MemberId) -> Option<BTreeSet<MemberId>> {
+pub fn without(
+    members: &[Candidate],
+    voters: &BTreeSet<MemberId>,
+    gone: MemberId,
+) -> Option<BTreeSet<MemberId>> {
     if voters.len() > 1 {
         return Some(voters.iter().copied().filter(|v| *v != gone).collect());
     }
-    let able = members.iter().filter(|c| c.id != gone && c.class != TpmClass::None && !c.leaving);
-    let best = able.min_by_key(|c| (!c.reachable, std::cmp::Reverse(c.level), c.id))?;
+    let able = members.iter().filter(|c| c.id != gone && c.class != TpmClass::None);
+    let best = able.min_by_key(|c| (c.leaving, !c.reachable, std::cmp::Reverse(c.level), c.id))?;
     Some(voters.iter().copied().chain([best.id]).collect())
 }
 
@@ -137,7 +141,11 @@ mod tests {
         many[0].reachable = false;
         let seven = ids(&[1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(settle(&many, seven), ids(&[2, 3, 4, 5, 6, 7, 8]));
-        let alone = [member(1), Candidate { reachable: false, ..member(2) }, Candidate { reachable: false, ..member(3) }];
+        let alone = [
+            member(1),
+            Candidate { reachable: false, ..member(2) },
+            Candidate { reachable: false, ..member(3) },
+        ];
         assert_eq!(next(&alone, &ids(&[1])), None, "nobody votes who is not there");
     }
 

@@ -28,8 +28,8 @@ use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::{MemberName, UnionName};
 use gtvp_model::union::{
-    EkDigest, Identity, KeyName, MemberId, P256_SPKI_HEAD, RosterEntry, SpkiDigest, TpmClass, TpmKind, UnionId,
-    UnixTime,
+    EkDigest, Identity, KeyName, MemberId, P256_SPKI_HEAD, RosterEntry, SpkiDigest, TpmClass, TpmKind,
+    UnionId, UnixTime,
 };
 use gtvp_model::unionview::UnionSummary;
 use gtvp_protocol::csp::follow::Follower;
@@ -258,7 +258,8 @@ impl Union {
         };
         let tpm = self.platform.way().ok_or_else(without_tpm)?.state().map_err(|e| cannot(&e))?.identity;
         let parse = |bytes: &[u8]| Public::parse(bytes).map_err(|e| cannot(&e));
-        let (ek, tls) = (EkKey::of_public(&parse(&tpm.ek_public)?), EkKey::of_public(&parse(&tpm.tls_public)?));
+        let (ek, tls) =
+            (EkKey::of_public(&parse(&tpm.ek_public)?), EkKey::of_public(&parse(&tpm.tls_public)?));
         let spki = tls.spki();
         let identity = Identity::Tpm {
             kind,
@@ -319,7 +320,8 @@ impl Union {
 
     /// That an entry may be the next.
     fn fits(&self, kept: &Kept, signed: &SignedEntry, entry: &Entry) -> Result<(), Fault> {
-        let refused = |why: String| Fault::new(FaultKind::WrongState, "the record does not take it").because(why);
+        let refused =
+            |why: String| Fault::new(FaultKind::WrongState, "the record does not take it").because(why);
         kept.record().clone().apply(signed, &Ecdsa).map_err(|e| refused(e.to_string()))?;
         match &entry.act {
             Act::ReferenceAccepted { name, manifest } => {
@@ -357,8 +359,11 @@ fn damaged(why: &str) -> Fault {
 }
 
 fn forked() -> Fault {
-    Fault::new(FaultKind::Integrity, "the union's record has gone two ways: a majority of voters has signed both")
-        .hint("gtvp union recover")
+    Fault::new(
+        FaultKind::Integrity,
+        "the union's record has gone two ways: a majority of voters has signed both",
+    )
+    .hint("gtvp union recover")
 }
 
 fn no_union() -> Fault {

@@ -48,7 +48,9 @@ impl Union {
                 takes.map_err(|e| refused(causes(&e)))?;
             }
             let head = kept.keeper.promise(signed, now, &Ecdsa).map_err(|e| refused(causes(&e)))?;
-            self.disk.promise(head.at).map_err(|e| Fault::internal("the promise cannot be written down", &e))?;
+            self.disk
+                .promise(head.at)
+                .map_err(|e| Fault::internal("the promise cannot be written down", &e))?;
             self.voted(head)
         })
     }
@@ -96,7 +98,9 @@ impl Union {
                         kept.keeper = keeper;
                         self.bump();
                     }
-                    return Err(Fault::new(FaultKind::Denied, "the offer is refused").because(causes(&refusal)));
+                    return Err(
+                        Fault::new(FaultKind::Denied, "the offer is refused").because(causes(&refusal))
+                    );
                 }
             };
             if new > 0 {

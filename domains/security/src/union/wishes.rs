@@ -242,7 +242,11 @@ impl Union {
         manifest.issued = i64::try_from(now.0).unwrap_or(i64::MAX);
         let new = manifest.rules.len().saturating_sub(before);
         let left = seen.failed.len().saturating_sub(new);
-        let left = if left > 0 { format!("; {left} findings are nothing that can be accepted") } else { String::new() };
+        let left = if left > 0 {
+            format!("; {left} findings are nothing that can be accepted")
+        } else {
+            String::new()
+        };
         let when = if next { "from its next start on" } else { "now" };
         let about = format!("{new} measurements of {name} count as healthy {when}{left}");
         self.manifest(manifest, about, now)
@@ -263,7 +267,14 @@ impl Union {
             let row = |(name, accepted): (&String, &super::book::Accepted)| {
                 let digest = gtvp_model::digest::Digest::of(accepted.blob.as_slice()).to_string();
                 let Ok(trusted) = &accepted.manifest else {
-                    return ReferenceRow { name: name.clone(), version: 0, issued: 0, rules: 0, next: 0, digest };
+                    return ReferenceRow {
+                        name: name.clone(),
+                        version: 0,
+                        issued: 0,
+                        rules: 0,
+                        next: 0,
+                        digest,
+                    };
                 };
                 let manifest = trusted.manifest();
                 let next = manifest.rules.iter().filter(|r| r.status() == Status::Next).count() as u64;
