@@ -5,17 +5,22 @@
 #[allow(dead_code, reason = "what other tests need of it")]
 mod played;
 
+use gtvp_appraisal::ek::{self, EkKey, Roots};
 use gtvp_appraisal::ownlog::{EntryKind, PCR};
-use gtvp_ipc::security::{ActivateCredential, AppraiseKeys, AskOf, MakeCredential, Wish, WriteAdmission};
+use gtvp_ipc::security::{
+    ActivateCredential, AppraiseKeys, AskOf, Challenged, MakeCredential, Quote, Wish, WriteAdmission,
+};
 use gtvp_model::fault::FaultKind;
 use gtvp_model::token::{JoinToken, TokenSecret};
-use gtvp_model::union::{Admission, PlatformIdentity, RosterEntry};
+use gtvp_model::union::{Admission, PlatformIdentity, RosterEntry, TpmKind};
 use gtvp_protocol::hsp::message::LogKind;
 use gtvp_protocol::hsp::{Event, Rejection, RejectionKind, Role};
 use gtvp_security::tpm::client::Client;
 use gtvp_security::tpm::pcrs::Bank;
+use gtvp_security::tpm::templates::{EkKind, endorsement};
+use played::SoftwareTpm;
 use played::enrolment::{End, enrolment, run};
-use played::server::{NOW, Server, at, hardware, measured};
+use played::server::{NOW, Sent, Server, at, hardware, measured, own_evidence, sent};
 
 /// A token that `server` makes, and that is in the record.
 fn token(server: &Server) -> JoinToken {
@@ -62,6 +67,12 @@ fn extend_unlogged(server: Server) -> Server {
 
 #[test]
 fn a_server_with_its_own_tpm_becomes_a_member_by_the_real_engines() {
+    // On a stack as small as those of the process's own threads.
+    let small = std::thread::Builder::new().stack_size(256 * 1024);
+    small.spawn(become_a_member).unwrap().join().unwrap();
+}
+
+fn become_a_member() {
     let (m1, m2) = (Server::start("m1"), Server::start("m2"));
     m1.begin().unwrap();
     let token = token(&m1);
@@ -262,7 +273,7 @@ fn a_cut_or_rewritten_log_is_refused_and_so_is_an_extend_that_no_log_has() {
     // Whole logs, as for somebody who has started again.
     let m1 = m1.restart();
     let good = m2.evidence(&m1, 0);
-    let own = |sent: &played::server::Sent| sent.logs.iter().position(|l| l.log == LogKind::Own).unwrap();
+    let own = |sent: &Sent| sent.logs.iter().position(|l| l.log == LogKind::Own).unwrap();
     let mut cut = good.clone();
     let at_own = own(&cut);
     // The last entry: "communication".
@@ -403,4 +414,91 @@ fn a_voter_ceases_to_vote_before_it_goes() {
     let acts: Vec<_> = about_m1.iter().map(|r| r.act.as_str()).collect();
     assert_eq!(acts.iter().filter(|a| **a == "admitted").count(), 2, "the one that it wrote, and its own");
     assert!(acts.contains(&"left") && acts.contains(&"genesis"), "{acts:?}");
+}
+
+#[test]
+fn one_quote_answers_everybody_who_asks() {
+    let (m1, m2) = joined();
+    let asked: Vec<_> = (0..20).map(|_| m2.challenge(&m1, Role::Responder)).collect();
+    let challenges = asked
+        .iter()
+        .enumerate()
+        // Every other one holds nothing of the logs.
+        .map(|(i, (binding, ask))| Challenged {
+            binding: binding.clone(),
+            held: if i % 2 == 0 { ask.held.clone() } else { Default::default() },
+        })
+        .collect();
+    let quote = Quote { selection: asked[0].1.selection.clone(), challenges };
+    let (quoted, fd) = m2.peers.quote(&quote).unwrap();
+    for (i, (binding, ask)) in asked.into_iter().enumerate() {
+        let own = own_evidence(quoted.clone(), fd.try_clone().unwrap(), i);
+        assert_eq!(own.logs[0].from > 0, i % 2 == 0);
+        let evidence = sent(&own, 1);
+        let sent = Sent { of: m2.entry(), evidence, logs: own.logs, binding, ask };
+        sent.appraised_by(&m1, 0).unwrap();
+        if i % 2 == 1 {
+            // Another's path leads another leaf to it.
+            let mut other = sent.clone();
+            other.evidence.path.index ^= 1;
+            assert_eq!(kind(other.appraised_by(&m1, 0)).0, RejectionKind::BoundElsewhere);
+            // What was refused is not gone on from.
+            sent.appraised_by(&m1, 0).unwrap();
+        }
+    }
+    let none = Quote { challenges: Vec::new(), ..quote };
+    assert_eq!(m2.peers.quote(&none).unwrap_err().kind, FaultKind::Invalid);
+}
+
+/// A vendor's certificate, and the public area of the endorsement key that it is of.
+fn vendors() -> (Vec<u8>, Vec<u8>) {
+    let certificate = vector("st_sha256_with_rsa_der.der");
+    let mut roots = Roots::new();
+    roots.add(&vector("STM_RSA_05I.pem")).unwrap();
+    let EkKey::Rsa(modulus, _) = ek::verify(&certificate, &[], &roots, NOW as i64).unwrap().key else {
+        panic!("it is an RSA key")
+    };
+    let mut public = endorsement(EkKind::Rsa2048);
+    let unique = public.len() - modulus.len();
+    public[unique..].copy_from_slice(&modulus);
+    (certificate, public)
+}
+
+fn vector(name: &str) -> Vec<u8> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../appraisal/tests/vectors/ek");
+    std::fs::read(format!("{folder}/{name}")).unwrap()
+}
+
+#[test]
+fn a_tpm_is_hardware_by_a_certificate_that_leads_to_a_root_and_by_nothing_else() {
+    let (certificate, public) = vendors();
+    let m1 = Server::start("m1");
+    let own = m1.peers.own_keys().unwrap();
+    let appraise = |server: &Server, certificate: &[u8], ek: &[u8]| {
+        let mut keys = own.keys.clone().unwrap();
+        keys.ek = ek.to_vec().try_into().unwrap();
+        keys.ek_certificate = certificate.to_vec().try_into().unwrap();
+        server.peers.appraise_keys(&AppraiseKeys { keys, spki: own.identity.spki() }, at(0)).map(|k| k.kind)
+    };
+    assert_eq!(appraise(&m1, &certificate, &public), Ok(TpmKind::Software), "no roots are known");
+    let roots = |names: &[&str]| {
+        let tpm = SoftwareTpm::start();
+        std::fs::create_dir(tpm.state().join("ek-roots")).unwrap();
+        for name in names {
+            std::fs::write(tpm.state().join("ek-roots").join(name), vector(name)).unwrap();
+        }
+        std::fs::write(tpm.state().join("ek-roots/README"), "not a certificate").unwrap();
+        Server::over(tpm, "m1")
+    };
+    let vendors = roots(&["STM_RSA_05I.pem"]);
+    assert_eq!(appraise(&vendors, &certificate, &public), Ok(TpmKind::Hardware));
+    assert_eq!(appraise(&vendors, &[], &public), Ok(TpmKind::Software), "without a certificate");
+    let others = roots(&["NUVO_2110.pem"]);
+    assert_eq!(appraise(&others, &certificate, &public), Ok(TpmKind::Software), "it leads to none of these");
+    // A certificate of another key, or one that does not hold, is no mistake.
+    let ours = own.keys.as_ref().unwrap().ek.as_slice();
+    assert_eq!(kind(appraise(&vendors, &certificate, ours)).0, RejectionKind::Keys);
+    let mut forged = certificate.clone();
+    forged[200] ^= 1;
+    assert_eq!(kind(appraise(&vendors, &forged, &public)).0, RejectionKind::Keys);
 }

@@ -396,3 +396,40 @@ fn the_only_voter_does_not_leave_a_union_that_nobody_else_could_keep() {
         FaultKind::Invalid
     );
 }
+
+#[test]
+fn an_offer_that_a_crash_has_cut_is_taken_again_whole() {
+    let m1 = founder();
+    let before = m1.view();
+    let state = m1.tpm.state();
+    let copy = |to: &str| {
+        fs::create_dir(state.join(to)).unwrap();
+        for file in fs::read_dir(state.join("record")).unwrap().flatten() {
+            fs::copy(file.path(), state.join(to).join(file.file_name())).unwrap();
+        }
+    };
+    copy("behind");
+    let mut entries = Vec::new();
+    for _ in 0..3 {
+        let offer = co_signed(&token(&m1), &[&m1]).unwrap();
+        m1.take(m1.id(), &offer).unwrap();
+        entries.extend(offer.entries);
+    }
+    let head = m1.union.now().0.union.unwrap().state.head;
+    let after = m1.view();
+    // A member that is three entries behind, and whose disk takes only the first of them.
+    let behind = m1.restart_after(|tpm| {
+        fs::rename(tpm.state().join("record"), tpm.state().join("ahead")).unwrap();
+        fs::rename(tpm.state().join("behind"), tpm.state().join("record")).unwrap();
+        fs::create_dir(tpm.state().join("record/3.new")).unwrap();
+    });
+    let offer = Offer { entries, head };
+    assert_eq!(behind.take(behind.id(), &offer).unwrap_err().kind, FaultKind::Internal);
+    assert!(behind.tpm.state().join("record/2").exists(), "the first was written");
+    assert_eq!(behind.view().head, before.head);
+    let behind = behind.restart_after(|tpm| fs::remove_dir(tpm.state().join("record/3.new")).unwrap());
+    assert_eq!(behind.view().head, before.head, "none of it was taken");
+    behind.take(behind.id(), &offer).unwrap();
+    assert_eq!(behind.view().head, after.head);
+    assert_eq!(behind.restart().view().tokens, after.tokens);
+}

@@ -54,7 +54,8 @@ impl Server {
         server
     }
 
-    fn over(tpm: SoftwareTpm, name: &'static str) -> Self {
+    /// On a TPM that is there.
+    pub fn over(tpm: SoftwareTpm, name: &'static str) -> Self {
         let actor = Tpm::start(tpm.address(), tpm.state()).unwrap();
         let platform = Arc::new(Platform::of(TpmClass::Software, Some(actor.clone())));
         let union = Arc::new(Union::open(&tpm.state(), name.parse().unwrap(), platform.clone()));
