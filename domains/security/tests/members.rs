@@ -9,10 +9,11 @@ use gtvp_appraisal::ek::{self, EkKey, Roots};
 use gtvp_appraisal::ownlog::{EntryKind, PCR};
 use gtvp_ipc::security::{
     ActivateCredential, AppraiseKeys, AskOf, Challenged, MakeCredential, Quote, Wish, WriteAdmission,
+    WriteHousekeeping,
 };
 use gtvp_model::fault::FaultKind;
 use gtvp_model::token::{JoinToken, TokenSecret};
-use gtvp_model::union::{Admission, PlatformIdentity, RosterEntry, TpmKind};
+use gtvp_model::union::{Admission, PlatformIdentity, RosterEntry, TpmClass, TpmKind};
 use gtvp_protocol::hsp::message::LogKind;
 use gtvp_protocol::hsp::{Event, Rejection, RejectionKind, Role};
 use gtvp_security::tpm::client::Client;
@@ -501,4 +502,55 @@ fn a_tpm_is_hardware_by_a_certificate_that_leads_to_a_root_and_by_nothing_else()
     let mut forged = certificate.clone();
     forged[200] ^= 1;
     assert_eq!(kind(appraise(&vendors, &forged, &public)).0, RejectionKind::Keys);
+}
+
+#[test]
+fn an_updated_founder_is_accepted_by_whoever_is_its_administrator() {
+    let m1 = Server::start("m1");
+    m1.begin().unwrap();
+    let wish = || m1.wish(Wish::AcceptReference { member: "m1".parse().unwrap(), next: false });
+    assert!(wish().unwrap_err().causes[0].contains("was healthy"));
+    m1.actor.measure(measured(EntryKind::Binary, "security", 77)).unwrap();
+    let token = token(&m1);
+    let m2 = Server::start("m2");
+    let (mut j, mut v) = enrolment(&m2, &m1, &token);
+    run(&mut j, &mut v);
+    assert!(j.refusal().unwrap().contains("own-entry"), "a joiner looks at whom it joins: {:?}", j.refusal());
+    assert!(m2.union.known().unwrap().is_none());
+    let written = wish().unwrap();
+    Server::decide(&written.entry, &[&m1], &[&m1]).unwrap();
+    let (mut j, mut v) = enrolment(&m2, &m1, &token);
+    run(&mut j, &mut v);
+    assert_eq!((j.refusal(), v.refusal()), (None, None));
+}
+
+#[test]
+fn a_server_without_a_tpm_is_let_in_where_somebody_said_so_and_proves_nothing() {
+    let m1 = Server::start("m1");
+    m1.begin_with(true).unwrap();
+    let token = token(&m1);
+    let m2 = Server::without_tpm("m2");
+    let (mut j, mut v) = enrolment(&m2, &m1, &token);
+    run(&mut j, &mut v);
+    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    assert_eq!(m1.view(), m2.view());
+    let row = m1.peers.members(at(0)).unwrap().into_iter().find(|r| r.name == "m2").unwrap();
+    assert_eq!((row.tpm, row.verdict.as_str()), (TpmClass::None, "unknown"));
+    // It appraises others, writes entries, and neither quotes nor votes nor makes reference values.
+    m1.evidence(&m2, 0).appraised_by(&m2, 0).unwrap();
+    let made = m2.wish(Wish::Token { expires_s: 60, ek: None, platform_identity: None }).unwrap();
+    Server::decide(&made.entry, &[&m1], &[&m1, &m2]).unwrap();
+    let (binding, ask) = m2.challenge(&m1, Role::Responder);
+    assert_eq!(m2.quote(&binding, &ask).unwrap_err().kind, FaultKind::WrongState);
+    assert_eq!(m2.union.vote_again(at(0).unix()).unwrap_err().kind, FaultKind::Denied);
+    let kept = m1.peers.write_housekeeping(&WriteHousekeeping { reachable: vec![m2.id()] }, at(0)).unwrap();
+    assert_eq!(kept.entry, None);
+    // Where nobody said so, it stays out.
+    let m3 = Server::start("m3");
+    m3.begin().unwrap();
+    let token = self::token(&m3);
+    let m4 = Server::without_tpm("m4");
+    let (mut j, mut v) = enrolment(&m4, &m3, &token);
+    run(&mut j, &mut v);
+    assert!(v.refusal().unwrap().contains("does not take members whose TPM is NONE"));
 }

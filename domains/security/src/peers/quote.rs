@@ -91,6 +91,7 @@ impl Peers {
     /// `Invalid` for what cannot be quoted, `Denied` for what is bound to somebody else; the TPM's.
     pub fn quote(&self, asked: &Quote) -> Result<(Quoted, OwnedFd), Fault> {
         let own = self.union.own_keys()?;
+        let ak = own.in_tpm()?.ak_public.clone();
         asked.challenges.iter().try_for_each(|c| self.ours(&c.binding, &own))?;
         let leaves: Vec<Digest> = asked.challenges.iter().map(|c| c.binding.leaf()).collect();
         let invalid = |why: &str| Fault::new(FaultKind::Invalid, why);
@@ -121,7 +122,7 @@ impl Peers {
             attest: found.quote.attest,
             signature: found.quote.signature,
             pcrs: pcrs.collect::<Result<_, Fault>>()?,
-            ak: own.tpm.ak_public,
+            ak,
             logs: parts.iter().map(span).collect(),
             answers: answers.collect(),
         };

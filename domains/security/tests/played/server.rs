@@ -110,12 +110,26 @@ impl Server {
         self.union.known().unwrap().unwrap().own.clone().unwrap()
     }
 
+    /// A server that has no TPM. The one that is started is not used.
+    pub fn without_tpm(name: &'static str) -> Self {
+        let Self { tpm, actor, .. } = Self::over(SoftwareTpm::start(), name);
+        let key = gtvp_security::key::load_or_make_identity(&tpm.state()).unwrap();
+        let platform = Arc::new(Platform::bare(key));
+        let union = Arc::new(Union::open(&tpm.state(), name.parse().unwrap(), platform.clone()));
+        let peers = Peers::new(union.clone(), platform.clone(), &tpm.state());
+        Self { tpm, actor, platform, union, peers, name, nonces: AtomicU64::new(1) }
+    }
+
     pub fn begin(&self) -> Result<(), Fault> {
+        self.begin_with(false)
+    }
+
+    pub fn begin_with(&self, without_tpm: bool) -> Result<(), Fault> {
         let begin = BeginUnion {
             union: UnionBegin {
                 name: "lab".parse().unwrap(),
                 software_tpms: true,
-                without_tpm: false,
+                without_tpm,
                 attest_every_ms: Some(2000),
             },
             hardware: hardware(),
