@@ -369,12 +369,13 @@ pub struct LearnRecord {
     pub from: MemberId,
 }
 
-/// Read the record: a descriptor comes back (`csp::page`), with entries from `from` on.
+/// Read the record: a descriptor comes back (`csp::page`), with entries from `from` on, up to one with a head. Empty: there is none. Whoever
+/// wants all of it asks again, from the one after the last.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ReadRecord {
     /// The first entry.
     pub from: u64,
-    /// No more bytes than this, but one entry at least, if there is one.
+    /// No more bytes than this (and 16 MiB), if a head is within these.
     pub most: u64,
 }
 

@@ -1,9 +1,9 @@
 //! Reference values that this member makes: manifests of what counts as healthy, signed by its attestation key, for the record.
 
 use gtvp_appraisal::alg::HashAlg;
-use gtvp_appraisal::appraise::{Attester, Binding, KnownFrom, Question, State, appraise};
+use gtvp_appraisal::appraise::{Attester, Binding, KnownFrom, Question, State, Verdict, appraise};
 use gtvp_appraisal::bootlog::BootLog;
-use gtvp_appraisal::evidence::LogPart;
+use gtvp_appraisal::evidence::{Evidence, LogPart};
 use gtvp_appraisal::ownlog::{EntryKind, OwnLog};
 use gtvp_appraisal::reference::{
     Demand, Demands, Manifest, OwnMatch, OwnRule, ReferenceSet, Rule, SignedManifest, Status, rules_for_boot,
@@ -23,8 +23,8 @@ use crate::union::book;
 
 /// Name of the first reference values of a union.
 pub const FOUNDER: &str = "founder";
-/// Begins what the founder's own evidence is bound to.
-const LABEL: &[u8] = b"gtvp-founder/1\0";
+/// Begins what evidence for this member itself is bound to.
+const LABEL: &[u8] = b"gtvp-own/1\0";
 
 /// The class of a TPM as appraisal has it; none without one.
 pub fn class(class: TpmClass) -> Option<gtvp_appraisal::appraise::TpmClass> {
@@ -51,6 +51,43 @@ pub fn signed(platform: &Platform, keys: &Identity, manifest: &Manifest) -> Resu
     Ok((manifest.name.clone(), blob))
 }
 
+/// This member's own evidence, bound to nothing but a number of its own.
+fn shown(platform: &Platform, keys: &Identity) -> Result<(Evidence, Digest), Fault> {
+    let mut nonce = [0; 32];
+    aws_lc_rs::rand::fill(&mut nonce).map_err(|e| Fault::internal("there is no randomness", &e))?;
+    let bound = Digest::of(&[LABEL, &nonce].concat());
+    let logs = platform.kernel_logs();
+    let shown = evidence::make(platform.tpm()?, logs, keys.ak_public.clone(), bound.0.to_vec())?;
+    Ok((shown, bound))
+}
+
+fn appraised(
+    platform: &Platform,
+    (shown, bound): &(Evidence, Digest),
+    set: &ReferenceSet,
+    now: i64,
+) -> Result<Verdict, Fault> {
+    let no_tpm = || Fault::new(FaultKind::WrongState, "this server has no TPM");
+    let class = class(platform.class()).ok_or_else(no_tpm)?;
+    let attester =
+        Attester::new(&shown.ak, class).map_err(|e| unfit("this server's attestation key is no good", &e))?;
+    let binding = Binding::Qualifying(&bound.0);
+    let question = Question { attester: &attester, known_from: KnownFrom::Record, binding, held: None };
+    Ok(appraise(shown, &question, set, now).verdict)
+}
+
+/// What others would find in this member's evidence now. Nothing rests on it: it is for an administrator, who accepts an update of this
+/// very server.
+pub fn own_verdict(
+    platform: &Platform,
+    keys: &Identity,
+    set: &ReferenceSet,
+    now: i64,
+) -> Result<Verdict, Fault> {
+    let _turn = evidence::turn();
+    appraised(platform, &shown(platform, keys)?, set, now)
+}
+
 /// The first manifest of a union: what its founder shows of itself now. It must itself be trusted by it.
 pub fn of_founder(
     platform: &Platform,
@@ -59,13 +96,9 @@ pub fn of_founder(
     now: UnixTime,
 ) -> Result<(String, Blob), Fault> {
     let _turn = evidence::turn();
-    let mut nonce = [0; 32];
-    aws_lc_rs::rand::fill(&mut nonce).map_err(|e| Fault::internal("there is no randomness", &e))?;
-    let bound = Digest::of(&[LABEL, &nonce].concat());
-    let shown =
-        evidence::make(platform.tpm()?, platform.kernel_logs(), keys.ak_public.clone(), bound.0.to_vec())?;
+    let shown = shown(platform, keys)?;
     let issued = i64::try_from(now.0).unwrap_or(i64::MAX);
-    let manifest = learn(&shown.boot, &shown.own, settings, issued)?;
+    let manifest = learn(&shown.0.boot, &shown.0.own, settings, issued)?;
     let (name, blob) = signed(platform, keys, &manifest)?;
 
     let what = "this server's own evidence is not healthy by its own reference values";
@@ -74,12 +107,7 @@ pub fn of_founder(
     let (_, cose) = book::parts(&blob).unwrap_or_default();
     let trusted = SignedManifest::parse(cose).and_then(|m| m.verify(&key, public.name()));
     let set = ReferenceSet::compose(&[trusted.map_err(|e| unfit(what, &e))?]).map_err(|e| unfit(what, &e))?;
-    let no_tpm = || Fault::new(FaultKind::WrongState, "this server has no TPM");
-    let class = class(platform.class()).ok_or_else(no_tpm)?;
-    let attester = Attester::new(&keys.ak_public, class).map_err(|e| unfit(what, &e))?;
-    let binding = Binding::Qualifying(&bound.0);
-    let question = Question { attester: &attester, known_from: KnownFrom::Record, binding, held: None };
-    let verdict = appraise(&shown, &question, &set, issued).verdict;
+    let verdict = appraised(platform, &shown, &set, issued)?;
     if verdict.state != State::Trusted {
         let fault = Fault::new(FaultKind::WrongState, what);
         return Err(verdict.failed.iter().take(8).fold(fault, |f, why| f.because(why.to_string())));

@@ -202,7 +202,7 @@ fn signed(author: &Keys, entry: &Entry) -> SignedEntry {
 
 fn co_signed(voter: &Keys, record: &Record) -> CoSigned {
     let head = Head { union: record.view().union, at: record.view().head, time: now() };
-    let vote = Vote { voter: voter.id(), signature: voter.signature(&head.signed_content()) };
+    let vote = Vote { voter: voter.id(), time: head.time, signature: voter.signature(&head.signed_content()) };
     CoSigned { head, votes: vec![vote].try_into().unwrap() }
 }
 
@@ -250,7 +250,7 @@ impl Decides for Alone {
             }
             Event::Taken { outcome, .. } => {
                 let ticket = self.taking.take().unwrap();
-                let end = outcome.map_or_else(Proposal::Refused, |_| Proposal::Taken);
+                let end = outcome.map_or_else(|e| Proposal::Refused(format!("{e:?}")), |_| Proposal::Taken);
                 vec![Command::Proposed(ticket, end)]
             }
             Event::Frame(from, frame) => {

@@ -27,8 +27,8 @@ use super::{Now, Peers};
 use crate::evidence::turn;
 use crate::platform::{chain, fault};
 
-/// Logs above this, bytes, are in memory one member's at a time.
-const LONG: u64 = 1024 * 1024;
+/// Logs above this, bytes, are in memory one member's at a time: taken apart they have several times their length.
+const LONG: u64 = 64 * 1024;
 /// Bytes of an attestation result's label where there is no TPM to sign it.
 const UNSIGNED: &[u8] = b"gtvp-result-unsigned/1\0";
 
@@ -119,7 +119,7 @@ impl Peers {
             Err(why) => return Ok(Err(why)),
         };
         let bytes: u64 = asked.logs.iter().map(|l| l.length).fold(0, u64::saturating_add);
-        let _turn = (bytes > LONG).then(turn);
+        let turn = (bytes > LONG).then(turn);
         let evidence = match convert(asked, fds) {
             Ok(evidence) => evidence,
             Err(why) => return Ok(Err(why)),
@@ -134,6 +134,8 @@ impl Peers {
             let digests = digests(&evidence, &held, before.as_ref());
             Logs { held, digests, set: found.set.clone() }
         });
+        // The next may have its logs here while this member's TPM signs.
+        drop((evidence, before, turn));
         let period = self.period();
         let result = match trusted {
             true => Some(self.result(&found.verdict, &attesting, period, now)?),
@@ -214,12 +216,13 @@ impl Peers {
         let lasts = i64::try_from((period.saturating_mul(5) / 2).div_ceil(1000)).unwrap_or(i64::MAX);
         let issued = now.seconds();
         let result = AttestationResult { claims, issued, expires: issued.saturating_add(lasts) };
-        let Ok(keys) = self.union.own_keys() else {
+        let keys = self.union.own_keys()?;
+        let Ok(in_tpm) = keys.in_tpm() else {
             // Whoever has no TPM tells nobody else what it found.
             let what = format!("{:?}", result.claims);
             return Ok((Digest::of(&[UNSIGNED, what.as_bytes()].concat()), Arc::from([])));
         };
-        let public = Public::parse(&keys.tpm.ak_public).map_err(|e| unfit(&e))?;
+        let public = Public::parse(&in_tpm.ak_public).map_err(|e| unfit(&e))?;
         let unsigned = result.unsigned(public.scheme, public.name()).map_err(|e| unfit(&e))?;
         let signed = self.platform.tpm()?.sign_result(unsigned).map_err(|e| fault(&e))?;
         Ok((Digest::of(&signed), signed.into()))
@@ -259,13 +262,13 @@ fn judge(
     }
     let bound = asked.binding.qualifying_data(&asked.evidence.path);
     let bound = bound.ok_or_else(|| told(&Failure::BoundElsewhere))?;
-    // A new session may be with a TPM that was reset since the last: what was held of its life before says nothing then. Within a
-    // session it may not.
-    let same_life = |l: &&Logs| {
-        let clock = Attest::parse(&evidence.quote).ok().map(|a| a.clock.epoch());
-        asked.evidence.round > 0 || clock == Some(l.held.clock.epoch())
-    };
-    let before = before.filter(same_life);
+    // A new session may be with a TPM that was reset since the last, and then nothing is held of its clock. What is held of logs are
+    // their bytes and what they come to, whichever life of the TPM they are shown in. Within a session there is one life.
+    let new_life = Attest::parse(&evidence.quote).ok().map(|a| a.clock);
+    let new_life = new_life.filter(|_| asked.evidence.round == 0);
+    let reborn = before.zip(new_life).filter(|(l, clock)| l.held.clock.epoch() != clock.epoch());
+    let reborn = reborn.map(|(l, clock)| Logs { held: l.held.clone().reborn(clock), ..l.clone() });
+    let before = reborn.as_ref().or(before);
     // What was asked for before reference values changed goes on from what the old ones judged; the next time all is asked for.
     let part = |p: &LogPart| matches!(p, LogPart::From { from, .. } if *from > 0);
     let goes_on = [&evidence.boot, &evidence.ima, &evidence.own].into_iter().any(part);

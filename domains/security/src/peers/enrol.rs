@@ -24,6 +24,7 @@ use gtvp_protocol::hsp::{Rejection, RejectionKind};
 use super::{Now, Peers};
 use crate::platform::{chain, fault};
 use crate::tpm::credential::make_credential;
+use crate::tpm::keys;
 
 /// Where an administrator puts roots of EK certificates, in the state folder.
 const ROOTS: &str = "ek-roots";
@@ -78,21 +79,24 @@ impl Peers {
     /// This member's keys as others see them.
     ///
     /// # Errors
-    /// Without a TPM, or with one that cannot be reached.
+    /// With a TPM that cannot be reached.
     pub fn own_keys(&self) -> Result<OwnKeysReply, Fault> {
         let own = self.union.own_keys()?;
         let large = |e: TooManyBytes| Fault::internal("a key of this member's TPM is too large", &e);
-        let keys = JoinKeys {
-            ek_certificate: own.tpm.ek_certificate.unwrap_or_default().try_into().map_err(large)?,
-            ek: own.tpm.ek_public.try_into().map_err(large)?,
-            ak: own.tpm.ak_public.try_into().map_err(large)?,
-            tls: own.tpm.tls_public.try_into().map_err(large)?,
+        let shown = |tpm: keys::Identity| {
+            Ok::<_, Fault>(JoinKeys {
+                ek_certificate: tpm.ek_certificate.unwrap_or_default().try_into().map_err(large)?,
+                ek: tpm.ek_public.try_into().map_err(large)?,
+                ak: tpm.ak_public.try_into().map_err(large)?,
+                tls: tpm.tls_public.try_into().map_err(large)?,
+            })
         };
+        let keys = own.tpm.map(shown).transpose()?;
         // What the union thinks of the TPM is the union's to say.
         let known = self.union.known().ok().flatten().filter(|k| k.has_us());
         let recorded = known.and_then(|k| k.own.clone()).map(|own| own.identity);
         let identity = recorded.filter(|i| i.same_keys(&own.identity)).unwrap_or(own.identity);
-        Ok(OwnKeysReply { keys: Some(keys), identity, spki: own.spki })
+        Ok(OwnKeysReply { keys, identity, spki: own.spki })
     }
 
     /// Whether a joiner's keys are what they must be. That they are in one TPM is what comes after.

@@ -16,11 +16,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use gtvp_appraisal::ek::Roots;
 use gtvp_ipc::security::{Housekeeping, WriteAdmission, WriteEntry, WriteHousekeeping, Written};
 use gtvp_model::fault::{Fault, FaultKind};
+use gtvp_model::ids::MemberName;
 use gtvp_model::union::{MemberId, TpmClass, UnixTime};
 use gtvp_protocol::csp::SignedEntry;
 
 use crate::platform::Platform;
-use crate::union::{Means, Union};
+use crate::reference;
+use crate::union::{Means, Seen, Union};
 use believed::Believed;
 use quote::Prefixes;
 use table::Table;
@@ -110,13 +112,29 @@ impl Peers {
         self.union.housekeeping(&asked.reachable, now.unix())
     }
 
+    /// What failed in the last evidence of somebody: of this member as it is now, of another by its id, of a joiner by the name that it
+    /// wants.
+    fn seen(&self, name: &MemberName, now: Now) -> Result<Option<Seen>, Fault> {
+        let known = self.union.known()?;
+        let member = known.as_ref().and_then(|k| k.state.view.members.values().find(|m| m.name == *name));
+        let Some((known, member)) = known.as_ref().zip(member) else { return Ok(self.table().seen(name)) };
+        if known.own.as_ref().is_none_or(|own| own.id() != member.id()) {
+            return Ok(self.table().last(&member.id()).map(|l| Seen { failed: l.verdict.failed.clone() }));
+        }
+        let unknown = |why| Fault::new(FaultKind::WrongState, "nothing counts as healthy").because(why);
+        let set = known.references.clone().map_err(unknown)?;
+        let keys = self.union.own_keys()?;
+        let verdict = reference::own_verdict(&self.platform, keys.in_tpm()?, &set, now.seconds())?;
+        Ok(Some(Seen { failed: verdict.failed }))
+    }
+
     /// Writes an entry that an administrator asks for. Whether it may ask is for the caller to have seen.
     ///
     /// # Errors
     /// What the record or a rule says no to; this member's TPM.
     pub fn write_entry(&self, asked: &WriteEntry, now: Now) -> Result<Written, Fault> {
         let trusted: Vec<MemberId> = self.table().trusted(now.ms, self.period());
-        let means = Means { seen: &|name| self.table().seen(name), reachable: &|id| trusted.contains(id) };
+        let means = Means { seen: &|name| self.seen(name, now), reachable: &|id| trusted.contains(id) };
         self.union.wish(&asked.wish, &means, now.unix())
     }
 }

@@ -91,6 +91,7 @@ impl Peers {
     /// `Invalid` for what cannot be quoted, `Denied` for what is bound to somebody else; the TPM's.
     pub fn quote(&self, asked: &Quote) -> Result<(Quoted, OwnedFd), Fault> {
         let own = self.union.own_keys()?;
+        let ak = own.in_tpm()?.ak_public.clone();
         asked.challenges.iter().try_for_each(|c| self.ours(&c.binding, &own))?;
         let leaves: Vec<Digest> = asked.challenges.iter().map(|c| c.binding.leaf()).collect();
         let invalid = |why: &str| Fault::new(FaultKind::Invalid, why);
@@ -121,7 +122,7 @@ impl Peers {
             attest: found.quote.attest,
             signature: found.quote.signature,
             pcrs: pcrs.collect::<Result<_, Fault>>()?,
-            ak: own.tpm.ak_public,
+            ak,
             logs: parts.iter().map(span).collect(),
             answers: answers.collect(),
         };
@@ -190,4 +191,77 @@ fn selection(banks: &[WireBank]) -> Option<Selection> {
         return None;
     }
     Selection::new(bank, (0..24).filter(|n| one.pcrs >> n & 1 == 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gtvp_model::union::Epoch;
+    use gtvp_protocol::hsp::Role;
+    use gtvp_protocol::hsp::message::Held;
+
+    fn challenged(held: Option<(u64, Digest)>) -> Challenged {
+        let binding = Binding {
+            union: [1; 32].into(),
+            epoch: Epoch(0),
+            role: Role::Responder,
+            attester: [2; 32].into(),
+            challenger: [3; 32].into(),
+            exporter: [4; 32],
+            nonce: [5; 32],
+            attester_tls: Vec::new(),
+            challenger_tls: Vec::new(),
+            transcript: Digest([6; 32]),
+        };
+        let held = held.map(|(bytes, digest)| Held { log: LogKind::Ima, bytes, digest });
+        Challenged { binding, held: held.into_iter().collect::<Vec<_>>().try_into().unwrap() }
+    }
+
+    #[test]
+    fn who_holds_what_the_log_begins_with_gets_the_rest_and_everybody_else_all_of_it() {
+        let log = b"first, second, third".to_vec();
+        let holds = |n: usize| challenged(Some((n as u64, Digest::of(&log[..n]))));
+        let part = Part::of(LogKind::Ima, log.clone(), &[holds(7), holds(15)]);
+        assert_eq!((part.from, part.begins, part.bytes), (7, vec![7, 15], log[7..].to_vec()));
+        let lies = challenged(Some((7, Digest::of(b"another"))));
+        let long = challenged(Some((1000, Digest::of(&log))));
+        let other = Challenged { held: Default::default(), ..holds(7) };
+        for with in [lies, long, other, challenged(None)] {
+            let part = Part::of(LogKind::Ima, log.clone(), &[holds(7), with]);
+            assert_eq!((part.from, part.begins), (0, vec![7, 0]));
+            assert_eq!(part.bytes, log, "whoever holds nothing of it needs it from the first byte on");
+        }
+        assert_eq!(Part::of(LogKind::Ima, log.clone(), &[holds(log.len())]).bytes, b"");
+    }
+
+    #[test]
+    fn a_few_lengths_are_remembered_each_of_its_own_log() {
+        let mut prefixes = Prefixes::default();
+        for n in 0..=MOST {
+            prefixes.keep(LogKind::Ima, n as u64, hashed(&vec![0; n]));
+        }
+        prefixes.keep(LogKind::Boot, 3, hashed(b"boo"));
+        assert!(prefixes.find(LogKind::Ima, 0).is_none(), "the oldest went");
+        assert_eq!(finished(&prefixes.find(LogKind::Ima, 3).unwrap()), Digest::of(&[0; 3]));
+        assert_eq!(finished(&prefixes.find(LogKind::Boot, 3).unwrap()), Digest::of(b"boo"));
+        prefixes.keep(LogKind::Boot, 3, hashed(b"new"));
+        assert_eq!(finished(&prefixes.find(LogKind::Boot, 3).unwrap()), Digest::of(b"new"));
+    }
+
+    #[test]
+    fn a_quote_is_of_one_bank_that_counts() {
+        let bank = |algorithm, pcrs| WireBank { algorithm, pcrs };
+        assert!(selection(&[bank(0x000B, 0x47FF)]).is_some());
+        assert!(selection(&[bank(0x000B, 1), bank(0x000C, 0)]).is_some(), "no PCR of the second");
+        let bad = [
+            vec![],
+            vec![bank(0x000B, 0)],
+            vec![bank(0x000B, 1), bank(0x000C, 1)],
+            vec![bank(0x0004, 1)],
+            vec![bank(0x000B, 1 << 24)],
+        ];
+        for bad in bad {
+            assert!(selection(&bad).is_none(), "{bad:?}");
+        }
+    }
 }

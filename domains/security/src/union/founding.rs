@@ -53,6 +53,7 @@ impl Union {
             return Err(not_admitted(class));
         }
         let keys = self.own_keys()?;
+        let in_tpm = keys.tpm.as_ref().ok_or_else(super::without_tpm)?;
         let level = PlatformIdentity::try_from(FOUNDER)
             .map_err(|e| Fault::internal("the founder has no level", &e))?;
         let founder =
@@ -67,7 +68,7 @@ impl Union {
             act: Act::Genesis { name: asked.union.name.clone(), founder, settings },
         };
         let first = self.sign(&genesis)?;
-        let (name, manifest) = reference::of_founder(&self.platform, &keys.tpm, &settings, now)?;
+        let (name, manifest) = reference::of_founder(&self.platform, in_tpm, &settings, now)?;
         let entry = Entry {
             union: UnionId::new(first.hash()),
             number: 1,

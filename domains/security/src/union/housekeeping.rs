@@ -67,8 +67,8 @@ pub fn without(
     if voters.len() > 1 {
         return Some(voters.iter().copied().filter(|v| *v != gone).collect());
     }
-    let able = members.iter().filter(|c| c.id != gone && c.class != TpmClass::None && !c.leaving);
-    let best = able.min_by_key(|c| (!c.reachable, std::cmp::Reverse(c.level), c.id))?;
+    let able = members.iter().filter(|c| c.id != gone && c.class != TpmClass::None);
+    let best = able.min_by_key(|c| (c.leaving, !c.reachable, std::cmp::Reverse(c.level), c.id))?;
     Some(voters.iter().copied().chain([best.id]).collect())
 }
 

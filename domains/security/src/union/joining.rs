@@ -67,6 +67,10 @@ impl Union {
 
     /// Whether this server is joining this union: it has learned its record, or asked it to be admitted.
     pub fn joins(&self, union: UnionId) -> bool {
+        // Whoever is in one union joins no other.
+        if self.known().map_or(true, |known| known.is_some_and(|k| k.has_us())) {
+            return false;
+        }
         let joining = self.joining();
         joining.learned(union).is_some() || joining.asked == Some(union)
     }

@@ -61,8 +61,18 @@ pub struct OwnKeys {
     pub identity: Identity,
     /// SubjectPublicKeyInfo of the one that signs, DER.
     pub spki: Vec<u8>,
-    /// Their public parts.
-    pub tpm: keys::Identity,
+    /// Their public parts; none without a TPM.
+    pub tpm: Option<keys::Identity>,
+}
+
+impl OwnKeys {
+    /// The TPM's.
+    ///
+    /// # Errors
+    /// There is no TPM.
+    pub fn in_tpm(&self) -> Result<&keys::Identity, Fault> {
+        self.tpm.as_ref().ok_or_else(|| Fault::new(FaultKind::WrongState, "this member has no TPM"))
+    }
 }
 
 /// A union as it is now, for whoever appraises.
@@ -243,7 +253,7 @@ impl Union {
     /// This member's keys as the roster has them.
     ///
     /// # Errors
-    /// Without a TPM, or with one that cannot be reached.
+    /// With a TPM that cannot be reached.
     pub fn own_keys(&self) -> Result<OwnKeys, Fault> {
         if let Some(keys) = self.keys.get() {
             return Ok(keys.clone());
@@ -251,7 +261,12 @@ impl Union {
         let kind = match self.platform.class() {
             TpmClass::Hardware => TpmKind::Hardware,
             TpmClass::Software => TpmKind::Software,
-            TpmClass::None => return Err(without_tpm()),
+            TpmClass::None => {
+                let point = self.platform.bare_key().ok_or_else(without_tpm)?;
+                let spki = [P256_SPKI_HEAD.as_slice(), &point].concat();
+                let identity = Identity::Bare { spki: SpkiDigest::new(Digest::of(&spki)) };
+                return Ok(OwnKeys { identity, spki, tpm: None });
+            }
         };
         let cannot = |e: &dyn std::error::Error| {
             Fault::new(FaultKind::Unavailable, "the TPM's keys cannot be had").because(causes(e))
@@ -268,7 +283,7 @@ impl Union {
             tls: KeyName::sha256(&tpm.tls_public),
             spki: SpkiDigest::new(Digest::of(&spki)),
         };
-        let keys = OwnKeys { identity, spki, tpm };
+        let keys = OwnKeys { identity, spki, tpm: Some(tpm) };
         // Set once, by whoever came first: a TPM's keys are the same for as long as this process lives.
         Ok(self.keys.get_or_init(|| keys).clone())
     }
@@ -286,13 +301,13 @@ impl Union {
         if encoded.is_empty() {
             return Err(Fault::new(FaultKind::Invalid, "that is more than an entry of the record holds"));
         }
-        let value = self.platform.tpm()?.sign_entry(entry).map_err(|e| unsigned(&e))?;
+        let value = self.platform.sign_entry(entry)?;
         let large = |e: wire::TooManyBytes| Fault::internal("the entry is too large", &e);
         Ok(SignedEntry { entry: encoded.try_into().map_err(large)?, signature: self.signature(value)? })
     }
 
     fn sign_head(&self, head: &Head) -> Result<Signature, Fault> {
-        let value = self.platform.tpm()?.sign_head(head).map_err(|e| unsigned(&e))?;
+        let value = self.platform.sign_head(head)?;
         self.signature(value)
     }
 
@@ -346,10 +361,6 @@ fn summary(known: &Known) -> UnionSummary {
         software_tpms: view.settings.software_tpms,
         without_tpm: view.settings.without_tpm,
     }
-}
-
-fn unsigned(e: &crate::tpm::client::TpmError) -> Fault {
-    Fault::new(FaultKind::Unavailable, "the TPM did not sign it").because(causes(e))
 }
 
 fn damaged(why: &str) -> Fault {

@@ -36,7 +36,7 @@ pub struct Seen {
 /// What a wish may be answered with beside the record.
 pub struct Means<'a> {
     /// The last evidence of somebody, by name.
-    pub seen: &'a dyn Fn(&MemberName) -> Option<Seen>,
+    pub seen: &'a dyn Fn(&MemberName) -> Result<Option<Seen>, Fault>,
     /// Whether somebody is there, as far as is known.
     pub reachable: &'a dyn Fn(&MemberId) -> bool,
 }
@@ -216,7 +216,7 @@ impl Union {
         let nothing = |why: String| {
             Fault::new(FaultKind::WrongState, format!("there is nothing of {name} to accept")).because(why)
         };
-        let seen = (means.seen)(name);
+        let seen = (means.seen)(name)?;
         let seen = seen.ok_or_else(|| nothing("no evidence of it was seen here lately".into()))?;
         let status = if next { Status::Next } else { Status::Current };
         let rules: Vec<_> = seen.failed.iter().filter_map(|f| rule_accepting(f, status)).collect();
@@ -260,7 +260,7 @@ impl Union {
 
     fn manifest(&self, manifest: Manifest, about: String, now: UnixTime) -> Result<Written, Fault> {
         let keys = self.own_keys()?;
-        let (name, manifest) = reference::signed(&self.platform, &keys.tpm, &manifest)?;
+        let (name, manifest) = reference::signed(&self.platform, keys.in_tpm()?, &manifest)?;
         self.act(Act::ReferenceAccepted { name, manifest }, about, now)
     }
 
