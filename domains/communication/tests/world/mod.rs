@@ -202,7 +202,8 @@ fn signed(author: &Keys, entry: &Entry) -> SignedEntry {
 
 fn co_signed(voter: &Keys, record: &Record) -> CoSigned {
     let head = Head { union: record.view().union, at: record.view().head, time: now() };
-    let vote = Vote { voter: voter.id(), time: head.time, signature: voter.signature(&head.signed_content()) };
+    let vote =
+        Vote { voter: voter.id(), time: head.time, signature: voter.signature(&head.signed_content()) };
     CoSigned { head, votes: vec![vote].try_into().unwrap() }
 }
 
