@@ -157,7 +157,7 @@ impl Runtime {
     fn union_is(self: &Arc<Self>, union: Option<OwnUnion>) {
         let union = union.map(Arc::new);
         let own = union.as_ref().filter(|u| is_member(u)).cloned();
-        self.node.union(own.clone());
+        self.node.union(union.clone());
         self.newest.set(union);
         // Whoever is out, or lost somebody, hears it by its own engine.
         self.switch.view_changed();
