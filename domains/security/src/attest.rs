@@ -1,4 +1,4 @@
-//! This member's evidence as a file that anybody can check offline (docs/spec/evidence.md, "Files"). It judges nothing: this member's word
+//! This member's evidence, and a box's with it, as a file that anybody can check offline (docs/spec/evidence.md, "Files"). It judges nothing: this member's word
 //! for its own health is worth nothing.
 
 use std::fs::{self, File, OpenOptions};
@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use gtvp_appraisal::appraise;
 use gtvp_appraisal::file::{Claims, EvidenceFile, NONCE};
+use gtvp_ipc::security::AttestBox;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::union::TpmClass;
 
@@ -18,6 +19,7 @@ use crate::kernel_logs::KernelLogs;
 use crate::platform::{Platform, fault};
 use crate::tpm::actor::Tpm;
 use crate::tpm::saved::unhex;
+use crate::vtpm::Vtpms;
 
 /// The file, in `/state`, for the moment in which it is written. Not in memory: IMA's log can have more than half of what this process may
 /// use, and whoever reads slowly must not hold it here.
@@ -25,6 +27,28 @@ const NAME: &str = "evidence.new";
 
 /// A descriptor from which this member's evidence can be read. `nonce` is in hexadecimal, `state` this domain's folder.
 pub fn answer(platform: &Platform, state: &Path, nonce: &str) -> Result<OwnedFd, Fault> {
+    answer_with(platform, state, nonce, |_, file| Ok(file))
+}
+
+/// A descriptor from which a box's evidence can be read, with this member's.
+pub fn answer_box(
+    platform: &Platform,
+    vtpms: &Vtpms,
+    state: &Path,
+    asked: &AttestBox,
+) -> Result<OwnedFd, Fault> {
+    platform.tpm()?;
+    // Before the member's evidence is made: that must name its key.
+    let vtpm = vtpms.of(asked.slot, &asked.name)?;
+    answer_with(platform, state, &asked.nonce, |nonce, file| Vtpms::attest(&vtpm, asked, nonce, file))
+}
+
+fn answer_with(
+    platform: &Platform,
+    state: &Path,
+    nonce: &str,
+    complete: impl FnOnce(&[u8], EvidenceFile) -> Result<EvidenceFile, Fault>,
+) -> Result<OwnedFd, Fault> {
     let nonce = parse_nonce(nonce)?;
     let tpm = platform.tpm()?;
     let class = match platform.class() {
@@ -35,7 +59,8 @@ pub fn answer(platform: &Platform, state: &Path, nonce: &str) -> Result<OwnedFd,
     let made = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let made = i64::try_from(made).unwrap_or(i64::MAX);
     let _turn = evidence::turn();
-    let file = make(tpm, platform.kernel_logs(), class, nonce, made)?;
+    let file = make(tpm, platform.kernel_logs(), class, nonce.clone(), made)?;
+    let file = complete(&nonce, file)?;
     write(&state.join(NAME), &file).map_err(|e| Fault::internal("the evidence cannot be written", &e))
 }
 
