@@ -127,7 +127,7 @@ impl Calls {
     pub fn read_record(&self, to: RecordHead) {
         self.note(move |s| {
             let read = said(s.read_record(0, MAX_RECORD));
-            Note::Record(read.and_then(|bytes| up_to(&bytes, to)))
+            Note::Record(read.and_then(|bytes| up_to(bytes, to)))
         });
     }
 
@@ -144,13 +144,22 @@ impl Calls {
 }
 
 /// The record's beginning that ends with this entry: others may have come meanwhile.
-fn up_to(bytes: &[u8], to: RecordHead) -> Result<Vec<u8>, String> {
-    let mut page = page::split(bytes).map_err(|e| e.to_string())?;
-    page.truncate(usize::try_from(to.number.saturating_add(1)).unwrap_or(usize::MAX));
-    match page.last() {
-        Some(last) if last.entry.hash() == to.hash => Ok(page::join(&page)),
-        _ => Err(format!("the record does not have entry {} as it was", to.number)),
+fn up_to(mut bytes: Vec<u8>, to: RecordHead) -> Result<Vec<u8>, String> {
+    let gone = || format!("the record does not have entry {} as it was", to.number);
+    let (mut at, mut last) = (0usize, 0usize);
+    for _ in 0..=to.number {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let length = rest.first_chunk::<4>().map(|l| u32::from_be_bytes(*l)).ok_or_else(gone)?;
+        last = at;
+        at = at.saturating_add(4).saturating_add(usize::try_from(length).unwrap_or(usize::MAX));
     }
+    let page = bytes.get(last..at).ok_or_else(gone)?;
+    let page = page::split(page).map_err(|e| e.to_string())?;
+    if page.first().map(|last| last.entry.hash()) != Some(to.hash) {
+        return Err(gone());
+    }
+    bytes.truncate(at);
+    Ok(bytes)
 }
 
 /// What a learned record must be.

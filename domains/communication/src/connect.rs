@@ -16,12 +16,13 @@ use gtvp_protocol::hsp::message::LIMITS;
 use gtvp_protocol::hsp::{Context, Expect, Role, Session, Setup, Step};
 
 use crate::clock;
-use crate::drive::{Begin, Drive, End};
+use crate::drive::Drive;
+use crate::ends::{Begin, End};
 use crate::engine::LinkId;
 use crate::link::{Heard, Link};
 use crate::machine::Machine;
 use crate::runtime::Runtime;
-use crate::switch::Inbox;
+use crate::switch::{Inbox, Note};
 
 /// Stack of a link's thread: the handshake's post-quantum part needs the most of it.
 pub const STACK: usize = 512 * 1024;
@@ -103,6 +104,8 @@ pub fn begin(
 ) -> Begin {
     let inbox = Arc::new(Inbox::new(link.waker()));
     runtime.switch.add(id, inbox.clone());
+    // Before it was there it was not told of changes.
+    inbox.put(Note::View);
     let (commands, dialled, union, reports) = (Vec::new(), None, None, None);
     Begin { id, link, remote, role, machine, commands, dialled, union, reports, inbox }
 }

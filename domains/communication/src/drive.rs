@@ -13,13 +13,14 @@ use gtvp_ipc::security::{
     ActivateCredential, AppraiseCertification, AppraiseKeys, Certify, MakeCredential, OwnUnion,
 };
 use gtvp_model::token::Endpoint;
-use gtvp_model::union::{MemberId, TpmClass, UnionId};
+use gtvp_model::union::{MemberId, TpmClass};
 use gtvp_protocol::frame::Frame;
 use gtvp_protocol::hsp::message::{self, MAX_RECORD_PIECE, Message, Record};
 use gtvp_protocol::hsp::{AttestedChannel, Command, Durable, Event, Grant, Millis, Refusal, Role};
 use gtvp_protocol::{csp, neighbour};
 
 use crate::calls::{Calls, learned};
+use crate::ends::{Begin, End, Report};
 use crate::engine::LinkId;
 use crate::link::{Heard, Link};
 use crate::machine::Machine;
@@ -28,8 +29,8 @@ use crate::runtime::Runtime;
 use crate::switch::{Inbox, Note};
 use crate::{admit, clock};
 
-/// Bytes that may wait for a peer that reads slowly.
-const MAX_WAITING: usize = 64 * 1024 * 1024;
+/// Bytes that may wait for a peer that reads slowly: the longest record and the longest logs, as a joiner gets them.
+const MAX_WAITING: usize = 112 * 1024 * 1024;
 /// After how long a channel on which only the record may be spoken of begins anew: by then its younger end has caught up.
 const NARROW: u64 = 10_000;
 
@@ -39,62 +40,6 @@ const LISTS: u64 = 32;
 /// Frames of a channel.
 fn limits(kind: u8) -> Option<usize> {
     message::limits(kind).or_else(|| csp::node::limits(kind)).or_else(|| neighbour::limits(kind))
-}
-
-/// What a join says of itself.
-#[derive(Debug)]
-pub enum Report {
-    /// How far it is.
-    Step(&'static str),
-    /// This server is a member.
-    Member(UnionId),
-    /// It is over before that.
-    Ended(End),
-}
-
-/// How a connection ended.
-#[derive(Debug)]
-pub enum End {
-    /// By the engine's word.
-    Refused(Refusal),
-    /// We ended it.
-    Own(&'static str),
-    /// The connection broke, or the peer sent what is no frame.
-    Broken(String),
-}
-
-impl std::fmt::Display for End {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Refused(r) => r.fmt(f),
-            Self::Own(why) => f.write_str(why),
-            Self::Broken(why) => f.write_str(why),
-        }
-    }
-}
-
-/// What a connection begins with.
-pub struct Begin {
-    /// Its number.
-    pub id: LinkId,
-    /// TLS is there.
-    pub link: Link,
-    /// Where the peer is.
-    pub remote: SocketAddr,
-    /// Which end we are.
-    pub role: Role,
-    /// The engine, and what it wants done first.
-    pub machine: Machine,
-    /// See `machine`.
-    pub commands: Vec<Command>,
-    /// Where we dialled it.
-    pub dialled: Option<Endpoint>,
-    /// The union that the engine began with.
-    pub union: Option<Arc<OwnUnion>>,
-    /// Who hears of a join.
-    pub reports: Option<Sender<Report>>,
-    /// Where notes for this link come.
-    pub inbox: Arc<Inbox>,
 }
 
 /// See the module.
@@ -254,7 +199,7 @@ impl Drive {
             }
             Note::Record(Ok(bytes)) => {
                 self.stalled = false;
-                self.send_record(bytes);
+                self.send_record(&bytes);
             }
             Note::Record(Err(why)) => {
                 eprintln!("gtvp-communication: the record cannot be sent to a joiner: {why}");
@@ -272,6 +217,10 @@ impl Drive {
                     self.union = Some(union);
                 }
                 self.event(Event::ViewChanged);
+                let joins = matches!(self.machine, Some(Machine::Joiner(_)));
+                if !joins && self.runtime.newest.own().is_none() {
+                    self.end("this server is in no union");
+                }
                 self.settle();
             }
             Note::End(why) => self.end(why),
@@ -393,16 +342,16 @@ impl Drive {
         Ok(())
     }
 
-    fn send_record(&mut self, bytes: Vec<u8>) {
+    fn send_record(&mut self, bytes: &[u8]) {
         let pieces = bytes.chunks(MAX_RECORD_PIECE);
         let last = pieces.len().saturating_sub(1);
-        let record = |(i, piece): (usize, &[u8])| {
-            let bytes = piece.to_vec().try_into().ok()?;
-            Some(Command::Send(Record { bytes, last: i == last }.into()))
-        };
-        // In front of what stands behind it.
-        for command in pieces.enumerate().filter_map(record).collect::<Vec<_>>().into_iter().rev() {
-            self.queue.push_front(command);
+        for (i, piece) in pieces.enumerate() {
+            // No piece is longer than a message takes.
+            let Ok(bytes) = piece.to_vec().try_into() else { return };
+            let record = Message::from(Record { bytes, last: i == last });
+            if self.link.send(&record.frame()).is_err() {
+                return self.end("the record cannot be sent");
+            }
         }
     }
 

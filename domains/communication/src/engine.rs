@@ -53,6 +53,8 @@ struct Link {
     /// Whose channel it is.
     channel: Option<MemberId>,
     joins: bool,
+    /// We join by it.
+    by_token: bool,
 }
 
 /// What is known of the way to another member.
@@ -114,7 +116,9 @@ impl Engine {
     pub fn left(&mut self) -> Vec<Do> {
         self.own = None;
         self.peers.clear();
-        self.links.keys().map(|l| Do::End(*l, "this server is in no union")).collect()
+        // A join is on its way into one.
+        let ends = self.links.iter().filter(|(_, l)| !l.by_token || l.channel.is_some());
+        ends.map(|(id, _)| Do::End(*id, "this server is in no union")).collect()
     }
 
     /// Somebody connects from there. `None`: not now.
@@ -135,7 +139,8 @@ impl Engine {
 
     fn link(&mut self, dialled: Option<MemberId>, address: Option<IpAddr>) -> LinkId {
         self.last += 1;
-        let link = Link { dialled, address, key_of: None, channel: None, joins: false };
+        let by_token = dialled.is_none() && address.is_none();
+        let link = Link { dialled, address, key_of: None, channel: None, joins: false, by_token };
         self.links.insert(LinkId(self.last), link);
         LinkId(self.last)
     }
@@ -278,3 +283,6 @@ impl Engine {
 
 /// Why the other one of two ends.
 pub const ANOTHER: &str = "another channel with this member stays";
+
+#[cfg(test)]
+mod tests;

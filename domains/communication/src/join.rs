@@ -16,7 +16,8 @@ use gtvp_protocol::hsp::message::LIMITS;
 use gtvp_protocol::hsp::{Refusal, Role};
 
 use crate::connect::{STACK, begin, connect, stranger};
-use crate::drive::{Begin, Drive, End, Report};
+use crate::drive::Drive;
+use crate::ends::{Begin, End, Report};
 use crate::engine::LinkId;
 use crate::link::Link;
 use crate::machine::Machine;

@@ -5,11 +5,13 @@
 //! `quoter` this member's evidence · `admit` the entry of a joiner · `places` where others are · `switch` between threads · `node` the
 //! record · `service` what other domains ask.
 
+pub mod address;
 pub mod admit;
 pub mod calls;
 pub mod clock;
 pub mod connect;
 pub mod drive;
+pub mod ends;
 pub mod engine;
 pub mod identity;
 pub mod join;

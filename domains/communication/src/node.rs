@@ -1,6 +1,8 @@
 //! The thread of the CSP node: what is to be decided goes in, what the node wants done is carried out, in its order. What it asks of
 //! `security` another thread asks, one thing after the other.
 
+mod worker;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,14 +10,13 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, s
 use std::time::Duration;
 
 use gtvp_ipc::security::OwnUnion;
-use gtvp_model::digest::Digest;
-use gtvp_model::fault::FaultKind;
 use gtvp_model::union::{MemberId, UnionId};
-use gtvp_protocol::csp::node::{Command, Context, Event, NoVote, Node, Proposal};
-use gtvp_protocol::csp::{Offer, SignedEntry, follow, page};
+use gtvp_protocol::csp::SignedEntry;
+use gtvp_protocol::csp::node::{Command, Context, Event, Node, Proposal};
 use gtvp_protocol::frame::Frame;
 use gtvp_protocol::hsp::{Grant, Millis};
 
+use self::worker::Work;
 use crate::clock;
 use crate::places::replace;
 use crate::security::Security;
@@ -24,18 +25,18 @@ use crate::union::Newest;
 
 /// Inputs that wait: a link that has more waits, and with it its peer. Frames of CSP have up to 6 MiB.
 const WAITING: usize = 16;
-/// The union must be told so soon after something was taken.
-const TOLD: Duration = Duration::from_secs(5);
+/// How long is waited for what the node says of a change, before channels end by it.
+const SAID: Duration = Duration::from_secs(1);
 /// How long after a change the union's own rules are looked at, milliseconds: changes come in groups.
 const HOUSEKEEPING: u64 = 2_000;
-/// Most bytes of one reading of the record: what an offer can have.
-const MAX_READ: u64 = follow::MAX_OFFER as u64;
 /// Times in a row that a failed write is told to the node.
 const WRITES: usize = 8;
 
 /// What goes in.
 enum In {
     Union(Option<Arc<OwnUnion>>),
+    /// Says when everything before it has been taken.
+    Sync(Sender<()>),
     Up(MemberId, Grant),
     Down(MemberId),
     Frame(MemberId, Frame),
@@ -43,15 +44,6 @@ enum In {
     /// Of the node of this union.
     Outcome(UnionId, Box<Event>),
     Housekeeping(UnionId, Option<Box<SignedEntry>>),
-}
-
-/// What is asked of `security`.
-enum Work {
-    Vote(Box<SignedEntry>),
-    Refresh,
-    Take(MemberId, Box<Offer>),
-    Read(MemberId, u64),
-    Housekeeping(Vec<MemberId>),
 }
 
 /// What decides: CSP's node, or in a test somebody who plays it.
@@ -120,7 +112,7 @@ impl NodeThread {
         std::thread::Builder::new()
             .name("record-calls".into())
             .stack_size(stack)
-            .spawn(move || worker(&*security, &newest, &works, &outcomes))?;
+            .spawn(move || worker::run(&*security, &newest, &works, &outcomes))?;
         let run = Running {
             place,
             work,
@@ -142,9 +134,13 @@ impl NodeThread {
         let _ = self.0.send(input);
     }
 
-    /// The union as it is now.
+    /// The union as it is now. Waits a moment until what the node has to say about it is under way: whoever is a member no more is
+    /// told so before its channel ends.
     pub fn union(&self, union: Option<Arc<OwnUnion>>) {
         self.tell(In::Union(union));
+        let (sender, done) = channel();
+        self.tell(In::Sync(sender));
+        let _ = done.recv_timeout(SAID);
     }
 
     /// A channel is open.
@@ -220,6 +216,8 @@ impl Running {
     fn take(&mut self, input: In) {
         match input {
             In::Union(union) => self.union(union),
+            // Whoever waits may have given up.
+            In::Sync(done) => drop(done.send(())),
             In::Up(with, grant) => {
                 self.up.insert(with, grant);
                 self.on(Event::Up(with, grant));
@@ -348,9 +346,9 @@ impl Running {
         match (self.proposals.remove(&ticket), outcome) {
             // Whoever asked may have gone.
             (Some(who), outcome) => drop(who.send(outcome)),
-            (None, Proposal::Overtaken) => self.changed(),
+            (None, Proposal::Overtaken | Proposal::Unknown(_)) => self.changed(),
             (None, Proposal::Refused(why)) => eprintln!("gtvp-communication: voters refuse an entry: {why}"),
-            (None, Proposal::Taken | Proposal::Unknown(_)) => {}
+            (None, Proposal::Taken) => {}
         }
     }
 
@@ -369,64 +367,5 @@ impl Running {
     fn persist(&self, bytes: &[u8]) -> std::io::Result<()> {
         let Some((_, union)) = &self.node else { return Ok(()) };
         replace(&self.place.file, &[&union.state.view.union.as_bytes()[..], bytes].concat())
-    }
-}
-
-fn worker(
-    security: &dyn Security,
-    newest: &Newest,
-    works: &Receiver<(UnionId, Work)>,
-    outcomes: &SyncSender<In>,
-) {
-    while let Ok((union, work)) = works.recv() {
-        let event = match work {
-            Work::Vote(entry) => {
-                let hash: Digest = entry.hash();
-                let outcome = security.vote_for(*entry).map(|v| (v.head, v.vote));
-                let outcome = outcome.map_err(|f| match f.kind {
-                    FaultKind::Invalid => NoVote::Never(f.to_string()),
-                    _ => NoVote::NotNow(f.to_string()),
-                });
-                Event::Voted { entry: hash, outcome }
-            }
-            Work::Refresh => {
-                let outcome = security.vote_again().map(|v| (v.head, v.vote));
-                Event::Refreshed(outcome.map_err(|f| f.to_string()))
-            }
-            Work::Take(from, offer) => {
-                let outcome = security.take_offer(from, &offer).map_err(|f| f.to_string());
-                if outcome.as_ref().is_ok_and(|new| *new > 0) {
-                    // The node hears of the union first.
-                    let end = offer.head.head.at.number;
-                    newest.wait(|u| (u.state.view.head.number >= end).then_some(()), TOLD);
-                }
-                let outcome = outcome.map(|new| usize::try_from(new).unwrap_or(usize::MAX));
-                Event::Taken { from, outcome }
-            }
-            Work::Read(to, from) => {
-                let page = security.read_record(from, MAX_READ).map_err(|f| f.to_string());
-                let page = page.and_then(|bytes| page::split(&bytes).map_err(|e| e.to_string()));
-                if let Err(why) = &page {
-                    eprintln!("gtvp-communication: the record cannot be read: {why}");
-                }
-                Event::Read { to, offer: page.ok().and_then(|p| page::offer(&p)) }
-            }
-            Work::Housekeeping(reachable) => {
-                let entry = match security.write_housekeeping(reachable) {
-                    Ok(entry) => entry.map(Box::new),
-                    Err(fault) => {
-                        eprintln!("gtvp-communication: the union's rules cannot be looked at: {fault}");
-                        None
-                    }
-                };
-                if outcomes.send(In::Housekeeping(union, entry)).is_err() {
-                    return;
-                }
-                continue;
-            }
-        };
-        if outcomes.send(In::Outcome(union, Box::new(event))).is_err() {
-            return;
-        }
     }
 }

@@ -9,6 +9,8 @@ use crate::clock;
 
 /// Periods that are taken, milliseconds: a TPM does not quote faster, and a day without evidence is none.
 const BOUNDS: (u64, u64) = (200, 86_400_000);
+/// Longest window, milliseconds: with long periods nobody has to wait long for an answer.
+const WINDOW: u64 = 3_750;
 /// How long a quote and its appraisal may take beside the waiting: a discrete TPM quotes in 100 to 500 ms.
 const WORK: u64 = 2_000;
 /// After how long it is tried again when nothing could be asked.
@@ -27,7 +29,7 @@ impl Lengths {
     /// Of this period.
     pub fn of(period: u32) -> Self {
         let period = u64::from(period).clamp(BOUNDS.0, BOUNDS.1);
-        Self { period, window: period / 8 }
+        Self { period, window: (period / 8).min(WINDOW) }
     }
 
     /// How long the engines wait.
@@ -57,7 +59,7 @@ impl Period {
     pub fn renewed(&mut self, lengths: &Lengths) {
         let Lengths { period, window } = *lengths;
         let now = clock::now();
-        // The last eighth is the window; chance is a part of that, so that not all ask in one moment.
+        // The window comes last; chance is a part of that, so that not all ask in one moment.
         let wait = period.saturating_sub(window).saturating_sub(clock::chance() % (window / 2 + 1));
         self.renew = Some(now.after(wait));
         self.over = Some(now.after(period.saturating_add(window).saturating_add(2 * WORK)));
@@ -84,5 +86,29 @@ impl Period {
             return Some(Due::Renew);
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evidence_is_asked_for_within_a_period_and_its_absence_is_noticed() {
+        for ms in [0, 200, 2_000, 30_000, u32::MAX] {
+            let lengths = Lengths::of(ms);
+            let mut period = Period::default();
+            assert_eq!(period.look(Millis(u64::MAX)), None, "before the channel");
+            period.renewed(&lengths);
+            let now = clock::now();
+            let renew = period.due().unwrap().0 - now.0;
+            assert!(renew + lengths.window <= lengths.period, "{renew} of {lengths:?}");
+            // Whoever waits for a quote waits for the window too.
+            assert!(lengths.timing().round > lengths.window);
+            assert_eq!(period.look(now.after(renew)), Some(Due::Renew));
+            assert_eq!(period.look(now.after(renew)), None, "once");
+            assert_eq!(period.look(now.after(lengths.period * 2 + 3 * WORK)), Some(Due::Over));
+            assert_eq!(period.due(), None);
+        }
     }
 }

@@ -1,14 +1,14 @@
 //! Carries out what `engine` decides, and holds together what the threads share.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gtvp_ipc::security::OwnUnion;
-use gtvp_model::fault::{Fault, FaultKind};
+use gtvp_model::fault::Fault;
 use gtvp_model::ids::MemberName;
 use gtvp_model::token::Endpoint;
 use gtvp_model::union::MemberId;
@@ -16,7 +16,7 @@ use gtvp_model::unionview::ChannelRow;
 use gtvp_protocol::hsp::{Grant, Millis};
 use gtvp_protocol::neighbour::{Endpoints, Place};
 
-use crate::drive::End;
+use crate::ends::End;
 use crate::engine::{Do, Engine, LinkId};
 use crate::listen::Listening;
 use crate::node::{self, NodeThread};
@@ -36,8 +36,6 @@ const AWAY: (u64, u64) = (100, 3_000);
 const BIND_AGAIN: u64 = 5_000;
 /// Lines about strangers in a minute.
 const LINES: u32 = 20;
-/// Addresses that nobody has (RFC 5737, RFC 3849): the way to them is the way to everybody.
-const ANYWHERE: [&str; 2] = ["192.0.2.1:9", "[2001:db8::1]:9"];
 
 /// What this member is told by its configuration.
 #[derive(Debug, Clone)]
@@ -126,6 +124,16 @@ impl Runtime {
     /// The engine.
     pub fn engine(&self) -> MutexGuard<'_, Engine> {
         lock(&self.engine)
+    }
+
+    /// What is known of the ways to others.
+    pub fn book(&self) -> MutexGuard<'_, Book> {
+        lock(&self.book)
+    }
+
+    /// Has it looked at whom to dial.
+    pub fn look(&self) {
+        self.changed.notify_all();
     }
 
     fn watch(self: &Arc<Self>) {
@@ -305,70 +313,6 @@ impl Runtime {
         self.engine().is(link, member);
     }
 
-    /// A member was reached there.
-    pub fn reached(&self, member: MemberId, at: Endpoint) {
-        lock(&self.book).hearsay(member, at);
-    }
-
-    /// A member has told where others are.
-    pub fn heard(&self, from: MemberId, address: IpAddr, heard: &Endpoints) {
-        let Some(union) = self.newest.own() else { return };
-        let mut book = lock(&self.book);
-        let (mut own_word, mut news) = (false, Vec::new());
-        for Place { member, endpoint } in heard.places.as_slice() {
-            if *member == union.own.id() || !union.state.view.members.contains_key(member) {
-                continue;
-            }
-            if *member == from {
-                let seen = text(SocketAddr::new(address.to_canonical(), endpoint.port()));
-                own_word |= book.own_word(from, endpoint.clone(), seen);
-            } else if book.hearsay(*member, endpoint.clone()) {
-                news.push(*member);
-            }
-        }
-        let told = own_word.then(|| Endpoints::frame(book.best()));
-        drop(book);
-        if let Some(frame) = told {
-            self.switch.send_all(&frame, from);
-        }
-        let mut engine = self.engine();
-        news.into_iter().for_each(|member| engine.heard(member, clock::now()));
-        drop(engine);
-        self.changed.notify_all();
-    }
-
-    /// Our port, at this address.
-    fn at(&self, address: IpAddr) -> Option<Endpoint> {
-        let port = lock(&self.listening).as_ref().map(Listening::port)?;
-        text(SocketAddr::new(address.to_canonical(), port))
-    }
-
-    /// Where other members reach this one.
-    ///
-    /// # Errors
-    /// This server has no way to others, and its administrator has not said.
-    pub fn own_endpoint(&self) -> Result<Endpoint, Fault> {
-        if let Some(endpoint) = &self.config.endpoint {
-            return Ok(endpoint.clone());
-        }
-        let known = lock(&self.book).best();
-        let known = known
-            .iter()
-            .filter_map(|p| Some(SocketAddr::new(p.endpoint.host().parse().ok()?, p.endpoint.port())));
-        let anywhere = ANYWHERE.iter().filter_map(|a| a.parse().ok());
-        let found = known.chain(anywhere).find_map(|to| self.at(towards(to)?));
-        found.ok_or_else(|| {
-            let why = if self.newest.own().is_none() {
-                "it is in no union, so that nothing listens"
-            } else {
-                "it has no way to other servers, or cannot listen"
-            };
-            Fault::new(FaultKind::WrongState, "other members do not reach this server")
-                .because(why)
-                .hint("say in member.toml where they do: endpoint = \"name:port\"")
-        })
-    }
-
     /// The address that is listened on; `None`: none is.
     pub fn listens(&self) -> Option<u16> {
         lock(&self.listening).as_ref().map(Listening::port)
@@ -398,17 +342,4 @@ impl Runtime {
         let entry = union.as_ref().and_then(|u| u.state.view.members.get(&member));
         entry.map_or_else(|| member.short(), |m| m.name.to_string())
     }
-}
-
-/// An address as an endpoint. None: one that another server cannot use as it stands.
-fn text(address: SocketAddr) -> Option<Endpoint> {
-    address.to_string().parse().ok()
-}
-
-/// Our address on the way to there. Nothing is sent.
-fn towards(to: SocketAddr) -> Option<IpAddr> {
-    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-    let socket = UdpSocket::bind(any).ok()?;
-    socket.connect(to).ok()?;
-    Some(socket.local_addr().ok()?.ip())
 }

@@ -199,3 +199,57 @@ impl Security for Ipc {
         self.give(&TakeOffer { from }, &wire::encode(offer)).map(|taken| taken.new)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use gtvp_ipc::wire as messages;
+    use serde_json::json;
+
+    use super::*;
+
+    /// Answers one call with these bytes; says what was asked, and which bytes came.
+    fn answers(name: &str, reply: serde_json::Value, bytes: &'static [u8]) -> (Ipc, Told) {
+        let path = std::env::temp_dir().join(format!("gtvp-security-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path).unwrap();
+        let at = path.clone();
+        let told = std::thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            let (asked, fds) = messages::recv(&stream).unwrap().unwrap();
+            let came = fds.into_iter().map(|fd| bulk::take(fd, 1000).unwrap()).collect();
+            let given = bulk::give(bytes).unwrap();
+            messages::send(&stream, reply.to_string().as_bytes(), &[given.as_fd()]).unwrap();
+            std::fs::remove_file(at).unwrap();
+            (serde_json::from_slice(&asked).unwrap(), came)
+        });
+        (Ipc::new(path), told)
+    }
+
+    type Told = std::thread::JoinHandle<(serde_json::Value, Vec<Vec<u8>>)>;
+
+    #[test]
+    fn bytes_go_and_come_by_descriptors() {
+        let (security, told) = answers("reads", json!({ "done": {} }), b"a page");
+        assert_eq!(security.read_record(7, 10).unwrap(), b"a page");
+        assert_eq!(
+            told.join().unwrap().0,
+            json!({ "method": "read_record", "params": { "from": 7, "most": 10 } })
+        );
+
+        let union = [1; 32].into();
+        let head = gtvp_model::union::RecordHead { number: 1, hash: gtvp_model::digest::Digest([2; 32]) };
+        let what = LearnRecord { union, known: head, end: head, from: [3; 32].into() };
+        let (security, told) = answers("learns", json!({ "done": { "Err": "it is empty" } }), b"");
+        assert_eq!(security.learn_record(&what, b"a record").unwrap(), Err("it is empty".into()));
+        assert_eq!(told.join().unwrap().1, [b"a record".to_vec()]);
+    }
+
+    #[test]
+    fn a_security_that_is_not_there_believes_nothing() {
+        let nobody = Ipc::new("/nonexistent/security.sock".into());
+        assert!(nobody.ask_of([1; 32].into()).unwrap_err().retryable);
+        assert!(nobody.watch_union(&mut |_| panic!("nobody says anything")).retryable);
+    }
+}

@@ -127,6 +127,11 @@ impl Switch {
         to.iter().for_each(|inbox| inbox.put(Note::Send(frame.clone())));
     }
 
+    /// Links that there are.
+    pub fn count(&self) -> usize {
+        self.lines().links.len()
+    }
+
     /// Tells every link that the union has changed.
     pub fn view_changed(&self) {
         let all: Vec<_> = self.lines().links.values().cloned().collect();

@@ -82,9 +82,9 @@ impl Union {
     /// Takes what a member offers.
     ///
     /// # Errors
-    /// `Integrity` for proof that the record has gone two ways, `Denied` with the reason for what is otherwise refused or no offer; the disk's.
+    /// `Invalid` for what is no offer, `Denied` with the reason for one that is refused, `Integrity` for one that proves a fork; the disk's.
     pub fn take(&self, from: MemberId, fds: Vec<OwnedFd>, now: UnixTime) -> Result<Taken, Fault> {
-        let no_offer = |why: String| Fault::new(FaultKind::Denied, "that is no offer").because(why);
+        let no_offer = |why: String| Fault::new(FaultKind::Invalid, "that is no offer").because(why);
         let fd = fds.into_iter().next().ok_or_else(|| no_offer("no descriptor came with it".into()))?;
         let bytes = bulk::take(fd, MAX_OFFERED).map_err(|e| no_offer(e.to_string()))?;
         let offer: Offer = wire::decode(&bytes).map_err(|e| no_offer(e.to_string()))?;
@@ -103,7 +103,7 @@ impl Union {
                         kept.keeper = keeper;
                         self.bump();
                     }
-                    let kind = match refusal {
+                    let kind = match &refusal {
                         OfferRefusal::Forked(_) => FaultKind::Integrity,
                         _ => FaultKind::Denied,
                     };

@@ -67,6 +67,8 @@ pub struct Waits {
     reading: Option<u64>,
     /// An offer that came while another one was being taken.
     pulled: Option<(MemberId, Offer)>,
+    /// What was taken last.
+    last: Option<Offer>,
 }
 
 #[derive(Debug)]
@@ -190,6 +192,7 @@ impl Node {
             self.ids.entry(raft_id(id)).or_insert(*id);
         }
         let view = &union.view;
+        self.part(before.as_deref(), &union);
         self.ids.retain(|_, m| view.members.contains_key(m));
         self.peers.keep(|m| view.members.contains_key(m));
         if same.is_none_or(|b| b.view.head != view.head) {
@@ -199,6 +202,17 @@ impl Node {
         self.resolve();
         if news {
             self.spread();
+        }
+    }
+
+    /// Whoever is a member no more hears so, while there is a channel: nobody else would tell it.
+    fn part(&mut self, before: Option<&UnionState>, now: &UnionState) {
+        let Some(before) = before.filter(|b| b.view.union == now.view.union) else { return };
+        let Some(offer) = self.waits.last.clone().filter(|o| o.head.head.at == now.view.head) else { return };
+        for gone in before.view.members.keys().filter(|m| !now.view.members.contains_key(m)) {
+            if *gone != self.own && self.peers.get(gone).is_some() {
+                self.send(*gone, Offered { offer: Some(offer.clone()) });
+            }
         }
     }
 
@@ -446,7 +460,11 @@ impl Node {
     }
 
     fn on_offered(&mut self, from: MemberId, offer: Option<Offer>) {
-        if self.waits.pulling.take_if(|(of, _)| *of == from).is_none() {
+        let asked = self.waits.pulling.take_if(|(of, _)| *of == from).is_some();
+        // Unasked, only the very next entry is looked at: the one that ends a membership comes so.
+        let next = self.head().map(|h| h.number.saturating_add(1));
+        let first = offer.as_ref().and_then(|o| o.entries.first()).and_then(Place::of).map(|p| p.number);
+        if !asked && (self.waits.pulled.is_some() || first.is_none() || first != next) {
             return;
         }
         match offer {
@@ -753,6 +771,9 @@ impl Node {
         let first = end.saturating_sub(offer.entries.len() as u64).saturating_add(1);
         let entries = (first..).zip(offer.entries.iter().map(SignedEntry::hash)).collect();
         self.waits.taking = Some(Taking { entries });
+        if !offer.entries.is_empty() {
+            self.waits.last = Some(offer.clone());
+        }
         self.first.push(Command::Take(from, offer));
     }
 
