@@ -10,6 +10,7 @@ pub mod csp;
 mod fields;
 pub mod frame;
 pub mod hsp;
+pub mod neighbour;
 mod planted;
 mod untrusted;
 

@@ -1,11 +1,12 @@
 //! One TLS connection to another member: frames in, frames out, on one thread that sleeps until there is something to do.
 //!
-//! What the peer sends is bounded before it is kept; a peer that does not read, or does not go on, is given up after a time. What
-//! frames mean is the engines' business.
+//! Sending never waits: what is sent waits here while frames go on coming in, so that two ends that both send much do not wait for
+//! each other. What the peer sends is bounded before it is kept, frame by frame; a peer that does not read, or does not go on, is
+//! given up after a time. What frames mean is the engines' business.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,8 +21,10 @@ use crate::tls::{self, Facts};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a peer may read nothing while something waits for it.
 const STALLED: Duration = Duration::from_secs(20);
-/// Frames that wait here while we write, bytes: a peer that sends more waits itself.
-const INBOX: usize = 8 * 1024 * 1024;
+/// How long the last words may take.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// Bytes that wait here to become frames: a peer that sends more waits itself.
+const PENDING: usize = 256 * 1024;
 /// Bytes of one read.
 const CHUNK: usize = 16 * 1024;
 
@@ -67,8 +70,12 @@ pub struct Link {
     socket: TcpStream,
     tls: Connection,
     frames: FrameReader,
-    inbox: VecDeque<Frame>,
+    /// Came, and is no frame yet.
+    pending: VecDeque<u8>,
+    /// Is to go.
+    outbox: VecDeque<(Vec<u8>, usize)>,
     waiting: usize,
+    stalled: Option<Instant>,
     ended: bool,
     waker: Waker,
 }
@@ -81,11 +88,19 @@ impl Link {
     pub fn begin(socket: TcpStream, tls: Connection, limits: Limits) -> io::Result<(Self, Facts)> {
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
-        let frames = FrameReader::new(limits);
-        let waker = Waker::new()?;
-        let mut link = Self { socket, tls, frames, inbox: VecDeque::new(), waiting: 0, ended: false, waker };
+        let mut link = Self {
+            socket,
+            tls,
+            frames: FrameReader::new(limits),
+            pending: VecDeque::new(),
+            outbox: VecDeque::new(),
+            waiting: 0,
+            stalled: None,
+            ended: false,
+            waker: Waker::new()?,
+        };
         let deadline = Instant::now() + HANDSHAKE;
-        while link.tls.is_handshaking() {
+        while link.tls.is_handshaking() || link.tls.wants_write() {
             if link.ended {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
@@ -94,7 +109,6 @@ impl Link {
                 return Err(io::Error::new(ErrorKind::TimedOut, "the TLS handshake took too long"));
             }
         }
-        link.flush()?;
         let facts = tls::facts(&link.tls)?;
         Ok((link, facts))
     }
@@ -104,100 +118,168 @@ impl Link {
         self.waker.clone()
     }
 
-    /// Sends a frame, reading meanwhile, so that two ends that both send much do not wait for each other.
+    /// The address that the peer reaches us by.
     ///
     /// # Errors
-    /// The connection's; a peer that reads nothing.
-    pub fn send(&mut self, frame: &Frame) -> io::Result<()> {
-        let bytes = frame.encode().ok_or_else(|| io::Error::from(ErrorKind::InvalidInput))?;
-        for piece in bytes.chunks(CHUNK) {
-            self.tls.writer().write_all(piece)?;
-            self.flush()?;
-        }
-        Ok(())
+    /// The kernel's.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
     }
 
-    /// What comes next, until `until`.
+    /// From the next frame on, other frames are taken. To be called when a frame has just come.
+    pub fn bound_by(&mut self, limits: Limits) {
+        self.frames = FrameReader::new(limits);
+    }
+
+    /// Sends a frame, behind those that wait. It goes while [`Self::next`] is called.
     ///
     /// # Errors
-    /// The peer sent what is no frame, or no TLS.
-    pub fn next(&mut self, until: Option<Instant>) -> io::Result<Heard> {
+    /// A frame longer than any can be.
+    pub fn send(&mut self, frame: &Frame) -> io::Result<()> {
+        let bytes = frame.encode().ok_or_else(|| io::Error::from(ErrorKind::InvalidInput))?;
+        self.waiting = self.waiting.saturating_add(bytes.len());
+        self.outbox.push_back((bytes, 0));
+        self.fill()
+    }
+
+    /// Bytes that wait to go.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// What comes next, until `until`. Without `frames`, those that came wait.
+    ///
+    /// # Errors
+    /// The peer sent what is no frame, or no TLS; it reads nothing.
+    pub fn next(&mut self, until: Option<Instant>, frames: bool) -> io::Result<Heard> {
         loop {
-            if let Some(frame) = self.inbox.pop_front() {
-                self.waiting = self.waiting.saturating_sub(frame.body.len());
-                return Ok(Heard::Frame(frame));
-            }
-            if self.ended {
-                return Ok(Heard::Ended);
+            if frames {
+                if let Some(frame) = self.frame()? {
+                    return Ok(Heard::Frame(frame));
+                }
+                if self.ended {
+                    return Ok(Heard::Ended);
+                }
             }
             if self.turn(until)? {
                 return Ok(Heard::Woken);
             }
-            if self.inbox.is_empty() && until.is_some_and(|at| Instant::now() >= at) {
+            if until.is_some_and(|at| Instant::now() >= at) {
                 return Ok(Heard::Time);
             }
         }
     }
 
-    /// Says goodbye, as far as the peer still takes it.
+    /// Says what is still to be said, and goodbye, as far as the peer takes it.
     pub fn end(mut self) {
-        self.tls.send_close_notify();
-        let _ = self.flush();
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        let mut deadline = Instant::now() + STALLED;
-        while self.tls.wants_write() && !self.ended {
-            let before = Instant::now();
-            match self.tls.write_tls(&mut self.socket) {
-                Ok(0) => self.ended = true,
-                Ok(_) => deadline = before + STALLED,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    if before >= deadline {
-                        return Err(io::Error::new(ErrorKind::TimedOut, "the peer reads nothing"));
-                    }
-                    self.turn(Some(deadline))?;
-                }
-                Err(e) => return Err(e),
+        let deadline = Instant::now() + GOODBYE;
+        let mut told = false;
+        while !self.ended && Instant::now() < deadline {
+            if self.outbox.is_empty() && !told {
+                self.tls.send_close_notify();
+                told = true;
+            }
+            if told && !self.tls.wants_write() {
+                // Whoever closes with bytes unread takes back what it said: they are read until the peer has heard it.
+                let _ = self.socket.shutdown(Shutdown::Write);
+            }
+            self.pending.clear();
+            if self.turn(Some(deadline)).is_err() {
+                return;
             }
         }
-        if self.ended && self.tls.wants_write() { Err(ErrorKind::BrokenPipe.into()) } else { Ok(()) }
+    }
+
+    fn frame(&mut self) -> io::Result<Option<Frame>> {
+        while !self.pending.is_empty() {
+            let (mut bytes, _) = self.pending.as_slices();
+            let before = bytes.len();
+            let frame =
+                self.frames.read(&mut bytes).map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
+            let used = before - bytes.len();
+            self.pending.drain(..used);
+            if frame.is_some() {
+                return Ok(frame);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Hands TLS what it takes of what is to go.
+    fn fill(&mut self) -> io::Result<()> {
+        while !self.tls.wants_write() {
+            let Some((bytes, gone)) = self.outbox.front_mut() else { return Ok(()) };
+            let rest = bytes.get(*gone..).unwrap_or_default();
+            let n = self.tls.writer().write(rest.get(..CHUNK).unwrap_or(rest))?;
+            *gone += n;
+            self.waiting = self.waiting.saturating_sub(n);
+            if *gone >= bytes.len() {
+                self.outbox.pop_front();
+            }
+        }
+        Ok(())
     }
 
     /// Sleeps until there is something to do or `until`; does it. True when somebody woke us.
     fn turn(&mut self, until: Option<Instant>) -> io::Result<bool> {
+        if self.ended {
+            self.stalled = None;
+        } else {
+            self.fill()?;
+        }
         let mut wanted = PollFlags::empty();
-        if self.waiting < INBOX {
+        if self.pending.len() < PENDING {
             wanted |= PollFlags::IN;
         }
         if self.tls.wants_write() {
             wanted |= PollFlags::OUT;
+            self.stalled.get_or_insert_with(|| Instant::now() + STALLED);
         }
+        let until = match (until, self.stalled) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
         let left = until.map(|at| at.saturating_duration_since(Instant::now()));
         // Rounded up, so that a deadline is over when it is looked at.
         let left = left.and_then(|l| Timespec::try_from(l + Duration::from_micros(1)).ok());
-        let mut fds = [
-            PollFd::new(&self.socket, wanted),
-            PollFd::from_borrowed_fd(self.waker.0.as_fd(), PollFlags::IN),
-        ];
-        match poll(&mut fds, left.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-        let [socket, waker] = &fds;
-        let (ready, woken) = (socket.revents(), !waker.revents().is_empty());
-        if ready.contains(PollFlags::OUT) {
-            match self.tls.write_tls(&mut self.socket) {
-                Ok(_) => {}
-                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-                Err(e) => return Err(e),
-            }
+        let waker = PollFd::from_borrowed_fd(self.waker.0.as_fd(), PollFlags::IN);
+        // A connection that has ended is always ready, and has nothing more.
+        let (ready, woken) = if self.ended || wanted.is_empty() {
+            let mut fds = [waker];
+            wait(&mut fds, left.as_ref())?;
+            let [waker] = &fds;
+            (PollFlags::empty(), !waker.revents().is_empty())
+        } else {
+            let mut fds = [PollFd::new(&self.socket, wanted), waker];
+            wait(&mut fds, left.as_ref())?;
+            let [socket, waker] = &fds;
+            (socket.revents(), !waker.revents().is_empty())
+        };
+        if ready.intersects(PollFlags::OUT | PollFlags::HUP | PollFlags::ERR) && self.tls.wants_write() {
+            self.write()?;
         }
         if ready.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
             self.read()?;
         }
+        if self.stalled.is_some_and(|at| Instant::now() >= at) && !self.ended {
+            return Err(io::Error::new(ErrorKind::TimedOut, "the peer reads nothing"));
+        }
         Ok(woken && self.waker.was_woken())
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        match self.tls.write_tls(&mut self.socket) {
+            Ok(0) => self.ended = true,
+            Ok(_) => self.stalled = None,
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            // What came before it is still to be read.
+            Err(e) if matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => {
+                self.read()?;
+                self.ended = true;
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(())
     }
 
     fn read(&mut self) -> io::Result<()> {
@@ -220,7 +302,7 @@ impl Link {
                     self.ended = true;
                     return Ok(());
                 }
-                Ok(n) => self.take(chunk.get(..n).unwrap_or_default())?,
+                Ok(n) => self.pending.extend(chunk.get(..n).unwrap_or_default()),
                 Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
                 // The connection was cut without a goodbye.
                 Err(e) if e.kind() == ErrorKind::UnexpectedEof => {
@@ -231,17 +313,12 @@ impl Link {
             }
         }
     }
+}
 
-    fn take(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let frame =
-                self.frames.read(&mut bytes).map_err(|e| io::Error::new(ErrorKind::InvalidData, e))?;
-            if let Some(frame) = frame {
-                self.waiting = self.waiting.saturating_add(frame.body.len());
-                self.inbox.push_back(frame);
-            }
-        }
-        Ok(())
+fn wait(fds: &mut [PollFd<'_>], left: Option<&Timespec>) -> io::Result<()> {
+    match poll(fds, left) {
+        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(e) => Err(e.into()),
     }
 }
 
@@ -284,27 +361,34 @@ mod tests {
         const EACH: usize = 3 * 1024 * 1024;
         let there = std::thread::spawn(move || {
             b.send(&frame(1, EACH)).unwrap();
-            let heard = b.next(None).unwrap();
+            let heard = b.next(None, true).unwrap();
             b.send(&frame(2, 0)).unwrap();
+            // It goes while it listens.
+            assert_eq!(b.next(None, true).unwrap(), Heard::Frame(frame(2, 1)));
             (heard, b)
         });
         a.send(&frame(0, EACH)).unwrap();
-        assert_eq!(a.next(None).unwrap(), Heard::Frame(frame(1, EACH)));
-        assert_eq!(a.next(None).unwrap(), Heard::Frame(frame(2, 0)));
-        let (heard, b) = there.join().unwrap();
+        assert_eq!(a.next(None, true).unwrap(), Heard::Frame(frame(1, EACH)));
+        assert_eq!(a.next(None, true).unwrap(), Heard::Frame(frame(2, 0)));
+        a.send(&frame(2, 1)).unwrap();
+        assert_eq!(a.next(Some(Instant::now()), true).unwrap(), Heard::Time);
+        let (heard, mut b) = there.join().unwrap();
         assert_eq!(heard, Heard::Frame(frame(0, EACH)));
-        b.end();
-        assert_eq!(a.next(None).unwrap(), Heard::Ended);
-        assert!(a.send(&frame(0, EACH)).is_err());
+        b.send(&frame(0, 7)).unwrap();
+        let ended = std::thread::spawn(move || b.end());
+        assert_eq!(a.next(Some(Instant::now() + HANDSHAKE / 100), false).unwrap(), Heard::Time, "held back");
+        ended.join().unwrap();
+        assert_eq!(a.next(None, true).unwrap(), Heard::Frame(frame(0, 7)));
+        assert_eq!(a.next(None, true).unwrap(), Heard::Ended);
     }
 
     #[test]
     fn it_wakes_for_others_and_for_the_time() {
         let (mut a, _b) = pair();
-        assert_eq!(a.next(Some(Instant::now())).unwrap(), Heard::Time);
+        assert_eq!(a.next(Some(Instant::now()), true).unwrap(), Heard::Time);
         let waker = a.waker();
         let other = std::thread::spawn(move || waker.wake());
-        assert_eq!(a.next(None).unwrap(), Heard::Woken);
+        assert_eq!(a.next(None, true).unwrap(), Heard::Woken);
         other.join().unwrap();
     }
 
@@ -313,10 +397,11 @@ mod tests {
         for bad in [frame(3, 1), frame(1, 4 * 1024 * 1024 + 1)] {
             let (mut a, mut b) = pair();
             let there = std::thread::spawn(move || {
-                let _ = b.send(&bad);
+                b.send(&bad).unwrap();
+                let _ = b.next(None, true);
                 b
             });
-            assert_eq!(a.next(None).unwrap_err().kind(), ErrorKind::InvalidData);
+            assert_eq!(a.next(None, true).unwrap_err().kind(), ErrorKind::InvalidData);
             drop(a);
             drop(there.join().unwrap());
         }

@@ -1,4 +1,4 @@
-//! This member's evidence as a file that anybody can check offline (docs/spec/evidence.md, "Files"). It judges nothing: this member's word
+//! This member's evidence, and a box's with it, as a file that anybody can check offline (docs/spec/evidence.md, "Files"). It judges nothing: this member's word
 //! for its own health is worth nothing.
 
 use std::fs::{self, File, OpenOptions};
@@ -9,7 +9,8 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use gtvp_appraisal::appraise;
-use gtvp_appraisal::file::{Claims, EvidenceFile, NONCE};
+use gtvp_appraisal::file::{Blob, Claims, EvidenceFile, MAX_MANIFESTS, NONCE};
+use gtvp_ipc::security::AttestBox;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::union::TpmClass;
 
@@ -18,13 +19,61 @@ use crate::kernel_logs::KernelLogs;
 use crate::platform::{Platform, fault};
 use crate::tpm::actor::Tpm;
 use crate::tpm::saved::unhex;
+use crate::vtpm::Vtpms;
 
 /// The file, in `/state`, for the moment in which it is written. Not in memory: IMA's log can have more than half of what this process may
 /// use, and whoever reads slowly must not hold it here.
 const NAME: &str = "evidence.new";
 
+/// Signed manifests of reference values, each with the public area of the key that signed it: what counts in this member's union.
+pub type Manifests = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// A descriptor from which this member's evidence can be read. `nonce` is in hexadecimal, `state` this domain's folder.
-pub fn answer(platform: &Platform, state: &Path, nonce: &str) -> Result<OwnedFd, Fault> {
+pub fn answer(
+    platform: &Platform,
+    manifests: Manifests,
+    state: &Path,
+    nonce: &str,
+) -> Result<OwnedFd, Fault> {
+    answer_with(platform, state, nonce, |_, file| Ok(with_references(file, manifests)))
+}
+
+/// The same file with what its reader can compare its entries with. Whether it trusts who signed that is for the reader to say.
+pub fn with_references(file: EvidenceFile, manifests: Manifests) -> EvidenceFile {
+    let mut authorities: Vec<Blob> = Vec::new();
+    let mut references = Vec::new();
+    for (key, manifest) in manifests.into_iter().take(MAX_MANIFESTS) {
+        let key = Blob(key);
+        if !authorities.contains(&key) {
+            authorities.push(key);
+        }
+        references.push(Blob(manifest));
+    }
+    EvidenceFile { references, authorities, ..file }
+}
+
+/// A descriptor from which a box's evidence can be read, with this member's.
+pub fn answer_box(
+    platform: &Platform,
+    vtpms: &Vtpms,
+    manifests: Manifests,
+    state: &Path,
+    asked: &AttestBox,
+) -> Result<OwnedFd, Fault> {
+    platform.tpm()?;
+    // Before the member's evidence is made: that must name its key.
+    let vtpm = vtpms.of(asked.slot, &asked.name)?;
+    answer_with(platform, state, &asked.nonce, |nonce, file| {
+        Vtpms::attest(&vtpm, asked, nonce, with_references(file, manifests))
+    })
+}
+
+fn answer_with(
+    platform: &Platform,
+    state: &Path,
+    nonce: &str,
+    complete: impl FnOnce(&[u8], EvidenceFile) -> Result<EvidenceFile, Fault>,
+) -> Result<OwnedFd, Fault> {
     let nonce = parse_nonce(nonce)?;
     let tpm = platform.tpm()?;
     let class = match platform.class() {
@@ -35,7 +84,8 @@ pub fn answer(platform: &Platform, state: &Path, nonce: &str) -> Result<OwnedFd,
     let made = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let made = i64::try_from(made).unwrap_or(i64::MAX);
     let _turn = evidence::turn();
-    let file = make(tpm, platform.kernel_logs(), class, nonce, made)?;
+    let file = make(tpm, platform.kernel_logs(), class, nonce.clone(), made)?;
+    let file = complete(&nonce, file)?;
     write(&state.join(NAME), &file).map_err(|e| Fault::internal("the evidence cannot be written", &e))
 }
 

@@ -117,6 +117,7 @@ mod tests {
             manifest,
             signature,
             checked_before: vec!["digest".into()],
+            link: None,
         }
     }
 

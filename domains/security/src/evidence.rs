@@ -51,7 +51,11 @@ pub fn make(tpm: &Tpm, logs: Option<&KernelLogs>, ak: Vec<u8>, bound: Vec<u8>) -
     })
 }
 
-fn values(quote: &Quote) -> Result<PcrValues, Fault> {
+/// The values of a quote.
+///
+/// # Errors
+/// A PCR that does not exist.
+pub fn values(quote: &Quote) -> Result<PcrValues, Fault> {
     let mut values = PcrValues::new(HashAlg::Sha256);
     for (pcr, value) in quote.selection.pcrs().zip(&quote.values) {
         let pcr = u8::try_from(pcr).ok().and_then(PcrIndex::new);

@@ -10,3 +10,4 @@ pub mod platform;
 pub mod reference;
 pub mod tpm;
 pub mod union;
+pub mod vtpm;

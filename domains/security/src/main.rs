@@ -11,6 +11,7 @@ use gtvp_model::ids::Domain;
 use gtvp_security::peers::{Now, Peers};
 use gtvp_security::platform::{self, Platform};
 use gtvp_security::union::Union;
+use gtvp_security::vtpm::Vtpms;
 use gtvp_security::{attest, engine, key};
 
 /// How long somebody who watches may have gone before it is noticed.
@@ -21,6 +22,7 @@ struct Security {
     union: Arc<Union>,
     peers: Peers,
     platform: Arc<Platform>,
+    vtpms: Arc<Vtpms>,
 }
 
 impl Service for Security {
@@ -36,16 +38,33 @@ impl Service for Security {
         let now = now();
         match request {
             Request::SignManifest(m) => Ok(Answer::of(&self.engine.sign_manifest(m.digest))),
-            Request::AppraiseComponent(c) => self.engine.appraise(&c).map(|a| Answer::of(&a)),
+            Request::AppraiseComponent(c) => {
+                let appraisal = self.engine.appraise(&c)?;
+                if let Some(link) = c.link {
+                    self.vtpms.linked(link.slot, &c.reference, link.source);
+                }
+                Ok(Answer::of(&appraisal))
+            }
             Request::PermitRun(p) => self.engine.permit_run(&p).map(|p| Answer::of(&p)),
             Request::Verdict(_) => Ok(Answer::of(&self.engine.verdict())),
             Request::MeasureBox(b) => {
-                self.platform.measure_box(&b.name, b.composition).map(|()| Answer::nothing())
+                self.platform.measure_box(&b.name, b.composition)?;
+                if b.vtpm {
+                    self.vtpms.begin(b.slot, &b.name)?;
+                }
+                Ok(Answer::nothing())
+            }
+            Request::EndBox(b) => self.vtpms.end(b.slot).map(|()| Answer::nothing()),
+            Request::AttestBox(a) => {
+                let state = gtvp_ipc::place::STATE.as_ref();
+                attest::answer_box(&self.platform, &self.vtpms, self.union.manifests(), state, &a)
+                    .map(|fd| Answer::nothing().with_fds(vec![fd]))
             }
             Request::Tpm(_) => Ok(Answer::of(&self.platform.view())),
             Request::Attest(a) => {
                 let state = gtvp_ipc::place::STATE.as_ref();
-                attest::answer(&self.platform, state, &a.nonce).map(|fd| Answer::nothing().with_fds(vec![fd]))
+                attest::answer(&self.platform, self.union.manifests(), state, &a.nonce)
+                    .map(|fd| Answer::nothing().with_fds(vec![fd]))
             }
             Request::SignTls(s) => self.platform.sign_tls(&s).map(|s| Answer::of(&s)),
 
@@ -112,9 +131,13 @@ fn run() -> Result<std::convert::Infallible, Box<dyn std::error::Error>> {
     let engine = engine::Engine::new(key, place.config.api_group.clone());
     let platform = Arc::new(Platform::open(&place.config, platform::software_uid(&place), state)?);
     platform.begin(&place.socket(Domain::Supervisor))?;
+    let vtpms =
+        Arc::new(Vtpms::new(platform.clone(), place.config.clone(), place.socket(Domain::Supervisor), state));
+    vtpms.recover();
     let union = Arc::new(Union::open(state, place.config.name.clone(), platform.clone()));
     let peers = Peers::new(union.clone(), platform.clone(), state);
-    Err(gtvp_ipc::serve(&listener, place.acl(), Arc::new(Security { engine, union, peers, platform })).into())
+    let security = Arc::new(Security { engine, union, peers, platform, vtpms });
+    Err(gtvp_ipc::serve(&listener, place.acl(), security).into())
 }
 
 fn now() -> Now {

@@ -34,7 +34,7 @@ fn token(server: &Server) -> JoinToken {
         endpoint: "192.0.2.1:7600".parse().unwrap(),
         expires: gtvp_model::union::UnixTime(NOW + 3600),
         ek: None,
-        secret: written.secret.unwrap(),
+        secret: written.token.unwrap().secret,
     }
 }
 

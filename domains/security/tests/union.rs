@@ -386,7 +386,7 @@ fn the_only_voter_does_not_leave_a_union_that_nobody_else_could_keep() {
     assert_eq!(m1.union.history(Some(&nobody)).unwrap_err().kind, FaultKind::NotFound);
     let made = m1.wish(Wish::Token { expires_s: 60, ek: None, platform_identity: None }).unwrap();
     Server::decide(&made.entry, &[&m1], &[&m1]).unwrap();
-    let id = made.secret.unwrap().key().id();
+    let id = made.token.unwrap().id;
     assert_eq!(m1.view().tokens[&id].platform_identity, m1.entry().platform_identity, "the founder's level");
     let ended = m1.wish(Wish::EndToken(id)).unwrap();
     Server::decide(&ended.entry, &[&m1], &[&m1]).unwrap();

@@ -189,6 +189,18 @@ impl Tpm {
         self.ask(move |holder| holder.measure(measured))
     }
 
+    /// [`Self::measure`] without waiting for it: it comes before whatever is asked later.
+    pub fn measure_later(&self, measured: Measured) {
+        let question = move |holder: &mut Holder| {
+            if let Err(e) = holder.measure(measured) {
+                // It is remembered, and extended when the TPM can be reached again.
+                eprintln!("gtvp-security: a measurement waits for its TPM: {}", crate::platform::chain(&e));
+            }
+        };
+        // One that has ended needs none.
+        let _ = self.questions.send(Box::new(question));
+    }
+
     /// The connection is to be made anew: the software TPM was started again.
     pub fn reconnect(&self) -> Result<(), TpmError> {
         self.ask(|holder| {

@@ -80,7 +80,7 @@ impl Union {
         let second = self.sign(&entry)?;
         let at = gtvp_model::union::RecordHead { number: 1, hash: second.hash() };
         let head = Head { union: entry.union, at, time: now };
-        let vote = Vote { voter: own, signature: self.sign_head(&head)? };
+        let vote = Vote { voter: own, time: now, signature: self.sign_head(&head)? };
         let votes =
             vec![vote].try_into().map_err(|e: TooManyBytes| Fault::internal("its head is too large", &e))?;
         let items = [

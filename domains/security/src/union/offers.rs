@@ -7,7 +7,8 @@ use gtvp_ipc::security::{Taken, Voted};
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::union::{MemberId, UnixTime};
 use gtvp_protocol::csp::act::MAX_VOTERS;
-use gtvp_protocol::csp::follow::{MAX_ENTRIES, MAX_OFFER};
+use gtvp_protocol::csp::follow::{MAX_ENTRIES, MAX_OFFER, OfferRefusal};
+use gtvp_protocol::csp::keeper::VoteRefusal;
 use gtvp_protocol::csp::page::{self, Committed};
 use gtvp_protocol::csp::{Act, Entry, Head, Offer, SignedEntry, Vote};
 use gtvp_protocol::frame::wire;
@@ -36,18 +37,22 @@ impl Union {
     /// Promises an entry and signs the head with it.
     ///
     /// # Errors
-    /// `Denied`, with the reason, for an entry that cannot be the next one; the disk's and the TPM's.
+    /// `Invalid`, with the rule, for an entry that no voter takes; `Denied` for one that only this voter refuses; the disk's and the TPM's.
     pub fn vote_for(&self, signed: &SignedEntry, now: UnixTime) -> Result<Voted, Fault> {
         self.kept(|kept| {
+            // `Invalid`: a rule of the record, which every voter sees in the same way.
             let refused =
-                |why: String| Fault::new(FaultKind::Denied, "this member does not vote for it").because(why);
+                |why: String| Fault::new(FaultKind::Invalid, "no voter takes this entry").because(why);
             let entry = Entry::decode(signed.entry.as_slice()).map_err(|e| refused(e.to_string()))?;
             // What every voter sees in the same way: or one would have promised what another never takes.
             if let Act::ReferenceAccepted { name, manifest } = &entry.act {
                 let takes = kept.book.would_take(name, manifest, entry.author);
                 takes.map_err(|e| refused(causes(&e)))?;
             }
-            let head = kept.keeper.promise(signed, now, &Ecdsa).map_err(|e| refused(causes(&e)))?;
+            let head = kept.keeper.promise(signed, now, &Ecdsa).map_err(|e| match e {
+                VoteRefusal::Entry(e) => refused(causes(&e)),
+                e => Fault::new(FaultKind::Denied, "this member does not vote for it").because(causes(&e)),
+            })?;
             self.disk
                 .promise(head.at)
                 .map_err(|e| Fault::internal("the promise cannot be written down", &e))?;
@@ -71,13 +76,13 @@ impl Union {
     fn voted(&self, head: Head) -> Result<Voted, Fault> {
         let signature = self.sign_head(&head)?;
         let voter = self.own_keys()?.identity.member_id();
-        Ok(Voted { head, vote: Vote { voter, signature } })
+        Ok(Voted { head, vote: Vote { voter, time: head.time, signature } })
     }
 
     /// Takes what a member offers.
     ///
     /// # Errors
-    /// `Invalid` for what is no offer, `Denied` with the reason for one that is refused; the disk's.
+    /// `Invalid` for what is no offer, `Denied` with the reason for one that is refused, `Integrity` for one that proves a fork; the disk's.
     pub fn take(&self, from: MemberId, fds: Vec<OwnedFd>, now: UnixTime) -> Result<Taken, Fault> {
         let no_offer = |why: String| Fault::new(FaultKind::Invalid, "that is no offer").because(why);
         let fd = fds.into_iter().next().ok_or_else(|| no_offer("no descriptor came with it".into()))?;
@@ -98,9 +103,11 @@ impl Union {
                         kept.keeper = keeper;
                         self.bump();
                     }
-                    return Err(
-                        Fault::new(FaultKind::Denied, "the offer is refused").because(causes(&refusal))
-                    );
+                    let kind = match &refusal {
+                        OfferRefusal::Forked(_) => FaultKind::Integrity,
+                        _ => FaultKind::Denied,
+                    };
+                    return Err(Fault::new(kind, "the offer is refused").because(causes(&refusal)));
                 }
             };
             if new > 0 {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use gtvp_appraisal::appraise::Failure;
 use gtvp_appraisal::reference::{Manifest, Status, rule_accepting};
-use gtvp_ipc::security::{Housekeeping, Wish, Written};
+use gtvp_ipc::security::{Housekeeping, Wish, Written, WrittenToken};
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::MemberName;
 use gtvp_model::token::{TokenId, TokenSecret};
@@ -17,6 +17,7 @@ use gtvp_protocol::csp::{Act, SignedEntry};
 
 use super::housekeeping::{self, Candidate};
 use super::{Kept, Known, Union};
+use crate::attest::Manifests;
 use crate::reference;
 
 /// Longest life of a token, seconds: thirty days. One that is found later is of no use.
@@ -72,7 +73,7 @@ impl Union {
     }
 
     fn act(&self, act: Act, about: String, now: UnixTime) -> Result<Written, Fault> {
-        self.read(|kept| Ok(Written { entry: self.write(kept, act, now)?, secret: None, about }))
+        self.read(|kept| Ok(Written { entry: self.write(kept, act, now)?, token: None, about, more: false }))
     }
 
     fn token(
@@ -99,8 +100,9 @@ impl Union {
                 used_by: None,
             };
             let about = format!("join token {}, until {}", token.key.id().short(), token.expires);
+            let written = WrittenToken { id: token.key.id(), secret: secret.clone(), expires: token.expires };
             let entry = self.write(kept, Act::TokenMade(token), now)?;
-            Ok(Written { entry, secret: Some(secret.clone()), about })
+            Ok(Written { entry, token: Some(written), about, more: false })
         })
     }
 
@@ -115,7 +117,7 @@ impl Union {
                 return self.cease(kept, own, means, now);
             }
             let entry = self.write(kept, Act::Left, now)?;
-            Ok(Written { entry, secret: None, about: "this server leaves the union".into() })
+            Ok(Written { entry, token: None, about: "this server leaves the union".into(), more: false })
         })
     }
 
@@ -138,7 +140,12 @@ impl Union {
                 return self.cease(kept, id, means, now);
             }
             let entry = self.write(kept, Act::Evicted { member: id, reason: reason.to_owned() }, now)?;
-            Ok(Written { entry, secret: None, about: format!("{name} is removed from the union") })
+            Ok(Written {
+                entry,
+                token: None,
+                about: format!("{name} is removed from the union"),
+                more: false,
+            })
         })
     }
 
@@ -153,10 +160,10 @@ impl Union {
         })?;
         let name = |id: &MemberId| kept.known.member(id).map_or_else(|| id.short(), |m| m.name.to_string());
         let about = match next.difference(voters).next() {
-            Some(new) => format!("{} votes first, so that {} can cease to: ask again", name(new), name(&id)),
-            None => format!("{} ceases to vote first: ask again", name(&id)),
+            Some(new) => format!("{} votes first, so that {} can cease to", name(new), name(&id)),
+            None => format!("{} ceases to vote first", name(&id)),
         };
-        Ok(Written { entry: self.write(kept, Act::Voters(next), now)?, secret: None, about })
+        Ok(Written { entry: self.write(kept, Act::Voters(next), now)?, token: None, about, more: true })
     }
 
     fn leaving(&self) -> std::sync::MutexGuard<'_, BTreeMap<MemberId, Instant>> {
@@ -289,6 +296,14 @@ impl Union {
             };
             Ok(kept.book.accepted().iter().map(row).collect())
         })
+    }
+
+    /// The same as they are signed, with the keys: for an evidence file. None outside of a union.
+    pub fn manifests(&self) -> Manifests {
+        let of = |a: &super::book::Accepted| {
+            super::book::parts(&a.blob).map(|(key, signed)| (key.to_vec(), signed.to_vec()))
+        };
+        self.read(|kept| Ok(kept.book.accepted().values().filter_map(of).collect())).unwrap_or_default()
     }
 
     /// One of them, in full.

@@ -1,0 +1,382 @@
+//! The thread of one connection: what comes goes into the engine, what the engine wants done is done, in its order. It waits for
+//! nobody but its peer: calls to `security` are made elsewhere, and their outcomes come as notes.
+//!
+//! While something is being written down, or the record is being read or checked, what stands behind it waits, and so do the peer's
+//! frames.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use gtvp_ipc::security::{
+    ActivateCredential, AppraiseCertification, AppraiseKeys, Certify, MakeCredential, OwnUnion,
+};
+use gtvp_model::token::Endpoint;
+use gtvp_model::union::{MemberId, TpmClass};
+use gtvp_protocol::frame::Frame;
+use gtvp_protocol::hsp::message::{self, MAX_RECORD_PIECE, Message, Record};
+use gtvp_protocol::hsp::{AttestedChannel, Command, Durable, Event, Grant, Millis, Refusal, Role};
+use gtvp_protocol::{csp, neighbour};
+
+use crate::calls::{Calls, learned};
+use crate::ends::{Begin, End, Report};
+use crate::engine::LinkId;
+use crate::link::{Heard, Link};
+use crate::machine::Machine;
+use crate::period::Period;
+use crate::runtime::Runtime;
+use crate::switch::{Inbox, Note};
+use crate::{admit, clock};
+
+/// Bytes that may wait for a peer that reads slowly: the longest record and the longest logs, as a joiner gets them.
+const MAX_WAITING: usize = 112 * 1024 * 1024;
+/// After how long a channel on which only the record may be spoken of begins anew: by then its younger end has caught up.
+const NARROW: u64 = 10_000;
+
+/// Lists of endpoints that are looked at beside one a second.
+const LISTS: u64 = 32;
+
+/// Frames of a channel.
+fn limits(kind: u8) -> Option<usize> {
+    message::limits(kind).or_else(|| csp::node::limits(kind)).or_else(|| neighbour::limits(kind))
+}
+
+/// See the module.
+pub struct Drive {
+    runtime: Arc<Runtime>,
+    id: LinkId,
+    link: Link,
+    remote: SocketAddr,
+    role: Role,
+    machine: Option<Machine>,
+    dialled: Option<Endpoint>,
+    union: Option<Arc<OwnUnion>>,
+    reports: Option<Sender<Report>>,
+    inbox: Arc<Inbox>,
+    calls: Calls,
+    queue: VecDeque<Command>,
+    /// A command is being carried out elsewhere.
+    stalled: bool,
+    /// A record that comes, or is being checked.
+    record: Vec<u8>,
+    checking: bool,
+    verifier: Option<MemberId>,
+    channel: Option<AttestedChannel>,
+    up: bool,
+    period: Period,
+    narrow: Option<Millis>,
+    ending: Option<&'static str>,
+    lists: u64,
+    since: Millis,
+}
+
+impl Drive {
+    /// With all that it begins with.
+    pub fn new(runtime: Arc<Runtime>, begin: Begin) -> Self {
+        let Begin { id, link, remote, role, machine, commands, dialled, union, reports, inbox } = begin;
+        let calls = Calls {
+            security: runtime.security.clone(),
+            pool: runtime.pool.clone(),
+            quoter: runtime.quoter.clone(),
+            inbox: inbox.clone(),
+        };
+        Self {
+            runtime,
+            id,
+            link,
+            remote,
+            role,
+            machine: Some(machine),
+            dialled,
+            union,
+            reports,
+            inbox,
+            calls,
+            queue: commands.into(),
+            stalled: false,
+            record: Vec::new(),
+            checking: false,
+            verifier: None,
+            channel: None,
+            up: false,
+            period: Period::default(),
+            narrow: None,
+            ending: None,
+            lists: 0,
+            since: clock::now(),
+        }
+    }
+
+    /// Goes on until it is over.
+    pub fn run(mut self, first: Option<Frame>) -> End {
+        let end = self.go(first);
+        self.link.end();
+        end
+    }
+
+    fn go(&mut self, first: Option<Frame>) -> End {
+        if let Some(frame) = first {
+            self.frame(frame);
+        }
+        loop {
+            if let Some(end) = self.carry_out() {
+                return end;
+            }
+            // A join's channel is not heard before everybody else knows of it.
+            let hold = self.stalled || self.checking || (self.channel.is_some() && !self.up);
+            let due = [self.machine.as_ref().and_then(Machine::deadline), self.period.due(), self.narrow];
+            let due = due.into_iter().flatten().min();
+            match self.link.next(due.map(clock::instant), !hold) {
+                Ok(Heard::Frame(frame)) => self.frame(frame),
+                Ok(Heard::Woken) => self.inbox.take().into_iter().for_each(|note| self.note(note)),
+                Ok(Heard::Time) => self.time(),
+                Ok(Heard::Ended) => self.event(Event::Lost),
+                Err(e) => return End::Broken(e.to_string()),
+            }
+            if self.link.waiting() > MAX_WAITING {
+                return End::Own("the peer reads too slowly");
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event) {
+        let Some(machine) = self.machine.take() else { return };
+        let (next, commands) = machine.on(event, self.union.as_deref());
+        if let (Some(reports), Machine::Joiner(_)) = (&self.reports, &next) {
+            // Whoever waits for the join may have gone.
+            let _ = reports.send(Report::Step(next.state()));
+        }
+        self.machine = Some(next);
+        self.queue.extend(commands);
+    }
+
+    fn frame(&mut self, frame: Frame) {
+        let peer = self.channel.as_ref().map(AttestedChannel::peer);
+        match peer.filter(|_| self.up) {
+            Some(peer) if csp::node::KINDS.contains(&frame.kind) => self.runtime.node.frame(peer, frame),
+            Some(peer) if frame.kind == neighbour::KIND => match neighbour::Endpoints::decode(&frame) {
+                Ok(heard) => {
+                    // What comes too often is not looked at.
+                    self.lists = self.lists.saturating_add(1);
+                    let since = clock::now().0.saturating_sub(self.since.0) / 1000;
+                    if self.lists <= LISTS.saturating_add(since) {
+                        self.runtime.heard(peer, self.remote.ip(), &heard);
+                    }
+                }
+                Err(_) => self.end("the peer's list of endpoints is malformed"),
+            },
+            _ => {
+                if let (Ok(Message::JoinChallenge(m)), Some(Machine::Joiner(_))) =
+                    (Message::decode(&frame), &self.machine)
+                {
+                    self.verifier = Some(m.member);
+                    self.runtime.is(self.id, m.member);
+                }
+                self.event(Event::Frame(frame));
+            }
+        }
+    }
+
+    fn end(&mut self, why: &'static str) {
+        self.ending.get_or_insert(why);
+        self.event(Event::End);
+    }
+
+    fn note(&mut self, note: Note) {
+        match note {
+            Note::Outcome(event) => {
+                self.checking &= !matches!(event, Event::RecordLearned { .. });
+                self.event(event);
+            }
+            Note::Persisted(Ok(())) => self.stalled = false,
+            Note::Persisted(Err(why)) => {
+                self.stalled = false;
+                // What stood after it is not carried out.
+                self.queue.clear();
+                self.channel = None;
+                self.event(Event::NotPersisted { why });
+            }
+            Note::Record(Ok(bytes)) => {
+                self.stalled = false;
+                self.send_record(&bytes);
+            }
+            Note::Record(Err(why)) => {
+                eprintln!("gtvp-communication: the record cannot be sent to a joiner: {why}");
+                (self.stalled, self.queue) = (false, VecDeque::new());
+                self.end("the record cannot be read");
+            }
+            Note::NoAsk(_) => self.period.again(),
+            Note::Send(frame) => {
+                if self.link.send(&frame).is_err() {
+                    self.end("a frame is too long");
+                }
+            }
+            Note::View => {
+                if let Some(union) = self.runtime.newest.told() {
+                    self.union = Some(union);
+                }
+                self.event(Event::ViewChanged);
+                let joins = matches!(self.machine, Some(Machine::Joiner(_)));
+                if !joins && self.runtime.newest.own().is_none() {
+                    self.end("this server is in no union");
+                }
+                self.settle();
+            }
+            Note::End(why) => self.end(why),
+            Note::Cancel => {
+                if !self.machine.as_ref().is_some_and(Machine::may_be_member) {
+                    self.end("whoever asked for it has hung up");
+                }
+            }
+        }
+    }
+
+    fn time(&mut self) {
+        let now = clock::now();
+        if self.machine.as_ref().and_then(Machine::deadline).is_some_and(|at| at <= now) {
+            self.event(Event::Tick);
+        }
+        if self.narrow.is_some_and(|at| at <= now) {
+            self.narrow = None;
+            self.end("its ends had not the same epoch: it begins anew");
+        }
+        match self.period.look(now) {
+            Some(crate::period::Due::Renew) => {
+                if let Some(channel) = &self.channel {
+                    self.calls.renew(channel.peer());
+                }
+            }
+            Some(crate::period::Due::Over) => self.end("this member could not appraise its evidence anew"),
+            None => {}
+        }
+    }
+
+    /// Carries out what waits, as far as it can be now.
+    fn carry_out(&mut self) -> Option<End> {
+        while !self.stalled {
+            let command = self.queue.pop_front()?;
+            match self.one(command) {
+                Ok(()) => {}
+                Err(end) => return Some(end),
+            }
+        }
+        // Whoever refuses has nothing to wait for, and says why.
+        if let Some(close) = self.queue.iter().position(|c| matches!(c, Command::Close(_))) {
+            self.stalled = false;
+            let word = matches!(self.queue.get(close.wrapping_sub(1)), Some(Command::Send(_)));
+            self.queue.drain(..close - usize::from(word));
+            return self.carry_out();
+        }
+        None
+    }
+
+    fn one(&mut self, command: Command) -> Result<(), End> {
+        match command {
+            Command::Send(message) => {
+                self.link.send(&message.frame()).map_err(|e| End::Broken(e.to_string()))?;
+            }
+            Command::Quote { request, binding, ask } => {
+                // In a handshake somebody waits.
+                let window = self.up.then(|| self.runtime.period().window);
+                self.calls.quote(request, binding, ask, window);
+            }
+            Command::Appraise { request, what } => self.calls.appraise(request, *what),
+            Command::Established(channel) => {
+                self.link.bound_by(limits);
+                if let (Some(reports), Some(Machine::Joiner(_))) = (&self.reports, &self.machine) {
+                    let _ = reports.send(Report::Member(channel.union()));
+                }
+                self.channel = Some(channel);
+                self.settle();
+            }
+            Command::Renewed(_) => self.period.renewed(&self.runtime.period()),
+            Command::AppraiseKeys { request, keys, spki } => {
+                let keys = keys.unchecked().clone();
+                self.calls.appraise_keys(request, AppraiseKeys { keys, spki });
+            }
+            Command::MakeCredential { request, ek, ak } => {
+                self.calls.make_credential(request, MakeCredential { ek, ak });
+            }
+            Command::ActivateCredential { request, credential } => {
+                let credential = credential.unchecked().clone();
+                self.calls.activate(request, ActivateCredential { credential });
+            }
+            Command::Certify { request, binding } => {
+                self.calls.certify(request, Certify { binding: *binding })
+            }
+            Command::AppraiseCertification { request, certification, binding, keys } => {
+                let certification = certification.unchecked().clone();
+                let what = AppraiseCertification { certification, binding: *binding, keys: *keys };
+                self.calls.appraise_certification(request, what);
+            }
+            Command::LearnRecord { request, union, from, to, piece, last } => {
+                self.record.extend_from_slice(piece.unchecked());
+                if let (true, Some(verifier)) = (last, self.verifier) {
+                    self.checking = true;
+                    let record = std::mem::take(&mut self.record);
+                    self.calls.learn(request, learned(union, from, to, verifier), record);
+                }
+            }
+            Command::SendRecord { to, .. } => {
+                self.stalled = true;
+                self.calls.read_record(to);
+            }
+            Command::Commit { request, admission } => {
+                admit::start(self.runtime.clone(), self.inbox.clone(), request, *admission);
+            }
+            Command::Persist(what) => {
+                self.stalled = true;
+                if let (Durable::Membership { .. }, Some(reports)) = (&what, &self.reports) {
+                    let _ = reports.send(Report::Step("writing it down"));
+                }
+                self.calls.persist(what);
+            }
+            Command::Close(refusal) => {
+                return Err(match (self.ending, refusal) {
+                    (Some(why), Refusal::Ended) => End::Own(why),
+                    (_, refusal) => End::Refused(refusal),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn send_record(&mut self, bytes: &[u8]) {
+        let pieces = bytes.chunks(MAX_RECORD_PIECE);
+        let last = pieces.len().saturating_sub(1);
+        for (i, piece) in pieces.enumerate() {
+            // No piece is longer than a message takes.
+            let Ok(bytes) = piece.to_vec().try_into() else { return };
+            let record = Message::from(Record { bytes, last: i == last });
+            if self.link.send(&record.frame()).is_err() {
+                return self.end("the record cannot be sent");
+            }
+        }
+    }
+
+    /// The channel is there: everybody hears of it, once this member's union has both its ends.
+    fn settle(&mut self) {
+        let (Some(channel), false) = (&self.channel, self.up) else { return };
+        let (peer, grant) = (channel.peer(), channel.grant());
+        let Some(union) = self.runtime.newest.own() else { return };
+        if union.state.view.union != channel.union() || !union.state.view.members.contains_key(&peer) {
+            return;
+        }
+        self.machine = self.machine.take().map(Machine::settled);
+        self.union = Some(union);
+        self.up = true;
+        self.verifier = None;
+        if channel.class() != TpmClass::None {
+            self.period.renewed(&self.runtime.period());
+        }
+        if grant == Grant::RecordOnly && self.role == Role::Initiator {
+            self.narrow = Some(clock::now().after(NARROW));
+        }
+        if let Some(endpoint) = self.dialled.take() {
+            self.runtime.reached(peer, endpoint);
+        }
+        let local = self.link.local().ok().map(|a| a.ip().to_canonical());
+        self.runtime.up(self.id, peer, grant, local);
+    }
+}

@@ -1,0 +1,114 @@
+//! When fresh evidence is asked for, and when there has been none for too long.
+//!
+//! All who challenge one member have its answer at the same moment, since one quote answers them all. They ask again within the same
+//! part of a period, and the first of them waits for the others: one quote a period, however many they are.
+
+use gtvp_protocol::hsp::{Millis, Timing};
+
+use crate::clock;
+
+/// Periods that are taken, milliseconds: a TPM does not quote faster, and a day without evidence is none.
+const BOUNDS: (u64, u64) = (200, 86_400_000);
+/// Longest window, milliseconds: with long periods nobody has to wait long for an answer.
+const WINDOW: u64 = 3_750;
+/// How long a quote and its appraisal may take beside the waiting: a discrete TPM quotes in 100 to 500 ms.
+const WORK: u64 = 2_000;
+/// After how long it is tried again when nothing could be asked.
+const AGAIN: u64 = 1_000;
+
+/// The union's period, and what follows from it; milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lengths {
+    /// From one answer to the next.
+    pub period: u64,
+    /// How long the first challenge waits for the others.
+    pub window: u64,
+}
+
+impl Lengths {
+    /// Of this period.
+    pub fn of(period: u32) -> Self {
+        let period = u64::from(period).clamp(BOUNDS.0, BOUNDS.1);
+        Self { period, window: (period / 8).min(WINDOW) }
+    }
+
+    /// How long the engines wait.
+    pub fn timing(&self) -> Timing {
+        Timing { round: self.window.saturating_add(WORK), ..Timing::default() }
+    }
+}
+
+/// What is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// Fresh evidence is to be asked for.
+    Renew,
+    /// There was none for too long.
+    Over,
+}
+
+/// One channel's.
+#[derive(Debug, Default)]
+pub struct Period {
+    renew: Option<Millis>,
+    over: Option<Millis>,
+}
+
+impl Period {
+    /// Evidence was believed just now.
+    pub fn renewed(&mut self, lengths: &Lengths) {
+        let Lengths { period, window } = *lengths;
+        let now = clock::now();
+        // The window comes last; chance is a part of that, so that not all ask in one moment.
+        let wait = period.saturating_sub(window).saturating_sub(clock::chance() % (window / 2 + 1));
+        self.renew = Some(now.after(wait));
+        self.over = Some(now.after(period.saturating_add(window).saturating_add(2 * WORK)));
+    }
+
+    /// Nothing could be asked: again in a while.
+    pub fn again(&mut self) {
+        self.renew = Some(clock::now().after(AGAIN));
+    }
+
+    /// When [`Self::look`] is worth asking.
+    pub fn due(&self) -> Option<Millis> {
+        self.renew.into_iter().chain(self.over).min()
+    }
+
+    /// What is due now; once.
+    pub fn look(&mut self, now: Millis) -> Option<Due> {
+        if self.over.is_some_and(|at| at <= now) {
+            (self.renew, self.over) = (None, None);
+            return Some(Due::Over);
+        }
+        if self.renew.is_some_and(|at| at <= now) {
+            self.renew = None;
+            return Some(Due::Renew);
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evidence_is_asked_for_within_a_period_and_its_absence_is_noticed() {
+        for ms in [0, 200, 2_000, 30_000, u32::MAX] {
+            let lengths = Lengths::of(ms);
+            let mut period = Period::default();
+            assert_eq!(period.look(Millis(u64::MAX)), None, "before the channel");
+            period.renewed(&lengths);
+            let now = clock::now();
+            let renew = period.due().unwrap().0 - now.0;
+            assert!(renew + lengths.window <= lengths.period, "{renew} of {lengths:?}");
+            // Whoever waits for a quote waits for the window too.
+            assert!(lengths.timing().round > lengths.window);
+            assert_eq!(period.look(now.after(renew)), Some(Due::Renew));
+            assert_eq!(period.look(now.after(renew)), None, "once");
+            assert_eq!(period.look(now.after(lengths.period * 2 + 3 * WORK)), Some(Due::Over));
+            assert_eq!(period.due(), None);
+        }
+    }
+}
