@@ -554,3 +554,40 @@ fn a_server_without_a_tpm_is_let_in_where_somebody_said_so_and_proves_nothing() 
     run(&mut j, &mut v);
     assert!(v.refusal().unwrap().contains("does not take members whose TPM is NONE"));
 }
+
+/// As it goes through a socket.
+fn through_json<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(value: &T) {
+    let json = serde_json::to_vec(value).unwrap();
+    assert_eq!(serde_json::from_slice::<T>(&json).unwrap(), *value);
+}
+
+#[test]
+fn what_is_answered_is_the_same_on_the_other_side_of_the_socket() {
+    let (m1, m2) = joined();
+    through_json(&m1.union.now().0);
+    through_json(&m2.union.now().0);
+    through_json(&Box::new(m1.view()));
+    through_json(&m1.peers.own_keys().unwrap());
+    through_json(&m1.union.vote_again(at(0).unix()).unwrap());
+    through_json(&m1.wish(Wish::Token { expires_s: 60, ek: None, platform_identity: None }).unwrap());
+    let (binding, ask) = m2.challenge(&m1, Role::Responder);
+    through_json(&ask);
+    let challenges = vec![Challenged { binding, held: ask.held.clone() }];
+    through_json(&challenges[0]);
+    through_json(&m2.peers.quote(&Quote { selection: ask.selection, challenges }).unwrap().0);
+    let good = m2.evidence(&m1, 1);
+    through_json(&good.evidence);
+    through_json(&good.appraised_by(&m1, 0));
+    m2.actor.measure(measured(EntryKind::Binary, "security", 77)).unwrap();
+    let refused = m2.evidence(&m1, 2).appraised_by(&m1, 0);
+    assert!(refused.is_err());
+    through_json(&refused);
+    through_json(&m1.peers.show(&"m2".parse().unwrap(), at(0)).unwrap());
+    through_json(&m1.union.history(None).unwrap());
+    let keys = m2.peers.own_keys().unwrap();
+    let asked = AppraiseKeys { keys: keys.keys.unwrap(), spki: keys.identity.spki() };
+    let checked = m1.peers.appraise_keys(&asked, at(0));
+    through_json(&checked);
+    let ask = MakeCredential { ek: checked.as_ref().unwrap().ek_public.clone(), ak: checked.unwrap().ak };
+    through_json(&m1.peers.make_credential(&ask).unwrap());
+}
