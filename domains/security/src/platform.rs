@@ -77,6 +77,12 @@ impl Platform {
         Self { class, tpm, bare: None, logs: OnceLock::new() }
     }
 
+    /// The same with these logs of firmware and kernel.
+    #[must_use]
+    pub fn with_logs(self, logs: KernelLogs) -> Self {
+        Self { logs: OnceLock::from(logs), ..self }
+    }
+
     /// None, and this key in its place: nothing that it signs says how this server is.
     pub fn bare(key: SigningKey) -> Self {
         Self { class: TpmClass::None, tpm: None, bare: Some(key), logs: OnceLock::new() }

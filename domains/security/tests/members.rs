@@ -555,6 +555,51 @@ fn a_server_without_a_tpm_is_let_in_where_somebody_said_so_and_proves_nothing() 
     assert!(v.refusal().unwrap().contains("does not take members whose TPM is NONE"));
 }
 
+fn boot_log(name: &str) -> Vec<u8> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../appraisal/tests/vectors/logs");
+    std::fs::read(format!("{folder}/{name}")).unwrap()
+}
+
+#[test]
+fn a_whole_boot_is_learned_shown_once_and_an_unknown_one_refused_by_its_events() {
+    let (known, unknown) = (boot_log("kl_bbm_sb"), boot_log("ga_crypto_agile_eventlog"));
+    let (m1, m2) = (Server::booted("m1", &known), Server::booted("m2", &known));
+    m1.begin().unwrap();
+    let token = token(&m1);
+    let (mut j, mut v) = enrolment(&m2, &m1, &token);
+    run(&mut j, &mut v);
+    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    // The boot log is sent once, and then only said to be held.
+    let next = m2.evidence(&m1, 1);
+    let boot = next.logs.iter().find(|l| l.log == LogKind::Boot).unwrap();
+    assert_eq!((boot.from, boot.bytes.len()), (known.len() as u64, 0));
+    next.appraised_by(&m1, 0).unwrap();
+    let shown = m1.peers.show(&"m2".parse().unwrap(), at(0)).unwrap();
+    let passed: Vec<_> =
+        shown.checks.iter().filter(|c| c.outcome == "passed").map(|c| c.check.as_str()).collect();
+    assert!(passed.contains(&"boot_replay") && passed.contains(&"boot_entries"), "{passed:?}");
+
+    // Another machine: all its events can be accepted at once.
+    let token = self::token(&m1);
+    let m3 = Server::booted("m3", &unknown);
+    let (mut j, mut v) = enrolment(&m3, &m1, &token);
+    run(&mut j, &mut v);
+    let why = v.refusal().unwrap();
+    assert!(why.contains("boot-entry: boot log entry") && why.contains("more"), "{why}");
+    let written = m1.wish(Wish::AcceptReference { member: "m3".parse().unwrap(), next: false }).unwrap();
+    Server::decide(&written.entry, &[&m1], &[&m1]).unwrap();
+    let (mut j, mut v) = enrolment(&m3, &m1, &token);
+    run(&mut j, &mut v);
+    assert_eq!((j.refusal(), v.refusal()), (None, None));
+
+    // A server without a boot log hides one: this union's founder had one.
+    let token = self::token(&m1);
+    let m4 = Server::start("m4");
+    let (mut j, mut v) = enrolment(&m4, &m1, &token);
+    run(&mut j, &mut v);
+    assert!(v.refusal().unwrap().contains("log-absent"), "{:?}", v.refusal());
+}
+
 /// As it goes through a socket.
 fn through_json<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(value: &T) {
     let json = serde_json::to_vec(value).unwrap();
