@@ -357,9 +357,12 @@ fn a_reset_tpm_is_noticed_within_a_session_and_begins_anew_with_another() {
     assert_eq!(verdict(&m1, "m2", 0), "trusted");
     // After a reset of which this member has not heard, the log may go on from the same bytes: they are replayed to other quotes.
     m2.tpm.reset();
+    let since = |ms| m1.peers.members(at(ms)).unwrap().into_iter().find(|r| r.name == "m2").unwrap().since_ms;
+    let before = since(0);
     let same = m2.evidence(&m1, 0);
     assert!(same.logs.iter().all(|l| l.from > 0));
-    same.appraised_by(&m1, 0).unwrap();
+    same.appraised_by(&m1, 1000).unwrap();
+    assert!(since(1000) > before, "it is another verdict");
     m2.tpm.reset();
     m2.actor.measure(measured(EntryKind::Template, "tpm", 9)).unwrap();
     let (what, why) = kind(m2.evidence(&m1, 0).appraised_by(&m1, 0));
@@ -401,6 +404,8 @@ fn a_voter_ceases_to_vote_before_it_goes() {
     Server::decide(&third.entry, &[&m2], &all).unwrap();
     assert_eq!(m2.union.show().unwrap().members, 1);
     assert!(m1.union.now().0.union.is_some(), "as it had it last");
+    assert_eq!(m1.union.show().unwrap_err().kind, FaultKind::NotFound);
+    assert_eq!(m1.peers.members(at(0)).unwrap().len(), 1, "outside of a union this one alone");
     let refused = m1.wish(Wish::Token { expires_s: 60, ek: None, platform_identity: None }).unwrap_err();
     assert_eq!(refused.kind, FaultKind::WrongState);
     let (binding, ask) = m2.challenge(&m2, Role::Responder);
