@@ -129,6 +129,13 @@ fn every_domain_is_measured_before_it_starts_and_a_replaced_one_shows() {
     for (name, row) in first.into_iter().chain(others) {
         expected.push((MeasuredKind::Binary, name.clone(), digest(lib.join(&row.binary))));
     }
+    // What can be started is known before it is; what is not installed cannot.
+    for (name, row) in &topology.template {
+        let program = lib.join(&row.program);
+        if program.exists() {
+            expected.push((MeasuredKind::Template, name.clone(), digest(program)));
+        }
+    }
     let next = || heard.recv_timeout(LONG).map(|m| (m.kind, m.subject, m.value)).unwrap();
     let said: Vec<_> = expected.iter().map(|_| next()).collect();
     assert_eq!(said, expected);

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use gtvp_appraisal::appraise;
-use gtvp_appraisal::file::{Claims, EvidenceFile, NONCE};
+use gtvp_appraisal::file::{Blob, Claims, EvidenceFile, MAX_MANIFESTS, NONCE};
 use gtvp_ipc::security::AttestBox;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::union::TpmClass;
@@ -25,22 +25,47 @@ use crate::vtpm::Vtpms;
 /// use, and whoever reads slowly must not hold it here.
 const NAME: &str = "evidence.new";
 
+/// Signed manifests of reference values, each with the public area of the key that signed it: what counts in this member's union.
+pub type Manifests = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// A descriptor from which this member's evidence can be read. `nonce` is in hexadecimal, `state` this domain's folder.
-pub fn answer(platform: &Platform, state: &Path, nonce: &str) -> Result<OwnedFd, Fault> {
-    answer_with(platform, state, nonce, |_, file| Ok(file))
+pub fn answer(
+    platform: &Platform,
+    manifests: Manifests,
+    state: &Path,
+    nonce: &str,
+) -> Result<OwnedFd, Fault> {
+    answer_with(platform, state, nonce, |_, file| Ok(with_references(file, manifests)))
+}
+
+/// The same file with what its reader can compare its entries with. Whether it trusts who signed that is for the reader to say.
+pub fn with_references(file: EvidenceFile, manifests: Manifests) -> EvidenceFile {
+    let mut authorities: Vec<Blob> = Vec::new();
+    let mut references = Vec::new();
+    for (key, manifest) in manifests.into_iter().take(MAX_MANIFESTS) {
+        let key = Blob(key);
+        if !authorities.contains(&key) {
+            authorities.push(key);
+        }
+        references.push(Blob(manifest));
+    }
+    EvidenceFile { references, authorities, ..file }
 }
 
 /// A descriptor from which a box's evidence can be read, with this member's.
 pub fn answer_box(
     platform: &Platform,
     vtpms: &Vtpms,
+    manifests: Manifests,
     state: &Path,
     asked: &AttestBox,
 ) -> Result<OwnedFd, Fault> {
     platform.tpm()?;
     // Before the member's evidence is made: that must name its key.
     let vtpm = vtpms.of(asked.slot, &asked.name)?;
-    answer_with(platform, state, &asked.nonce, |nonce, file| Vtpms::attest(&vtpm, asked, nonce, file))
+    answer_with(platform, state, &asked.nonce, |nonce, file| {
+        Vtpms::attest(&vtpm, asked, nonce, with_references(file, manifests))
+    })
 }
 
 fn answer_with(

@@ -29,8 +29,12 @@ impl KernelLogs {
         let unreachable = |source| CallError::Unreachable { callee: "supervisor", source };
         let mut client = Client::connect(supervisor).map_err(unreachable)?;
         let (reply, fds) = client.call(&OpenKernelLogs {}, &[], go_on)?;
-        let files = fds.into_iter().map(|fd| Mutex::new(File::from(fd)));
-        Ok(Self { open: reply.logs.into_iter().zip(files).collect() })
+        Ok(Self::of(reply.logs.into_iter().zip(fds.into_iter().map(File::from))))
+    }
+
+    /// These.
+    pub fn of(logs: impl IntoIterator<Item = (KernelLog, File)>) -> Self {
+        Self { open: logs.into_iter().map(|(log, file)| (log, Mutex::new(file))).collect() }
     }
 
     /// A log from this offset on: empty if it is shorter, `None` if the machine keeps none.

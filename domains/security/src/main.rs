@@ -57,13 +57,14 @@ impl Service for Security {
             Request::EndBox(b) => self.vtpms.end(b.slot).map(|()| Answer::nothing()),
             Request::AttestBox(a) => {
                 let state = gtvp_ipc::place::STATE.as_ref();
-                attest::answer_box(&self.platform, &self.vtpms, state, &a)
+                attest::answer_box(&self.platform, &self.vtpms, self.union.manifests(), state, &a)
                     .map(|fd| Answer::nothing().with_fds(vec![fd]))
             }
             Request::Tpm(_) => Ok(Answer::of(&self.platform.view())),
             Request::Attest(a) => {
                 let state = gtvp_ipc::place::STATE.as_ref();
-                attest::answer(&self.platform, state, &a.nonce).map(|fd| Answer::nothing().with_fds(vec![fd]))
+                attest::answer(&self.platform, self.union.manifests(), state, &a.nonce)
+                    .map(|fd| Answer::nothing().with_fds(vec![fd]))
             }
             Request::SignTls(s) => self.platform.sign_tls(&s).map(|s| Answer::of(&s)),
 

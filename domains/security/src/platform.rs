@@ -77,6 +77,12 @@ impl Platform {
         Self { class, tpm, bare: None, logs: OnceLock::new() }
     }
 
+    /// The same with these logs of firmware and kernel.
+    #[must_use]
+    pub fn with_logs(self, logs: KernelLogs) -> Self {
+        Self { logs: OnceLock::from(logs), ..self }
+    }
+
     /// None, and this key in its place: nothing that it signs says how this server is.
     pub fn bare(key: SigningKey) -> Self {
         Self { class: TpmClass::None, tpm: None, bare: Some(key), logs: OnceLock::new() }
@@ -342,8 +348,8 @@ mod tests {
 
     #[test]
     fn a_member_without_a_tpm_has_no_evidence_and_says_what_to_do() {
-        let refused =
-            crate::attest::answer(&none(), Path::new("/nonexistent"), &"0a".repeat(32)).unwrap_err();
+        let refused = crate::attest::answer(&none(), Vec::new(), Path::new("/nonexistent"), &"0a".repeat(32))
+            .unwrap_err();
         assert_eq!(
             (refused.kind, refused.message.as_str()),
             (FaultKind::WrongState, "this member has no TPM")

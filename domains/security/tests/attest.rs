@@ -10,13 +10,14 @@ use gtvp_appraisal::ek::Roots;
 use gtvp_appraisal::evidence::LogPart;
 use gtvp_appraisal::file::{Conclusion, EvidenceFile, FileVerdict, Reader};
 use gtvp_appraisal::ownlog::{EntryKind, OwnLog, PCR};
-use gtvp_appraisal::tpm::Attest;
+use gtvp_appraisal::tpm::{Attest, Name, Public};
 use gtvp_model::digest::Digest;
-use gtvp_security::attest::make;
+use gtvp_security::attest::{make, with_references};
 use gtvp_security::tpm::actor::{Measured, Tpm};
 use gtvp_security::tpm::client::Client;
 use gtvp_security::tpm::pcrs::Bank;
 use played::SoftwareTpm;
+use played::server::Server;
 
 const NOW: i64 = 1_790_000_000;
 const NONCE: [u8; 32] = [7; 32];
@@ -89,4 +90,32 @@ fn a_log_that_the_tpm_has_not_seen_is_refused_and_a_reset_tpm_begins_anew() {
     assert_eq!(again.conclusion(), Conclusion::Consistent, "{:?}", again.member.told());
     let resets = |v: &FileVerdict| v.member.clock.unwrap().reset_count;
     assert!(resets(&again) > resets(&first));
+}
+
+#[test]
+fn a_file_of_a_unions_member_brings_what_it_can_be_compared_with() {
+    let m1 = Server::start("m1");
+    let made = |s: &Server| {
+        let file = make(&s.actor, None, TpmClass::Software, NONCE.to_vec(), NOW).unwrap();
+        with_references(file, s.union.manifests())
+    };
+    assert!(made(&m1).references.is_empty(), "outside of a union there is nothing");
+    m1.begin().unwrap();
+    let file = made(&m1);
+    let authority = *Public::parse(&file.authorities[0].0).unwrap().name();
+    let verify = |file: &EvidenceFile, known: &[Name]| {
+        let mut bytes = Vec::new();
+        file.write(&mut bytes).unwrap();
+        let read = EvidenceFile::decode(&bytes).unwrap();
+        read.verify(&Reader { roots: &Roots::new(), known, nonce: Some(&NONCE) }, NOW).unwrap()
+    };
+    assert_eq!(verify(&file, &[authority]).conclusion(), Conclusion::ConsistentWithKnownValues);
+    let unknown = verify(&file, &[]);
+    assert_eq!(unknown.conclusion(), Conclusion::Consistent, "nobody says that its authority is one");
+    assert_eq!((unknown.references[0].manifest.as_str(), unknown.references[0].known), ("founder", false));
+    assert!(unknown.member.passed.contains(&Check::OwnEntries));
+    m1.actor.measure(measured("security", 66)).unwrap();
+    let verdict = verify(&made(&m1), &[authority]);
+    assert_eq!(verdict.conclusion(), Conclusion::Refused);
+    assert!(verdict.member.told()[0].text.contains("GTVP log entry 5"));
 }

@@ -357,9 +357,12 @@ fn a_reset_tpm_is_noticed_within_a_session_and_begins_anew_with_another() {
     assert_eq!(verdict(&m1, "m2", 0), "trusted");
     // After a reset of which this member has not heard, the log may go on from the same bytes: they are replayed to other quotes.
     m2.tpm.reset();
+    let since = |ms| m1.peers.members(at(ms)).unwrap().into_iter().find(|r| r.name == "m2").unwrap().since_ms;
+    let before = since(0);
     let same = m2.evidence(&m1, 0);
     assert!(same.logs.iter().all(|l| l.from > 0));
-    same.appraised_by(&m1, 0).unwrap();
+    same.appraised_by(&m1, 1000).unwrap();
+    assert!(since(1000) > before, "it is another verdict");
     m2.tpm.reset();
     m2.actor.measure(measured(EntryKind::Template, "tpm", 9)).unwrap();
     let (what, why) = kind(m2.evidence(&m1, 0).appraised_by(&m1, 0));
@@ -401,6 +404,8 @@ fn a_voter_ceases_to_vote_before_it_goes() {
     Server::decide(&third.entry, &[&m2], &all).unwrap();
     assert_eq!(m2.union.show().unwrap().members, 1);
     assert!(m1.union.now().0.union.is_some(), "as it had it last");
+    assert_eq!(m1.union.show().unwrap_err().kind, FaultKind::NotFound);
+    assert_eq!(m1.peers.members(at(0)).unwrap().len(), 1, "outside of a union this one alone");
     let refused = m1.wish(Wish::Token { expires_s: 60, ek: None, platform_identity: None }).unwrap_err();
     assert_eq!(refused.kind, FaultKind::WrongState);
     let (binding, ask) = m2.challenge(&m2, Role::Responder);
@@ -553,4 +558,86 @@ fn a_server_without_a_tpm_is_let_in_where_somebody_said_so_and_proves_nothing() 
     let (mut j, mut v) = enrolment(&m4, &m3, &token);
     run(&mut j, &mut v);
     assert!(v.refusal().unwrap().contains("does not take members whose TPM is NONE"));
+}
+
+fn boot_log(name: &str) -> Vec<u8> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../appraisal/tests/vectors/logs");
+    std::fs::read(format!("{folder}/{name}")).unwrap()
+}
+
+#[test]
+fn a_whole_boot_is_learned_shown_once_and_an_unknown_one_refused_by_its_events() {
+    let (known, unknown) = (boot_log("kl_bbm_sb"), boot_log("ga_crypto_agile_eventlog"));
+    let (m1, m2) = (Server::booted("m1", &known), Server::booted("m2", &known));
+    m1.begin().unwrap();
+    let token = token(&m1);
+    let (mut j, mut v) = enrolment(&m2, &m1, &token);
+    run(&mut j, &mut v);
+    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    // The boot log is sent once, and then only said to be held.
+    let next = m2.evidence(&m1, 1);
+    let boot = next.logs.iter().find(|l| l.log == LogKind::Boot).unwrap();
+    assert_eq!((boot.from, boot.bytes.len()), (known.len() as u64, 0));
+    next.appraised_by(&m1, 0).unwrap();
+    let shown = m1.peers.show(&"m2".parse().unwrap(), at(0)).unwrap();
+    let passed: Vec<_> =
+        shown.checks.iter().filter(|c| c.outcome == "passed").map(|c| c.check.as_str()).collect();
+    assert!(passed.contains(&"boot_replay") && passed.contains(&"boot_entries"), "{passed:?}");
+
+    // Another machine: all its events can be accepted at once.
+    let token = self::token(&m1);
+    let m3 = Server::booted("m3", &unknown);
+    let (mut j, mut v) = enrolment(&m3, &m1, &token);
+    run(&mut j, &mut v);
+    let why = v.refusal().unwrap();
+    assert!(why.contains("boot-entry: boot log entry") && why.contains("more"), "{why}");
+    let written = m1.wish(Wish::AcceptReference { member: "m3".parse().unwrap(), next: false }).unwrap();
+    Server::decide(&written.entry, &[&m1], &[&m1]).unwrap();
+    let (mut j, mut v) = enrolment(&m3, &m1, &token);
+    run(&mut j, &mut v);
+    assert_eq!((j.refusal(), v.refusal()), (None, None));
+
+    // A server without a boot log hides one: this union's founder had one.
+    let token = self::token(&m1);
+    let m4 = Server::start("m4");
+    let (mut j, mut v) = enrolment(&m4, &m1, &token);
+    run(&mut j, &mut v);
+    assert!(v.refusal().unwrap().contains("log-absent"), "{:?}", v.refusal());
+}
+
+/// As it goes through a socket.
+fn through_json<T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug>(value: &T) {
+    let json = serde_json::to_vec(value).unwrap();
+    assert_eq!(serde_json::from_slice::<T>(&json).unwrap(), *value);
+}
+
+#[test]
+fn what_is_answered_is_the_same_on_the_other_side_of_the_socket() {
+    let (m1, m2) = joined();
+    through_json(&m1.union.now().0);
+    through_json(&m2.union.now().0);
+    through_json(&Box::new(m1.view()));
+    through_json(&m1.peers.own_keys().unwrap());
+    through_json(&m1.union.vote_again(at(0).unix()).unwrap());
+    through_json(&m1.wish(Wish::Token { expires_s: 60, ek: None, platform_identity: None }).unwrap());
+    let (binding, ask) = m2.challenge(&m1, Role::Responder);
+    through_json(&ask);
+    let challenges = vec![Challenged { binding, held: ask.held.clone() }];
+    through_json(&challenges[0]);
+    through_json(&m2.peers.quote(&Quote { selection: ask.selection, challenges }).unwrap().0);
+    let good = m2.evidence(&m1, 1);
+    through_json(&good.evidence);
+    through_json(&good.appraised_by(&m1, 0));
+    m2.actor.measure(measured(EntryKind::Binary, "security", 77)).unwrap();
+    let refused = m2.evidence(&m1, 2).appraised_by(&m1, 0);
+    assert!(refused.is_err());
+    through_json(&refused);
+    through_json(&m1.peers.show(&"m2".parse().unwrap(), at(0)).unwrap());
+    through_json(&m1.union.history(None).unwrap());
+    let keys = m2.peers.own_keys().unwrap();
+    let asked = AppraiseKeys { keys: keys.keys.unwrap(), spki: keys.identity.spki() };
+    let checked = m1.peers.appraise_keys(&asked, at(0));
+    through_json(&checked);
+    let ask = MakeCredential { ek: checked.as_ref().unwrap().ek_public.clone(), ak: checked.unwrap().ak };
+    through_json(&m1.peers.make_credential(&ask).unwrap());
 }

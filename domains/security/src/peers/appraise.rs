@@ -135,7 +135,11 @@ impl Peers {
             Logs { held, digests, set: found.set.clone() }
         });
         // The next may have its logs here while this member's TPM signs.
+        let long = turn.is_some();
         drop((evidence, before, turn));
+        if long {
+            gtvp_ipc::memory::settle();
+        }
         let period = self.period();
         let result = match trusted {
             true => Some(self.result(&found.verdict, &attesting, period, now)?),

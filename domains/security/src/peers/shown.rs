@@ -19,7 +19,7 @@ impl Peers {
     /// # Errors
     /// A damaged record.
     pub fn members(&self, now: Now) -> Result<Vec<MemberRow>, Fault> {
-        let Some(known) = self.union.known()? else {
+        let Some(known) = self.union.known()?.filter(|k| k.has_us()) else {
             return Ok(vec![MemberRow {
                 name: self.union.name().to_string(),
                 id: None,
@@ -66,7 +66,7 @@ impl Peers {
         let no_such = || {
             Fault::new(FaultKind::NotFound, format!("the union has no member {name}")).hint("gtvp member ls")
         };
-        let known = self.union.known()?.ok_or_else(no_such)?;
+        let known = self.union.known()?.filter(|k| k.has_us()).ok_or_else(no_such)?;
         let member = known.state.view.members.values().find(|m| m.name == *name).ok_or_else(no_such)?;
         let row = self.row(&known, member, now);
         let not_checked = |detail: &str| CheckRow {

@@ -86,7 +86,10 @@ impl Table {
         period: u64,
     ) {
         let before = self.current(&id, last.at, period);
-        let same = before.filter(|b| b.state == last.verdict.state);
+        // Another life of the TPM is another verdict, whatever it says.
+        let life = |verdict: &Verdict| verdict.clock.map(|c| c.epoch());
+        let reborn = self.0.get(&id).is_some_and(|row| life(&row.last.verdict) != life(&last.verdict));
+        let same = before.filter(|b| b.state == last.verdict.state && !reborn);
         let since_ms = same.map_or(last.at.wall_ms, |b| b.since_ms);
         if self.0.len() >= MOST && !self.0.contains_key(&id) {
             let oldest = self.0.iter().min_by_key(|(_, row)| row.last.at.ms).map(|(id, _)| *id);

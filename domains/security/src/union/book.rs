@@ -12,7 +12,7 @@ use gtvp_model::union::{Identity, KeyName, MemberId, PlatformIdentity, RosterEnt
 use gtvp_protocol::csp::act::{BadBlob, Blob};
 use gtvp_protocol::csp::{Act, Entry};
 
-/// Most bytes of all manifests that count at once: read, they take some five times that, and this process may use 128 MiB.
+/// Most bytes of all manifests that count at once: read, they take some five times that, for as long as they count.
 pub const MAX_MANIFESTS_BYTES: usize = 4 * 1024 * 1024;
 
 /// Why a manifest in an entry does not count.

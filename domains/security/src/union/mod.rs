@@ -247,7 +247,13 @@ impl Union {
     /// # Errors
     /// `NotFound` outside of one.
     pub fn show(&self) -> Result<UnionSummary, Fault> {
-        Ok(summary(&*self.known()?.ok_or_else(no_union)?))
+        match self.known()? {
+            Some(known) if known.has_us() => Ok(summary(&known)),
+            Some(known) => {
+                Err(no_union().because(format!("it is no member of union {} any more", known.name)))
+            }
+            None => Err(no_union()),
+        }
     }
 
     /// This member's keys as the roster has them.

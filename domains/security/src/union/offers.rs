@@ -18,7 +18,7 @@ use crate::platform::chain as causes;
 
 /// Longest offer, encoded: its entries, a signature for each, the head.
 const MAX_OFFERED: usize = MAX_OFFER + MAX_ENTRIES * 1200 + MAX_VOTERS * 1200 + 64 * 1024;
-/// Most bytes of one page: this process may use 128 MiB. Who wants more asks again.
+/// Most bytes of one page: they are here twice for a moment. Who wants more asks again.
 const MAX_PAGE: u64 = 16 * 1024 * 1024;
 
 impl Union {

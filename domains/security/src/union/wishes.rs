@@ -17,6 +17,7 @@ use gtvp_protocol::csp::{Act, SignedEntry};
 
 use super::housekeeping::{self, Candidate};
 use super::{Kept, Known, Union};
+use crate::attest::Manifests;
 use crate::reference;
 
 /// Longest life of a token, seconds: thirty days. One that is found later is of no use.
@@ -295,6 +296,14 @@ impl Union {
             };
             Ok(kept.book.accepted().iter().map(row).collect())
         })
+    }
+
+    /// The same as they are signed, with the keys: for an evidence file. None outside of a union.
+    pub fn manifests(&self) -> Manifests {
+        let of = |a: &super::book::Accepted| {
+            super::book::parts(&a.blob).map(|(key, signed)| (key.to_vec(), signed.to_vec()))
+        };
+        self.read(|kept| Ok(kept.book.accepted().values().filter_map(of).collect())).unwrap_or_default()
     }
 
     /// One of them, in full.

@@ -1,14 +1,18 @@
 //! A server of a test: `security`'s functions on a real software TPM, and what communication does around them.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use gtvp_appraisal::alg::HashAlg;
+use gtvp_appraisal::bootlog::BootLog;
 use gtvp_appraisal::ownlog::EntryKind;
 use gtvp_ipc::bulk;
 use gtvp_ipc::security::{
     AppraiseEvidence, AskOf, BeginUnion, Challenged, LogSpan, Quote, Quoted, Wish, WriteEntry, Written,
 };
+use gtvp_ipc::supervisor::KernelLog;
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::Fault;
 use gtvp_model::union::{Hardware, Identity, MemberId, RecordHead, RosterEntry, TpmClass, UnionView};
@@ -17,9 +21,12 @@ use gtvp_protocol::csp::{CoSigned, Offer, SignedEntry};
 use gtvp_protocol::frame::wire;
 use gtvp_protocol::hsp::message::{Ask, Evidence};
 use gtvp_protocol::hsp::{Appraisal, Binding, LogDelta, OwnEvidence, Rejection, Role};
+use gtvp_security::kernel_logs::KernelLogs;
 use gtvp_security::peers::{Now, Peers};
 use gtvp_security::platform::Platform;
 use gtvp_security::tpm::actor::{Measured, Tpm};
+use gtvp_security::tpm::client::Client;
+use gtvp_security::tpm::pcrs::Bank;
 use gtvp_security::union::Union;
 
 use super::SoftwareTpm;
@@ -61,6 +68,23 @@ impl Server {
         let union = Arc::new(Union::open(&tpm.state(), name.parse().unwrap(), platform.clone()));
         let peers = Peers::new(union.clone(), platform.clone(), &tpm.state());
         Self { tpm, actor, platform, union, peers, name, nonces: AtomicU64::new(1) }
+    }
+
+    /// On a server whose firmware has measured this log.
+    pub fn booted(name: &'static str, log: &[u8]) -> Self {
+        let tpm = SoftwareTpm::start();
+        extend(&tpm, log);
+        let place = tpm.folder.join("boot-log");
+        std::fs::write(&place, log).unwrap();
+        let logs = || KernelLogs::of([(KernelLog::Boot, File::open(&place).unwrap())]);
+        let actor = Tpm::start(tpm.address(), tpm.state()).unwrap();
+        let platform = Platform::of(TpmClass::Hardware, Some(actor.clone())).with_logs(logs());
+        let platform = Arc::new(platform);
+        let union = Arc::new(Union::open(&tpm.state(), name.parse().unwrap(), platform.clone()));
+        let peers = Peers::new(union.clone(), platform.clone(), &tpm.state());
+        let server = Self { tpm, actor, platform, union, peers, name, nonces: AtomicU64::new(1) };
+        server.boot();
+        server
     }
 
     /// What gtvpd measures when it starts.
@@ -184,6 +208,15 @@ impl Server {
         let (binding, ask) = self.challenge(challenger, Role::Responder);
         let own = self.quote(&binding, &ask).unwrap();
         Sent { of: self.entry(), evidence: sent(&own, round), logs: own.logs, binding, ask }
+    }
+}
+
+/// Has firmware measure all of a boot log.
+pub fn extend(tpm: &SoftwareTpm, log: &[u8]) {
+    let mut client = Client::open(&tpm.address()).unwrap();
+    for event in BootLog::parse(log).unwrap().events().iter().filter(|e| e.extends()) {
+        let digest = event.digest(HashAlg::Sha256).unwrap();
+        client.pcr_extend(event.pcr, &[(Bank::Sha256.algorithm(), digest.as_bytes())]).unwrap();
     }
 }
 
