@@ -214,6 +214,43 @@ fn a_replaced_program_and_a_changed_topology_are_named() {
 }
 
 #[test]
+fn a_file_of_each_members_own_is_told_as_not_checked_and_no_other_is_left_out() {
+    use gtvp_appraisal::ownlog::OwnLog;
+    use gtvp_appraisal::reference::{OwnMatch, OwnRule, Pattern, Rule, RuleRefusal, rules_for_own};
+    let (mut machine, references_before) = healthy();
+    machine.measure(EntryKind::Configuration, "member.toml", Digest::of(b"this server's"));
+    let found = ask(&machine, &machine.evidence(NONCE), &references_before, None);
+    assert!(matches!(first(&found), Failure::OwnEntry { subject, .. } if subject == "member.toml"));
+    // As it is learned: the value is nobody else's.
+    let own = rules_for_own(&OwnLog::parse(&machine.own).unwrap(), Status::Current, |_| true);
+    let boot = manifest("rhel-9", 1, machine.boot_rules(Status::Current));
+    let learnt = references(&[boot, manifest("gtvp", 1, own)]);
+    machine.measure(EntryKind::Configuration, "member.toml", Digest::of(b"changed since"));
+    let found = ask(&machine, &machine.evidence(NONCE), &learnt, None).verdict;
+    assert_eq!(found.state, State::Trusted, "{:?}", found.told());
+    let open: Vec<_> = found.not_made.iter().filter(|n| n.to_string().starts_with("member.toml")).collect();
+    assert_eq!(open, [&NotMade::ConfigurationUnchecked { file: "member.toml".to_owned() }], "said once");
+    assert_eq!(open[0].to_string(), "member.toml: not checked, it is each member's own");
+    machine.measure(EntryKind::Configuration, "other.toml", Digest::of(b"x"));
+    let found = ask(&machine, &machine.evidence(NONCE), &learnt, None);
+    assert!(matches!(first(&found), Failure::OwnEntry { subject, .. } if subject == "other.toml"));
+    // Nobody leaves more unchecked than one file by its name, and no program.
+    let rule = |kind, subject: Option<&str>| {
+        let subject = subject.map(|s| Pattern::new(s).unwrap());
+        let status = Status::Current;
+        Rule::Own(OwnRule { kind, subject, is: OwnMatch::Unchecked, part: None, status }).check()
+    };
+    let configuration = EntryKind::Configuration;
+    assert_eq!(rule(configuration, Some("member.toml")), Ok(()));
+    for bad in [None, Some("member*"), Some("*.toml")] {
+        assert_eq!(rule(configuration, bad), Err(RuleRefusal::UncheckedOwn(configuration)));
+    }
+    for kind in [EntryKind::Binary, EntryKind::Topology, EntryKind::Template, EntryKind::Start] {
+        assert_eq!(rule(kind, Some("member.toml")), Err(RuleRefusal::UncheckedOwn(kind)));
+    }
+}
+
+#[test]
 fn a_part_that_was_not_measured_is_missed() {
     let mut machine = Machine::booted("kl_bbm_sb");
     let boot = manifest("rhel-9", 1, machine.boot_rules(Status::Current));

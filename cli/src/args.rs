@@ -1,10 +1,13 @@
 //! The command line's words. What each does is in `commands/` and `lab/`.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use gtvp_model::boxspec::{Need, Publish};
 use gtvp_model::ids::{BoxName, MemberName, UnionName};
+use gtvp_model::token::TokenId;
+use gtvp_model::union::EkDigest;
 use gtvp_model::units::Bytes;
 
 macro_rules! exit_codes {
@@ -85,6 +88,14 @@ pub enum Command {
     /// Begin a union of servers, and show it.
     #[command(subcommand, arg_required_else_help = true)]
     Union(UnionCommand),
+    /// Make and end join tokens.
+    #[command(subcommand, alias = "tokens", arg_required_else_help = true)]
+    Token(TokenCommand),
+    /// Join a union with a token of it.
+    Join(Join),
+    /// List, show and change what counts as healthy.
+    #[command(subcommand, alias = "references", arg_required_else_help = true)]
+    Reference(ReferenceCommand),
     /// Check evidence from a file, offline.
     Verify(Verify),
     /// Show what happened on the member.
@@ -205,6 +216,16 @@ pub enum BoxCommand {
   gtvp box logs -f --tail 20 web
   gtvp box logs --console web")]
     Logs(Logs),
+    /// Write a running box's evidence, which `gtvp verify` checks anywhere: its member's, its vTPM's quote, and what was linked.
+    #[command(after_help = "Examples:
+  gtvp box attest web > evidence.cbor
+  gtvp box attest web --explain")]
+    Attest {
+        /// The box.
+        name: BoxName,
+        #[command(flatten)]
+        words: Attest,
+    },
     /// Stop a box: its application gets SIGTERM, and after the grace the machine ends.
     #[command(after_help = "Examples:
   gtvp box stop web
@@ -390,7 +411,9 @@ pub enum ComponentCommand {
 #[derive(Debug, Subcommand)]
 #[command(after_help = "Examples:
   gtvp union init --name lab
-  gtvp union show")]
+  gtvp union show
+  gtvp union history
+  gtvp union leave")]
 pub enum UnionCommand {
     /// Begin a union whose first member this server is. What it lets in beside members with a hardware TPM is said here, once.
     #[command(after_help = "Examples:
@@ -406,6 +429,9 @@ pub enum UnionCommand {
         /// Let members in that have no TPM: they can prove nothing of what they booted.
         #[arg(long)]
         allow_no_tpm: bool,
+        /// How often each member proves itself anew: 2s, 1m [default: 30s].
+        #[arg(long, value_name = "TIME", value_parser = period)]
+        attest_every: Option<Duration>,
         #[command(flatten)]
         output: Output,
     },
@@ -414,6 +440,139 @@ pub enum UnionCommand {
   gtvp union show
   gtvp union show -o json | jq -r .head")]
     Show(Output),
+    /// Show the union's record: every entry, who wrote it and what it did, oldest first.
+    #[command(after_help = "Examples:
+  gtvp union history
+  gtvp union history -o json | jq -r '.[] | select(.act==\"admitted\") | .about'")]
+    History(Output),
+    /// Leave the union: this server is a member no more. Its boxes run on.
+    #[command(after_help = "Examples:
+  gtvp union leave")]
+    Leave,
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  gtvp token create
+  gtvp token create --ek 3f9a… --expires 10m
+  gtvp token end 5c1d…")]
+pub enum TokenCommand {
+    /// Make a token that lets one server in, once. It is printed now and never again: whoever has it and a server that the union admits can
+    /// use it.
+    #[command(after_help = "Examples:
+  gtvp token create
+  gtvp token create --ek $(ssh m2 gtvp member show -o json | jq -r .tpm.ek)
+  TOKEN=$(gtvp token create --expires 10m)")]
+    Create {
+        /// Only the server whose TPM has this endorsement key may use it: `gtvp member show` there shows it.
+        #[arg(long, value_name = "FINGERPRINT")]
+        ek: Option<EkDigest>,
+        /// How long it is good: 10m, 1h, 2d [default: 1h].
+        #[arg(long, value_name = "TIME", value_parser = span)]
+        expires: Option<Duration>,
+        /// The platform identity that its user gets, 0 (lowest) to 15 [default: 8].
+        #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u8).range(0..=15))]
+        platform_identity: Option<u8>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// End a token that nobody has used.
+    #[command(after_help = "Examples:
+  gtvp token end 5c1d…")]
+    End {
+        /// Its id: `gtvp token create -o json` and `gtvp union history` show it.
+        id: TokenId,
+    },
+}
+
+/// Join the union that the token is of: this server proves to a member what it has booted, the member proves the same to it, and the
+/// union's record gets one entry more. What fails leaves this server as it was, and can be tried again.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  gtvp join gtvp-join-…
+  gtvp join - < token.txt")]
+pub struct Join {
+    /// From `gtvp token create` on a member; - reads it from standard input.
+    pub token: String,
+    #[command(flatten)]
+    pub output: Output,
+    /// Print no progress.
+    #[arg(long, short)]
+    pub quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  gtvp reference ls
+  gtvp reference accept m2
+  gtvp reference accept --file debian-13.json
+  gtvp reference retire debian-12")]
+pub enum ReferenceCommand {
+    /// List the reference values that count: what is healthy.
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:
+  gtvp reference ls"
+    )]
+    Ls(Output),
+    /// Show one manifest of reference values, each rule of it.
+    #[command(after_help = "Examples:
+  gtvp reference show founder")]
+    Show {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Have what a member's last evidence shows, and nothing knows, count as healthy: after having looked at it with `gtvp member show`.
+    #[command(
+        group = clap::ArgGroup::new("what").required(true),
+        after_help = "Examples:
+  gtvp reference accept m2
+  gtvp reference accept m2 --next
+  gtvp reference accept --file debian-13.json"
+    )]
+    Accept {
+        /// The member, or who asked to join by this name and was refused.
+        #[arg(group = "what", value_name = "MEMBER")]
+        member: Option<MemberName>,
+        /// It will count when the member has started again: for an update that is about to be made.
+        #[arg(long, requires = "member")]
+        next: bool,
+        /// A manifest, JSON; - reads it from standard input.
+        #[arg(long, group = "what", value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Have a manifest count no more. Members whose health rests on it alone lose their verdict.
+    #[command(after_help = "Examples:
+  gtvp reference retire debian-12")]
+    Retire {
+        /// Its name.
+        name: String,
+    },
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    let bad = || format!("{text:?} is no time: a number and s, m, h or d");
+    let unit = text.chars().last().ok_or_else(bad)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(bad()),
+    };
+    let number: u64 = text.trim_end_matches(unit).parse().map_err(|_| bad())?;
+    let all = number.checked_mul(seconds).filter(|s| (1..=365 * 86_400).contains(s));
+    all.map(Duration::from_secs).ok_or_else(|| format!("{text:?} is not between 1s and 365d"))
+}
+
+fn period(text: &str) -> Result<Duration, String> {
+    let period = span(text)?;
+    match period.as_secs() {
+        1..=3600 => Ok(period),
+        _ => Err("members prove themselves at least once an hour".into()),
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -430,11 +589,41 @@ pub enum MemberCommand {
   gtvp member ls -o json | jq -r '.[] | select(.verdict!=\"trusted\") | .name'"
     )]
     Ls(Output),
-    /// Show this member: its domains, its verdict and what that did not check, what its machines run on.
+    /// Show this member: its domains, its verdict and what that did not check, what its machines run on. With a name, a member of the
+    /// union: each check of its last appraisal, and the entry that failed.
     #[command(after_help = "Examples:
   gtvp member show
+  gtvp member show m2
   gtvp --member m2 member show -o json | jq '.domains[] | {domain, pid, restarts}'")]
-    Show(Output),
+    Show {
+        /// A member of the union [default: the one that is asked].
+        name: Option<MemberName>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Remove a member from the union by force: every channel with it ends, and what it held is told.
+    #[command(after_help = "Examples:
+  gtvp member evict m3 --reason 'stolen'")]
+    Evict {
+        /// The member.
+        name: MemberName,
+        /// Why, in a sentence: it goes into the record.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Show what the union's record says about a member, one that has gone too.
+    #[command(after_help = "Examples:
+  gtvp member history m3")]
+    History {
+        /// The member.
+        name: MemberName,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Have this member leave the union. Its boxes run on.
+    #[command(after_help = "Examples:
+  gtvp --member m3 member leave")]
+    Leave,
     /// Write this member's evidence, which `gtvp verify` checks anywhere: its TPM's quote, and the logs of what was measured.
     #[command(after_help = "Examples:
   gtvp member attest > evidence.cbor

@@ -78,6 +78,9 @@ async fn ask(api: &Api, command: &Command) -> Result<u8, Fault> {
         Command::Component(words) => components::run(api, words).await,
         Command::Member(words) => member::run(api, words).await.map(|()| 0),
         Command::Union(words) => union::run(api, words).await.map(|()| 0),
+        Command::Token(words) => union::token(api, words).await.map(|()| 0),
+        Command::Join(words) => union::join(api, words).await,
+        Command::Reference(words) => union::reference(api, words).await.map(|()| 0),
         Command::Events(words) => events::events(api, words).await.map(|()| 0),
         Command::Operation(words) => operations::run(api, words).await,
         Command::Doctor(_)

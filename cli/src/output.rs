@@ -135,10 +135,22 @@ pub fn time(ms: u64) -> String {
 
 /// How long ago, for people.
 pub fn ago(ms: u64) -> String {
-    let now = std::time::SystemTime::now()
+    span(now_ms().saturating_sub(ms))
+}
+
+/// How far ahead it is, in one unit.
+pub fn until(ms: u64) -> String {
+    span(ms.saturating_sub(now_ms()))
+}
+
+fn now_ms() -> u64 {
+    std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-    let seconds = now.saturating_sub(ms) / 1000;
+        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn span(ms: u64) -> String {
+    let seconds = ms / 1000;
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m", seconds / 60),

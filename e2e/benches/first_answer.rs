@@ -24,7 +24,7 @@ const RUN: &[&str] = &[
 fn main() {
     let mut bench = Bench::begin("first_answer", "Bytes and components to the first answer, from nothing");
     // The short form takes a member that may have been before.
-    let lab = if bench.short { Lab::up("bench") } else { Lab::fresh("bench-first") };
+    let lab = if bench.short { Lab::up("bench") } else { Lab::fresh("bench-first", 1) };
     let before = lab.bytes_from_sources();
     lab.ok(RUN);
     let (status, _) = lab.get(PORT, "/").expect("nginx answers");

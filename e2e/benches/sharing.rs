@@ -16,7 +16,7 @@ const REDIS: &[&str] =
 
 fn main() {
     let mut bench = Bench::begin("sharing", "Bytes fetched when the OS is there already");
-    let lab = if bench.short { Lab::up("bench") } else { Lab::fresh("bench-sharing") };
+    let lab = if bench.short { Lab::up("bench") } else { Lab::fresh("bench-sharing", 1) };
     let page = |lab: &Lab| assert!(lab.get(PORT, "/").expect("nginx answers").0.contains(" 200 "));
     let pong =
         |lab: &Lab| assert_eq!(tcp(&lab.address(), PORT, b"PING\r\n").expect("redis answers"), "+PONG\r\n");

@@ -27,11 +27,24 @@ pub fn build_dir() -> PathBuf {
     dir.canonicalize().expect("build/ is missing: make build")
 }
 
-/// A lab of one member.
+/// A lab. It is used like its first member.
 pub struct Lab {
+    members: Vec<Member>,
+}
+
+/// A member of a lab.
+pub struct Member {
+    lab: String,
     name: String,
     dir: PathBuf,
     socket: PathBuf,
+}
+
+impl std::ops::Deref for Lab {
+    type Target = Member;
+    fn deref(&self) -> &Member {
+        &self.members[0]
+    }
 }
 
 /// What a command printed, and how it ended.
@@ -49,14 +62,18 @@ impl Lab {
     /// Starts a lab called `name`. Its components are kept under `target/` from one run to the next, so that only the first
     /// fetches.
     pub fn up(name: &str) -> Self {
+        Self::with(name, 1)
+    }
+
+    /// [`Self::up`] with so many members.
+    pub fn with(name: &str, members: u8) -> Self {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/e2e").join(name);
         std::fs::create_dir_all(&dir).expect("target/e2e");
         let dir = dir.canonicalize().expect("target/e2e");
-        let socket = PathBuf::from(format!("/run/gtvp/lab/{name}/m1/api.sock"));
-        let lab = Self { name: name.to_owned(), dir, socket };
+        let lab = Self::named(name, &dir, members);
         // What a run that was killed left behind.
         lab.lab(&["down"]);
-        let up = lab.lab(&["up"]);
+        let up = lab.lab(&["up", "--members", &members.to_string()]);
         assert_eq!(up.code, 0, "the lab does not come up: {}{}", up.out, up.err);
         for view in lab.boxes() {
             lab.ok(&["box", "rm", "--force", view["name"].as_str().expect("name")]);
@@ -65,18 +82,39 @@ impl Lab {
     }
 
     /// Starts a lab whose member has never been: no indices, no components, no boxes.
-    pub fn fresh(name: &str) -> Self {
+    pub fn fresh(name: &str, members: u8) -> Self {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/e2e").join(name);
         // What a run that was killed left behind ends as this goes.
-        drop(Self { name: name.to_owned(), dir: dir.clone(), socket: PathBuf::new() });
+        drop(Self::named(name, &dir, members));
         let _ = std::fs::remove_dir_all(&dir);
-        Self::up(name)
+        Self::with(name, members)
     }
 
+    fn named(lab: &str, dir: &Path, members: u8) -> Self {
+        let member = |n| {
+            let name = format!("m{n}");
+            let socket = PathBuf::from(format!("/run/gtvp/lab/{lab}/{name}/api.sock"));
+            Member { lab: lab.to_owned(), name, dir: dir.to_owned(), socket }
+        };
+        Self { members: (1..=members).map(member).collect() }
+    }
+
+    /// Member `n`, from 1.
+    pub fn member(&self, n: usize) -> &Member {
+        &self.members[n - 1]
+    }
+
+    /// Ends the lab.
+    pub fn down(&self) {
+        self.lab(&["down"]);
+    }
+}
+
+impl Member {
     /// Bytes of IP that have come to the fetcher from package sources since the lab is up: the kernel's count in the fetcher's
     /// network namespace, headers of packets and of HTTP among them.
     pub fn bytes_from_sources(&self) -> u64 {
-        let namespace = format!("gtvp-m1-{:x}-src", self.config().uid_base);
+        let namespace = format!("gtvp-{}-{:x}-src", self.name, self.config().uid_base);
         let output = Command::new("ip")
             .args(["netns", "exec", &namespace, "cat", "/proc/net/netstat"])
             .output()
@@ -91,26 +129,26 @@ impl Lab {
 
     fn lab(&self, verb: &[&str]) -> Ran {
         let mut command = Command::new(build_dir().join("gtvp"));
-        command.arg("lab").args(verb).args(["--name", &self.name]);
+        command.arg("lab").args(verb).args(["--name", &self.lab]);
         if verb[0] == "up" {
             command.arg("--dir").arg(&self.dir);
         }
         ran(command.stdin(Stdio::null()).output().expect("gtvp runs"))
     }
 
-    /// Ends the lab.
-    pub fn down(&self) {
-        self.lab(&["down"]);
-    }
-
     /// The network namespace of the member.
     pub fn namespace(&self) -> String {
-        format!("gtvp-{}-m1", self.name)
+        format!("gtvp-{}-{}", self.lab, self.name)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The member's state directory.
     pub fn state(&self) -> PathBuf {
-        self.dir.join("m1")
+        self.dir.join(&self.name)
     }
 
     /// `gtvp` with these arguments, ready to be run.
@@ -193,7 +231,7 @@ impl Lab {
 
     /// Process id of the member's gtvpd.
     pub fn gtvpd(&self) -> Option<i32> {
-        let config = format!("lab/{}/m1/member.toml", self.name);
+        let config = format!("lab/{}/{}/member.toml", self.lab, self.name);
         // Its jailing stages carry the same words for a moment; it is the oldest.
         running(&["gtvpd", "--config", &config])
             .into_iter()

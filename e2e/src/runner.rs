@@ -1,4 +1,4 @@
-//! Runs stories one after the other on one member: machines under TCG leave no room for two at a time.
+//! Runs stories one after the other in one lab: machines under TCG leave no room for two at a time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -9,8 +9,8 @@ use crate::Lab;
 /// A story and its name.
 pub type Story = (&'static str, fn(&Lab));
 
-/// Runs the stories whose name contains the first argument that is not an option, in a lab of this name.
-pub fn run(lab: &str, stories: &[Story]) -> ExitCode {
+/// Runs the stories whose name contains the first argument that is not an option, in a lab of this name with so many members.
+pub fn run(lab: &str, members: u8, stories: &[Story]) -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|a| a == "--list") {
         stories.iter().for_each(|(name, _)| println!("{name}: test"));
@@ -22,7 +22,7 @@ pub fn run(lab: &str, stories: &[Story]) -> ExitCode {
     let mut failed = Vec::new();
     if !chosen.is_empty() {
         let begun = Instant::now();
-        let lab = Lab::fresh(lab);
+        let lab = Lab::fresh(lab, members);
         println!("the lab is up after {:.1} s", begun.elapsed().as_secs_f32());
         for (name, story) in &chosen {
             let begun = Instant::now();

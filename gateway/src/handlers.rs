@@ -11,6 +11,7 @@ use gtvp_ipc::{Method, Nothing};
 use gtvp_model::api::{BoxChange, EVIDENCE_TYPE, ExecBody, ImportBody, SignalBody};
 use gtvp_model::boxspec::BoxSpec;
 use gtvp_model::fault::{Fault, FaultKind};
+use gtvp_model::ids::MemberName;
 use gtvp_model::operation::Operation;
 use hyper::Response;
 use hyper::header::{HeaderValue, LOCATION};
@@ -110,6 +111,12 @@ pub fn line_of<T: Serialize>(value: &T) -> Option<Bytes> {
     Some(line.into())
 }
 
+/// The member that the path names.
+fn member(context: &Context) -> Result<MemberName, Fault> {
+    let name = context.value();
+    name.parse().map_err(|e: gtvp_model::ids::BadName| Fault::new(FaultKind::Invalid, e.to_string()))
+}
+
 macro_rules! handlers {
     ($( $(#[$doc:meta])* $name:ident($c:ident) $body:block )*) => {
         $( $(#[$doc])* pub fn $name(#[allow(unused_mut)] mut $c: Context) -> Working { Box::pin(async move { $body }) } )*
@@ -202,6 +209,55 @@ handlers! {
     show_union(c) { relay(&c, &m::ShowUnion {}).await }
     /// Its members.
     list_members(c) { relay(&c, &m::ListMembers {}).await }
+    /// Make a join token.
+    create_token(c) {
+        let wish = c.body().await?;
+        relay(&c, &m::CreateToken { wish }).await
+    }
+    /// End a join token.
+    end_token(c) {
+        let id = c.value();
+        let id = id.parse().map_err(|_| {
+            Fault::new(FaultKind::Invalid, "that is no token's name: 64 hexadecimal digits").hint("gtvp token create -o json shows it as id")
+        })?;
+        relay(&c, &m::EndToken { id }).await
+    }
+    /// Join a union.
+    join_union(c) {
+        let join = c.body().await?;
+        accept(&c, &m::JoinUnion { join }).await
+    }
+    /// Leave the union.
+    leave_union(c) { relay(&c, &m::LeaveUnion {}).await }
+    /// One member of the union.
+    show_peer(c) { relay(&c, &m::ShowPeer { name: member(&c)? }).await }
+    /// Remove a member.
+    evict_member(c) {
+        let name = member(&c)?;
+        let eviction = c.body().await?;
+        relay(&c, &m::EvictMember { name, eviction }).await
+    }
+    /// What the record says about a member.
+    member_history(c) { relay(&c, &m::History { member: Some(member(&c)?) }).await }
+    /// What the record says.
+    union_history(c) { relay(&c, &m::History { member: None }).await }
+    /// Reference values.
+    list_references(c) { relay(&c, &m::ListReferences {}).await }
+    /// One manifest of reference values.
+    show_reference(c) { relay(&c, &m::ShowReference { name: c.value() }).await }
+    /// Have more count as healthy.
+    accept_reference(c) {
+        let wish = c.body().await?;
+        relay(&c, &m::AcceptReference { wish }).await
+    }
+    /// Have a manifest count no more.
+    retire_reference(c) { relay(&c, &m::RetireReference { name: c.value() }).await }
+    /// A box's evidence.
+    attest_box(c) {
+        let nonce = c.query("nonce").unwrap_or_default().to_owned();
+        let (_, fds) = call(&c, &m::AttestBox { name: c.value(), nonce }).await?;
+        stream::from_file(stream::only(fds)?, EVIDENCE_TYPE)
+    }
     /// This member's evidence.
     attest_member(c) {
         let nonce = c.query("nonce").unwrap_or_default().to_owned();

@@ -136,6 +136,8 @@ fn description(status: u16) -> &'static str {
 mod tests {
     use std::collections::BTreeSet;
 
+    use gtvp_model::{api, unionview};
+
     use super::*;
 
     fn references<'v>(value: &'v Value, into: &mut BTreeSet<&'v str>) {
@@ -177,21 +179,25 @@ mod tests {
         assert_eq!(declared[0]["name"], "name");
     }
 
+    fn reads<T: serde::de::DeserializeOwned>(body: &Content) -> bool {
+        serde_json::from_str::<T>(body.example).is_ok()
+    }
+
     #[test]
     fn examples_of_bodies_are_bodies() {
         for route in ROUTES {
             let Some(body) = &route.body else { continue };
             let ok = match route.id {
-                "createBox" => serde_json::from_str::<BoxSpec>(body.example).is_ok(),
-                "setBox" => serde_json::from_str::<gtvp_model::api::BoxChange>(body.example).is_ok(),
-                "signalBox" => serde_json::from_str::<gtvp_model::api::SignalBody>(body.example).is_ok(),
-                "execBox" => serde_json::from_str::<gtvp_model::api::ExecBody>(body.example).is_ok(),
-                "importComponent" => {
-                    serde_json::from_str::<gtvp_model::api::ImportBody>(body.example).is_ok()
-                }
-                "beginUnion" => {
-                    serde_json::from_str::<gtvp_model::unionview::UnionBegin>(body.example).is_ok()
-                }
+                "createBox" => reads::<BoxSpec>(body),
+                "setBox" => reads::<api::BoxChange>(body),
+                "signalBox" => reads::<api::SignalBody>(body),
+                "execBox" => reads::<api::ExecBody>(body),
+                "importComponent" => reads::<api::ImportBody>(body),
+                "beginUnion" => reads::<unionview::UnionBegin>(body),
+                "joinUnion" => reads::<unionview::UnionJoin>(body),
+                "createToken" => reads::<unionview::TokenWish>(body),
+                "evictMember" => reads::<unionview::Eviction>(body),
+                "acceptReference" => reads::<unionview::ReferenceWish>(body),
                 other => panic!("{other} has a body that this test does not know"),
             };
             assert!(ok, "{}", route.id);

@@ -9,7 +9,10 @@ use gtvp_model::component::ComponentView;
 use gtvp_model::event::Event;
 use gtvp_model::member::{HostCheck, MemberView};
 use gtvp_model::operation::Operation;
-use gtvp_model::unionview::{MemberRow, UnionBegin, UnionSummary};
+use gtvp_model::unionview::{
+    Change, Eviction, HistoryRow, MemberRow, PeerView, ReferenceRow, ReferenceWish, TokenMade, TokenWish,
+    UnionBegin, UnionJoin, UnionSummary,
+};
 use hyper::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
@@ -100,6 +103,8 @@ const SPEC: &str = r#"{"name":"web","needs":["nginx"],"command":["nginx","-g","d
 
 const UNION: &str = r#"{"name":"lab","id":"5f0c…","epoch":0,"entries":1,"head":"5f0c…","voters":["m1"],"members":1,"software_tpms":true,
     "without_tpm":false}"#;
+
+const HISTORY: &str = r#"[{"number":0,"time":1790000000,"author":"m1","act":"genesis","about":"union lab begins with m1","hash":"5f0c…"}]"#;
 
 const FOLLOW: Query = Query { name: "follow", summary: "Go on as more comes.", kind: QueryKind::Flag };
 
@@ -235,6 +240,73 @@ pub static ROUTES: &[Route] = &[
         query: &[], body: None, status: 200,
         reply: json::<Vec<MemberRow>>(r#"[{"name":"m1","verdict":"unknown","tpm":"hardware","own":true}]"#), faults: &[],
         handler: handlers::list_members,
+    },
+    Route {
+        method: Method::GET, path: "/v1/union/history", id: "unionHistory", tag: "union", summary: "Every entry of the union's record, oldest first.",
+        query: &[], body: None, status: 200, reply: json::<Vec<HistoryRow>>(HISTORY), faults: &[404], handler: handlers::union_history,
+    },
+    Route {
+        method: Method::POST, path: "/v1/union/join", id: "joinUnion", tag: "union",
+        summary: "Join the union of a token, as an operation. What fails leaves this server as it was, and can be tried again.",
+        query: &[], body: json::<UnionJoin>(r#"{"token":"gtvp-join-…"}"#), status: 202, reply: json::<Operation>(OPERATION),
+        faults: &[403, 404, 409, 422, 502], handler: handlers::join_union,
+    },
+    Route {
+        method: Method::POST, path: "/v1/union/leave", id: "leaveUnion", tag: "union", summary: "Leave the union.",
+        query: &[], body: None, status: 200, reply: json::<Change>(r#"{"about":"m2 has left the union"}"#), faults: &[404, 409],
+        handler: handlers::leave_union,
+    },
+    Route {
+        method: Method::POST, path: "/v1/tokens", id: "createToken", tag: "union", summary: "Make a join token. It is shown once, and lets one server in.",
+        query: &[], body: json::<TokenWish>(r#"{"expires_s":3600}"#), status: 200, reply: json::<TokenMade>(""), faults: &[403, 404, 409],
+        handler: handlers::create_token,
+    },
+    Route {
+        method: Method::DELETE, path: "/v1/tokens/{token}", id: "endToken", tag: "union", summary: "End a join token that nobody has used.",
+        query: &[], body: None, status: 200, reply: json::<Change>(r#"{"about":"the token is good no more"}"#), faults: &[404, 409],
+        handler: handlers::end_token,
+    },
+    Route {
+        method: Method::GET, path: "/v1/members/{name}", id: "showPeer", tag: "union",
+        summary: "One member of the union: each check of its last appraisal, with the entry that failed.",
+        query: &[], body: None, status: 200, reply: json::<PeerView>(""), faults: &[404], handler: handlers::show_peer,
+    },
+    Route {
+        method: Method::POST, path: "/v1/members/{name}/evict", id: "evictMember", tag: "union",
+        summary: "Remove a member by force: the epoch is raised, and every channel with it ends.",
+        query: &[], body: json::<Eviction>(r#"{"reason":"stolen"}"#), status: 200, reply: json::<Change>(r#"{"about":"m3 is a member no more"}"#),
+        faults: &[404, 409], handler: handlers::evict_member,
+    },
+    Route {
+        method: Method::GET, path: "/v1/members/{name}/history", id: "memberHistory", tag: "union",
+        summary: "Every entry of the union's record about a member, past ones too.",
+        query: &[], body: None, status: 200, reply: json::<Vec<HistoryRow>>(HISTORY), faults: &[404], handler: handlers::member_history,
+    },
+    Route {
+        method: Method::GET, path: "/v1/references", id: "listReferences", tag: "union", summary: "The reference values that count: what is healthy.",
+        query: &[], body: None, status: 200, reply: json::<Vec<ReferenceRow>>(""), faults: &[404], handler: handlers::list_references,
+    },
+    Route {
+        method: Method::POST, path: "/v1/references", id: "acceptReference", tag: "union",
+        summary: "Have more count as healthy: what a member's evidence has that nothing knows, or a manifest.",
+        query: &[], body: json::<ReferenceWish>(r#"{"member":"m2","next":false}"#), status: 200,
+        reply: json::<Change>(r#"{"about":"2 entries of m2 count as healthy"}"#), faults: &[404, 409, 422], handler: handlers::accept_reference,
+    },
+    Route {
+        method: Method::GET, path: "/v1/references/{name}", id: "showReference", tag: "union", summary: "One manifest of reference values, in full.",
+        query: &[], body: None, status: 200, reply: Some(Content { media: "application/json", schema: None, example: "" }), faults: &[404],
+        handler: handlers::show_reference,
+    },
+    Route {
+        method: Method::DELETE, path: "/v1/references/{name}", id: "retireReference", tag: "union", summary: "Have a manifest count no more.",
+        query: &[], body: None, status: 200, reply: json::<Change>(r#"{"about":"reference values m2 count no more"}"#), faults: &[404, 409],
+        handler: handlers::retire_reference,
+    },
+    Route {
+        method: Method::GET, path: "/v1/boxes/{name}/evidence", id: "attestBox", tag: "boxes",
+        summary: "A running box's evidence, with its member's, as a file that anybody can check offline: CBOR, docs/spec/evidence.md.",
+        query: &[Query { name: "nonce", summary: "What you have chosen: the TPMs' signatures cover it.", kind: QueryKind::Hex(16, 64) }],
+        body: None, status: 200, reply: bytes(EVIDENCE_TYPE, ""), faults: &[404, 409], handler: handlers::attest_box,
     },
     Route {
         method: Method::GET, path: "/v1/member/evidence", id: "attestMember", tag: "member",

@@ -226,6 +226,13 @@ pub struct Damaged {
     pub digest: Digest,
 }
 
+/// A composition in full.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ShowComposition {
+    /// Its digest.
+    pub composition: Digest,
+}
+
 crate::interface!("components" {
     /// See [`Compose`].
     Compose = "compose" -> Composed, progress Progress;
@@ -233,6 +240,8 @@ crate::interface!("components" {
     OpenRoot = "open_root" -> Nothing, progress Progress;
     /// See [`CloseRoot`].
     CloseRoot = "close_root" -> Nothing;
+    /// See [`ShowComposition`].
+    ShowComposition = "composition" -> gtvp_model::composition::Composition;
     /// See [`Derive`].
     Derive = "derive" -> Derived, progress Progress;
     /// See [`Linked`].

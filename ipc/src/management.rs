@@ -7,9 +7,14 @@ use gtvp_model::boxview::{BoxDetail, BoxView};
 use gtvp_model::component::ComponentView;
 use gtvp_model::event::Event;
 use gtvp_model::guest::{Program, TerminalSize};
+use gtvp_model::ids::MemberName;
 use gtvp_model::member::{HostCheck, MemberView};
 use gtvp_model::operation::Operation;
-use gtvp_model::unionview::{MemberRow, UnionBegin, UnionSummary};
+use gtvp_model::token::TokenId;
+use gtvp_model::unionview::{
+    Change, Eviction, HistoryRow, MemberRow, PeerView, ReferenceRow, ReferenceWish, TokenMade, TokenWish,
+    UnionBegin, UnionJoin, UnionSummary,
+};
 use gtvp_model::units::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -200,6 +205,88 @@ pub struct ShowUnion {}
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ListMembers {}
 
+/// Make a join token.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CreateToken {
+    /// Which.
+    pub wish: TokenWish,
+}
+
+/// End a join token that nobody has used.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EndToken {
+    /// Its name in the record.
+    pub id: TokenId,
+}
+
+/// Join a union, as an operation.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct JoinUnion {
+    /// With what.
+    pub join: UnionJoin,
+}
+
+/// Leave the union.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LeaveUnion {}
+
+/// Remove a member from the union.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EvictMember {
+    /// Its name.
+    pub name: MemberName,
+    /// Why.
+    pub eviction: Eviction,
+}
+
+/// A member of the union, and why its verdict is what it is.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ShowPeer {
+    /// Its name.
+    pub name: MemberName,
+}
+
+/// What the record says, oldest first.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct History {
+    /// Only about this member.
+    pub member: Option<MemberName>,
+}
+
+/// The reference values that count.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ListReferences {}
+
+/// One manifest of them.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ShowReference {
+    /// Its name.
+    pub name: String,
+}
+
+/// Have more count as healthy.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AcceptReference {
+    /// What.
+    pub wish: ReferenceWish,
+}
+
+/// Have a manifest count no more.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RetireReference {
+    /// Its name.
+    pub name: String,
+}
+
+/// A running box's evidence as a file, with its member's; the answer's descriptor can be read to its end.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AttestBox {
+    /// Its name.
+    pub name: String,
+    /// What the person has chosen, in hexadecimal: 16 to 64 bytes.
+    pub nonce: String,
+}
+
 /// This member's evidence as a file; the answer's descriptor can be read to its end.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct AttestMember {
@@ -264,6 +351,30 @@ crate::interface!("management" {
     ShowUnion = "show_union" -> UnionSummary;
     /// See [`ListMembers`].
     ListMembers = "list_members" -> Vec<MemberRow>;
+    /// See [`CreateToken`].
+    CreateToken = "create_token" -> TokenMade;
+    /// See [`EndToken`].
+    EndToken = "end_token" -> Change;
+    /// See [`JoinUnion`].
+    JoinUnion = "join_union" -> Operation;
+    /// See [`LeaveUnion`].
+    LeaveUnion = "leave_union" -> Change;
+    /// See [`EvictMember`].
+    EvictMember = "evict_member" -> Change;
+    /// See [`ShowPeer`].
+    ShowPeer = "show_peer" -> PeerView;
+    /// See [`History`].
+    History = "history" -> Vec<HistoryRow>;
+    /// See [`ListReferences`].
+    ListReferences = "list_references" -> Vec<ReferenceRow>;
+    /// See [`ShowReference`].
+    ShowReference = "show_reference" -> serde_json::Value;
+    /// See [`AcceptReference`].
+    AcceptReference = "accept_reference" -> Change;
+    /// See [`RetireReference`].
+    RetireReference = "retire_reference" -> Change;
+    /// See [`AttestBox`].
+    AttestBox = "attest_box" -> Nothing;
     /// See [`AttestMember`].
     AttestMember = "attest_member" -> Nothing;
     /// See [`Doctor`].

@@ -2,13 +2,14 @@
 
 use gtvp_model::boxspec::BoxSpec;
 use gtvp_model::boxview::Appraisal;
+use gtvp_model::composition::Composition;
 use gtvp_model::digest::Digest;
-use gtvp_model::ids::{BoxName, MemberName};
+use gtvp_model::ids::{BoxName, MemberName, Slot};
 use gtvp_model::member::TpmView;
 use gtvp_model::token::{TokenId, TokenSecret};
 use gtvp_model::union::{
     Admission, EkDigest, Hardware, Identity, KeyName, MemberId, PlatformIdentity, RecordHead, RosterEntry,
-    SpkiDigest, UnionId, UnionView,
+    SpkiDigest, UnionId, UnionView, UnixTime,
 };
 use gtvp_model::unionview::{HistoryRow, MemberRow, PeerView, ReferenceRow, UnionBegin, UnionSummary};
 use gtvp_protocol::csp::node::UnionState;
@@ -52,6 +53,37 @@ pub struct AppraiseComponent {
     pub signature: Signature,
     /// What `components` itself has checked, for example `apt signature chain`.
     pub checked_before: Vec<String>,
+    /// The box that it is about to be linked to: if it is appraised well, its vTPM hears of it.
+    pub link: Option<LinkTo>,
+}
+
+/// Where a component is linked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkTo {
+    /// The box.
+    pub slot: Slot,
+    /// SHA-256 of the package, as its composition names it.
+    pub source: Digest,
+}
+
+/// A box has ended: so does its vTPM.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EndBox {
+    /// Its slot.
+    pub slot: Slot,
+}
+
+/// Make a box's evidence a file, with that of this member: see [`Attest`].
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AttestBox {
+    /// Its slot.
+    pub slot: Slot,
+    /// Its name.
+    pub name: BoxName,
+    /// What it was started on.
+    pub composition: Composition,
+    /// What the one who asks has chosen, in hexadecimal: 16 to 64 bytes.
+    pub nonce: String,
 }
 
 /// May this box run here?
@@ -89,6 +121,10 @@ pub struct VerdictReply {
 /// happens.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct MeasureBox {
+    /// Its slot.
+    pub slot: Slot,
+    /// Whether it gets a vTPM, which is begun meanwhile: a builder box, which nobody asks for evidence, gets none.
+    pub vtpm: bool,
     /// The box.
     pub name: BoxName,
     /// Its composition.
@@ -333,12 +369,13 @@ pub struct LearnRecord {
     pub from: MemberId,
 }
 
-/// Read the record: a descriptor comes back (`csp::page`), with entries from `from` on.
+/// Read the record: a descriptor comes back (`csp::page`), with entries from `from` on, up to one with a head. Empty: there is none. Whoever
+/// wants all of it asks again, from the one after the last.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ReadRecord {
     /// The first entry.
     pub from: u64,
-    /// No more bytes than this, but one entry at least, if there is one.
+    /// No more bytes than this (and 16 MiB), if a head is within these.
     pub most: u64,
 }
 
@@ -364,7 +401,8 @@ pub struct Housekeeping {
     pub entry: Option<SignedEntry>,
 }
 
-/// Promise that this entry is the next one, and sign the head with it (`csp::keeper`).
+/// Promise that this entry is the next one, and sign the head with it (`csp::keeper`). An entry that a rule of the record refuses
+/// (`VoteRefusal::Entry`) is `Invalid`, so that another one may be next (`NoVote::Never`); nothing else is.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct VoteFor {
     /// What the voters' Raft has decided.
@@ -384,7 +422,8 @@ pub struct Voted {
     pub vote: Vote,
 }
 
-/// Take what another member, or this one as a voter, offers: a descriptor comes with it (`csp::Offer`, CBOR).
+/// Take what another member, or this one as a voter, offers: a descriptor comes with it (`csp::Offer`, CBOR). A fork
+/// (`OfferRefusal::Forked`) is `Integrity`, any other refusal `Denied`; other faults are nobody's who offered.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct TakeOffer {
     /// Who offers.
@@ -455,10 +494,23 @@ pub enum Wish {
 pub struct Written {
     /// To be proposed.
     pub entry: SignedEntry,
-    /// For [`Wish::Token`]: its secret, which is nowhere else.
-    pub secret: Option<TokenSecret>,
+    /// For [`Wish::Token`].
+    pub token: Option<WrittenToken>,
     /// What it does, in a sentence.
     pub about: String,
+    /// The wish needs another entry after this one: it is to be asked for again.
+    pub more: bool,
+}
+
+/// A token that will be one when its entry is in the record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrittenToken {
+    /// Its name in the record.
+    pub id: TokenId,
+    /// Its secret, which is nowhere else.
+    pub secret: TokenSecret,
+    /// Not taken from then on.
+    pub expires: UnixTime,
 }
 
 /// The reference values that count.
@@ -505,6 +557,10 @@ crate::interface!("security" {
     Verdict = "verdict" -> VerdictReply;
     /// See [`MeasureBox`].
     MeasureBox = "measure_box" -> Nothing;
+    /// See [`EndBox`].
+    EndBox = "end_box" -> Nothing;
+    /// See [`AttestBox`].
+    AttestBox = "attest_box" -> Nothing;
     /// See [`Tpm`]. A TPM that cannot be used is no fault: the answer says why.
     Tpm = "tpm" -> TpmView;
 

@@ -18,7 +18,7 @@ pub enum FaultKind {
     InUse,
     /// The thing is in a state that does not allow this.
     WrongState,
-    /// Somebody else was first: done anew, it may succeed.
+    /// Somebody else was faster: the same call, made anew, may succeed.
     Conflict,
     /// The member has not enough memory, slots or disk.
     NoRoom,
@@ -57,14 +57,14 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault of `kind`; [`FaultKind::Unavailable`] is retryable, the others are not.
+    /// A fault of `kind`; [`FaultKind::Unavailable`] and [`FaultKind::Conflict`] are retryable, the others are not.
     pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
         Self {
             kind,
             message: message.into(),
             causes: Vec::new(),
             hint: None,
-            retryable: kind == FaultKind::Unavailable,
+            retryable: matches!(kind, FaultKind::Unavailable | FaultKind::Conflict),
         }
     }
 
@@ -101,7 +101,7 @@ impl Fault {
             FaultKind::Invalid => 400,
             FaultKind::Denied => 403,
             FaultKind::NotFound => 404,
-            FaultKind::InUse | FaultKind::WrongState | FaultKind::Conflict | FaultKind::Cancelled => 409,
+            FaultKind::InUse | FaultKind::WrongState | FaultKind::Cancelled | FaultKind::Conflict => 409,
             FaultKind::NoRoom => 507,
             FaultKind::Integrity | FaultKind::BoxFailed => 422,
             FaultKind::SourceUnreachable => 502,

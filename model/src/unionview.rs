@@ -211,3 +211,10 @@ pub struct ReferenceWish {
     #[serde(default)]
     pub manifest: Option<serde_json::Value>,
 }
+
+/// What a change of the union did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Change {
+    /// In a sentence.
+    pub about: String,
+}

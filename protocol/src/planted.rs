@@ -83,6 +83,8 @@ checks! {
     EntryToken,
     /// A majority of voters stands behind a head.
     HeadMajority,
+    /// Voters have signed the time of a head, or a later one.
+    HeadSigned,
     /// A voter signs one entry a number.
     OnePromise,
     /// What is taken is what the head is of.

@@ -25,7 +25,7 @@ use crate::records::Record;
 use crate::spec::{Descriptor, FileFrom};
 use crate::supervise::Ask;
 use crate::template::{self, KEEPER};
-use crate::{host, keeper, kmsg};
+use crate::{host, keeper, kmsg, places};
 
 /// Ends that are remembered for a `wait` that comes after them.
 const REMEMBERED: usize = 256;
@@ -513,11 +513,15 @@ fn launch(
         descriptors,
         files: from_fds,
         texts: Vec::new(),
+        slot: record.slot,
     };
     if row.jail.network == Network::Sources {
         contents.texts.push((plan::RESOLV_CONF.into(), host::resolv_conf()));
     }
     let uid = plan::template_uid(means.member, row, record.slot)?;
+    if let Some(slot) = record.slot {
+        places::box_sockets(means.member, &record.template, row, slot, uid)?;
+    }
     let namespaces = Namespaces { boxes_net: Some(0), boxes_user: Some(1), sources_net: Some(2) };
     let spec = plan::jail(means.member, &record.template, &row.jail, uid, contents, namespaces)?;
     let memory = row.jail.memory_max.map(|b| b.0);

@@ -18,6 +18,7 @@ use crate::launch::{LaunchError, Launcher};
 use crate::measure::Measurements;
 use crate::member::Member;
 use crate::network::Networks;
+use crate::places::PlaceError;
 use crate::plan::{self, BadRow, Contents, Namespaces};
 use crate::process::{self, Process};
 use crate::records::{Record, Records};
@@ -70,6 +71,9 @@ pub enum StartError {
     /// The jail was not built.
     #[error(transparent)]
     Launch(#[from] LaunchError),
+    /// It has no place for its socket.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// gtvpd is short of something.
     #[error("descriptors: {0}")]
     Descriptors(#[from] std::io::Error),

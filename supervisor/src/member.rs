@@ -99,9 +99,10 @@ impl Member {
         self.topology.domain.keys().chain(self.topology.template.keys())
     }
 
-    /// The folder in which a template's process makes the socket that it listens on.
-    pub fn sockets_of(&self, template: &str) -> PathBuf {
-        self.run("sockets").join(template)
+    /// The folder in which a template's process makes the socket that it listens on: for a box's, one in the template's.
+    pub fn sockets_of(&self, template: &str, slot: Option<Slot>) -> PathBuf {
+        let folder = self.run("sockets").join(template);
+        slot.map_or_else(|| folder.clone(), |s| folder.join(s.get().to_string()))
     }
 
     /// The keeper socket of a process that is restarted.

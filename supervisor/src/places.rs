@@ -7,10 +7,13 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
+use gtvp_model::ids::Slot;
+use gtvp_model::topology::TemplateRow;
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::member::Member;
+use crate::plan;
 
 /// Why a folder or socket is not there.
 #[derive(Debug, thiserror::Error)]
@@ -76,13 +79,39 @@ pub fn folders(member: &Member) -> Result<(), PlaceError> {
             folder(&member.state_of(name), 0o700, Some(config.uid(offset)))?;
             folder(&member.run_of(name), 0o700, Some(config.uid(offset)))?;
             // Whoever sees it in its jail may connect; the folder above lets nobody else in.
-            folder(&member.sockets_of(name), 0o711, Some(config.uid(offset)))?;
+            folder(&member.sockets_of(name, None), 0o711, Some(config.uid(offset)))?;
+        } else if has_sockets(row) {
+            // One in it for each box: see [`box_sockets`].
+            folder(&member.sockets_of(name, None), 0o711, None)?;
         }
     }
     json(&member.run("gtvp/member.json"), config)?;
     json(&member.run("gtvp/callers.json"), &member.topology.callers())?;
     let _ = fs::remove_file(member.run("ready"));
     Ok(())
+}
+
+fn has_sockets(row: &TemplateRow) -> bool {
+    row.jail.paths.iter().any(|p| p.path == plan::SOCKETS)
+}
+
+/// The folder for the socket of a box's process, empty: what listened in it before has ended. Nothing if its row has none.
+pub fn box_sockets(
+    member: &Member,
+    template: &str,
+    row: &TemplateRow,
+    slot: Slot,
+    uid: u32,
+) -> Result<(), PlaceError> {
+    if !has_sockets(row) {
+        return Ok(());
+    }
+    let path = member.sockets_of(template, Some(slot));
+    match fs::remove_dir_all(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(at(&path)(e)),
+        _ => {}
+    }
+    folder(&path, 0o711, Some(uid))
 }
 
 fn folder(path: &Path, mode: u32, owner: Option<u32>) -> Result<(), PlaceError> {

@@ -62,6 +62,8 @@ pub struct Contents {
     pub files: Vec<FileFrom>,
     /// Text files.
     pub texts: Vec<(String, String)>,
+    /// The box whose process it is.
+    pub slot: Option<Slot>,
 }
 
 /// The jail of a domain's or template's row.
@@ -76,7 +78,7 @@ pub fn jail(
     let mut binds: Vec<Bind> = COMMON_DEVICES.iter().map(|d| device(d, Access::Rw, false)).collect();
     let mut folders: Vec<String> = ["/dev", "/gtvp"].map(String::from).into();
     for rule in &row.paths {
-        let from = expand(member, name, &rule.path);
+        let from = expand(member, name, contents.slot, &rule.path);
         let at = rule.at.clone().unwrap_or_else(|| rule.path.clone());
         // The host's own may name a server on its loopback, which no other namespace reaches.
         if at == RESOLV_CONF && contents.texts.iter().any(|(path, _)| path == RESOLV_CONF) {
@@ -185,17 +187,20 @@ fn read_only(from: PathBuf, at: &str) -> Bind {
     Bind { from, at: at.to_owned(), access: Access::R, optional: false, device: false }
 }
 
+/// Where a template's process makes the socket that it listens on.
+pub const SOCKETS: &str = "{sockets}";
+
 /// A rule's host path.
-fn expand(member: &Member, name: &str, path: &str) -> PathBuf {
+fn expand(member: &Member, name: &str, slot: Option<Slot>, path: &str) -> PathBuf {
     let under = |base: PathBuf, rest: &str| base.join(rest.trim_start_matches('/'));
     if let Some(rest) = path.strip_prefix("{state}") {
         under(member.state_of(name), rest)
     } else if let Some(rest) = path.strip_prefix("{run}") {
         under(member.run_of(name), rest)
-    } else if path == "{sockets}" {
-        member.sockets_of(name)
+    } else if path == SOCKETS {
+        member.sockets_of(name, slot)
     } else if let Some(of) = path.strip_prefix("{sockets:").and_then(|p| p.strip_suffix('}')) {
-        member.sockets_of(of)
+        member.sockets_of(of, None)
     } else if let Some(rest) = path.strip_prefix("{lib}") {
         under(member.lib.clone(), rest)
     } else {
@@ -299,6 +304,23 @@ pub mod tests {
             let contents = Contents { program: program(&m, row), ..Contents::default() };
             let spec = jail(&m, name, &row.jail, uid, contents, Namespaces::default()).unwrap();
             assert_eq!(spec.binds.iter().any(|b| b.from == at), name == "tpm", "{name}");
+        }
+    }
+
+    #[test]
+    fn only_security_and_the_box_itself_reach_its_vtpm() {
+        let m = member();
+        let all = PathBuf::from("/run/gtvp/sockets/vtpm");
+        for name in m.topology.domain.keys() {
+            assert_eq!(domain(name).binds.iter().any(|b| b.from == all), name == "security", "{name}");
+        }
+        for (name, row) in &m.topology.template {
+            let uid = template_uid(&m, row, Slot::new(3)).unwrap();
+            let contents = Contents { program: program(&m, row), slot: Slot::new(3), ..Contents::default() };
+            let spec = jail(&m, name, &row.jail, uid, contents, Namespaces::default()).unwrap();
+            let seen: Vec<_> = spec.binds.iter().filter(|b| b.from.starts_with(&all)).collect();
+            assert!(seen.iter().all(|b| b.from == all.join("3")), "{name}");
+            assert_eq!(!seen.is_empty(), name == "vtpm", "{name}");
         }
     }
 

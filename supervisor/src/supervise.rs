@@ -219,6 +219,7 @@ pub fn run(member: Member, tell: bool) -> Result<(), SuperviseError> {
         signals,
     };
     supervisor.start_due();
+    supervisor.measure_templates();
     supervisor.serve();
     supervisor.end();
     Ok(())
@@ -264,6 +265,19 @@ enum Woken {
 }
 
 impl Supervisor {
+    /// Measures what templates would start, so that what a member *can* run is known before its first box runs it. Each is measured
+    /// again when it is started; what is not installed is measured then.
+    fn measure_templates(&self) {
+        let mut measured = self.measured.borrow_mut();
+        for (name, row) in &self.member.topology.template {
+            let program = crate::plan::program(&self.member, row);
+            match measured.program(MeasuredKind::Template, name, &program) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => say!("{}: {e}", program.display()),
+                _ => {}
+            }
+        }
+    }
+
     fn serve(&mut self) {
         let mut ready = false;
         loop {

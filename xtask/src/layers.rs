@@ -41,6 +41,8 @@ const HELD: &[(&str, &[&str])] = &[
     ("flate2", &["gtvp-components"]),
     ("ureq", &["gtvp-fetcher"]),
     ("rustls", &["gtvp-communication"]),
+    ("raft", &["gtvp-protocol"]),
+    ("slog", &["gtvp-protocol"]),
 ];
 
 /// A feature that no product may have: it leaves checks out.

@@ -6,7 +6,7 @@ use super::{Failure, Held, LogEntryRef, LogName, NotMade};
 use crate::alg::{HashAlg, LogDigest};
 use crate::bootlog::{BootLog, Event, EventType};
 use crate::ima::ImaLog;
-use crate::ownlog::OwnLog;
+use crate::ownlog::{EntryKind, OwnLog};
 use crate::reference::{BootVerdict, FileVerdict, OwnVerdict, ReferenceSet};
 use crate::tpm::{PcrIndex, PcrValues};
 
@@ -135,6 +135,15 @@ impl Seen<'_> {
             let entry = &placed.entry;
             match self.references.own(entry) {
                 OwnVerdict::Healthy { next, part } => self.healthy(next, part),
+                // One word for each file; entries of them are as many as gtvpd's starts.
+                OwnVerdict::Unchecked
+                    if entry.kind == EntryKind::Configuration && !self.references.is_none() =>
+                {
+                    let one = NotMade::ConfigurationUnchecked { file: entry.subject.to_owned() };
+                    if !self.not_made.contains(&one) {
+                        self.not_made.push(one);
+                    }
+                }
                 OwnVerdict::Unchecked => unchecked += 1,
                 OwnVerdict::Unknown => self.fail(Guard::OwnEntries, || Failure::OwnEntry {
                     at: LogEntryRef {

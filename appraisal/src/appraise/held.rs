@@ -33,3 +33,12 @@ pub struct Held {
     /// What was not checked of the logs so far.
     pub(super) not_made: Vec<NotMade>,
 }
+
+impl Held {
+    /// The same of another life of the TPM. For a new session, which accepts any: what is held of logs is their bytes and what they come
+    /// to, and each quote says anew whether they do.
+    #[must_use]
+    pub fn reborn(self, clock: ClockInfo) -> Self {
+        Self { clock, ..self }
+    }
+}

@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::{Failure, LogEntryRef};
 use crate::tpm::{ClockInfo, Name, PcrIndex};
 
-/// Failures listed in one verdict: enough to see what is wrong; the rest is counted.
-pub(super) const MAX_LISTED: usize = 32;
+/// Failures listed in one verdict: all events of a machine's boot that nobody knows yet, so that they can be accepted at once; the rest is
+/// counted.
+pub(super) const MAX_LISTED: usize = 256;
 
 /// What a member is. Unknown is never trusted, and unreachable is for others to say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -153,6 +154,11 @@ pub enum NotMade {
         /// How many.
         entries: u64,
     },
+    /// A configuration file that reference values leave unchecked.
+    ConfigurationUnchecked {
+        /// Its name.
+        file: String,
+    },
     /// A quoted PCR that no log explains and reference values do not ask for.
     PcrUnexplained {
         /// The PCR.
@@ -177,7 +183,7 @@ impl NotMade {
     }
 
     pub(super) fn is_of_own(&self) -> bool {
-        matches!(self, Self::OwnUnchecked { .. })
+        matches!(self, Self::OwnUnchecked { .. } | Self::ConfigurationUnchecked { .. })
     }
 
     fn count(&mut self) -> Option<&mut u64> {
@@ -197,13 +203,15 @@ impl NotMade {
         let mut out: Vec<Self> = Vec::with_capacity(all.len());
         for mut one in all {
             let kind = std::mem::discriminant(&one);
+            if out.contains(&one) && one.count().is_none() {
+                continue;
+            }
             match (out.iter_mut().find(|o| std::mem::discriminant(*o) == kind), one.count().map(|n| *n)) {
                 (Some(same), Some(more)) => {
                     if let Some(n) = same.count() {
                         *n = n.saturating_add(more);
                     }
                 }
-                (Some(same), None) if *same == one => {}
                 _ => out.push(one),
             }
         }
@@ -251,6 +259,9 @@ impl fmt::Display for NotMade {
             Self::BootNotQuoted { events } => write!(f, "{events} boot events in PCRs that were not quoted"),
             Self::OwnUnchecked { entries } => {
                 write!(f, "values of {entries} entries of GTVP's log that reference values leave out")
+            }
+            Self::ConfigurationUnchecked { file } => {
+                write!(f, "{file}: not checked, it is each member's own")
             }
             Self::PcrUnexplained { pcr } => write!(f, "what extended PCR {pcr}"),
             Self::BootAggregate => {

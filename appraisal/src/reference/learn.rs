@@ -42,7 +42,8 @@ pub fn rules_for_boot(
 }
 
 /// A rule for each entry of `log` whose number `accept` says yes to: values of programs and configuration, each a part by
-/// its kind and subject; what changes with use (compositions, vTPMs, unions) is left unchecked.
+/// its kind and subject; what changes with use (compositions, vTPMs, unions), and configuration, which is each member's own, is left
+/// unchecked.
 pub fn rules_for_own(log: &OwnLog<'_>, status: Status, accept: impl Fn(usize) -> bool) -> Vec<Rule> {
     let mut rules: Vec<Rule> = Vec::new();
     for placed in log.entries().iter().filter(|p| accept(p.number)) {
@@ -64,14 +65,15 @@ fn own_rule(
 ) -> Option<Rule> {
     let (subject, is, part) = match kind {
         EntryKind::Composition | EntryKind::Vtpm | EntryKind::Union => (None, OwnMatch::Unchecked, None),
-        _ => {
-            // A subject with a star of its own would be a pattern: it is nobody's name.
-            let plain = Some(subject).filter(|s| !s.contains('*'));
-            let pattern = plain.and_then(|s| Pattern::new(s).ok())?;
-            (Some(pattern), OwnMatch::Value(value), Some(format!("{kind} {subject}")))
-        }
+        EntryKind::Configuration => (Some(plain(subject)?), OwnMatch::Unchecked, None),
+        _ => (Some(plain(subject)?), OwnMatch::Value(value), Some(format!("{kind} {subject}"))),
     };
     Some(Rule::Own(OwnRule { kind, subject, is, part, status }))
+}
+
+/// A subject, as a pattern that matches nothing else. One with a star of its own would be a pattern: it is nobody's name.
+fn plain(subject: &str) -> Option<Pattern> {
+    Some(subject).filter(|s| !s.contains('*')).and_then(|s| Pattern::new(s).ok())
 }
 
 /// The rule that would make a failed entry healthy: what an administrator accepts after having seen it (`gtvp reference

@@ -98,7 +98,8 @@ pub struct OwnRule {
 pub enum OwnMatch {
     /// Its value.
     Value(Digest),
-    /// Nothing. Only for what changes with use (compositions, vTPMs, unions), never for programs; the verdict says so.
+    /// Nothing. Only for what changes with use (compositions, vTPMs, unions) and, each file by its name, for configuration that is
+    /// each member's own; never for programs. The verdict says so.
     Unchecked,
 }
 
@@ -131,6 +132,15 @@ pub enum RuleRefusal {
 }
 
 impl Rule {
+    /// Now or next.
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Boot(r) => r.status,
+            Self::File(r) => r.status,
+            Self::Own(r) => r.status,
+        }
+    }
+
     /// Whether the rule may be in a manifest.
     pub fn check(&self) -> Result<(), RuleRefusal> {
         let words = |s: &str| !s.is_empty() && s.len() <= MAX_WORDS && !s.chars().any(char::is_control);
@@ -194,6 +204,12 @@ impl OwnRule {
             (OwnMatch::Value(_), _) if self.subject.is_none() => Err(RuleRefusal::NoSubject),
             (OwnMatch::Value(_), _) => Ok(()),
             (OwnMatch::Unchecked, EntryKind::Composition | EntryKind::Union | EntryKind::Vtpm) => Ok(()),
+            // Whoever leaves a file unchecked says which: a pattern, or all of them, would hide one that nobody has thought of.
+            (OwnMatch::Unchecked, EntryKind::Configuration)
+                if self.subject.as_ref().is_some_and(|s| !s.as_str().contains('*')) =>
+            {
+                Ok(())
+            }
             (OwnMatch::Unchecked, kind) => Err(RuleRefusal::UncheckedOwn(kind)),
         }
     }

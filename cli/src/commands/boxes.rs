@@ -10,7 +10,7 @@ use hyper::Method;
 
 use crate::args::{BoxCommand, Format};
 use crate::client::{Api, segment};
-use crate::commands::logs;
+use crate::commands::{logs, member};
 use crate::failure::tell;
 use crate::follow::{Interrupts, Watch, ended_well, follow};
 use crate::output::{Column, ago, column, facts, listing, print, size, table, time, value, wide};
@@ -29,6 +29,9 @@ pub async fn run(api: &Api, command: &BoxCommand) -> Result<u8, Fault> {
                 Format::Json | Format::Yaml => value(output.output, &detail)?,
                 format => print(&show(&detail, format == Format::Wide)),
             }
+        }
+        BoxCommand::Attest { name, words } => {
+            member::attest(api, &path(name, "/evidence"), words).await?;
         }
         BoxCommand::Logs(words) => logs::logs(api, words).await?,
         BoxCommand::Stop { names, grace } => {

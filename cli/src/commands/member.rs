@@ -1,20 +1,24 @@
-//! `gtvp member ls|show|attest`.
+//! `gtvp member …`.
 
 use std::io::IsTerminal;
 
 use gtvp_appraisal::explain::explain_file;
 use gtvp_appraisal::file::{EvidenceFile, MAX_FILE};
 use gtvp_model::fault::{Fault, FaultKind};
+use gtvp_model::ids::MemberName;
 use gtvp_model::member::{DomainStatus, MemberView, TpmView};
 use gtvp_model::union::TpmClass;
-use gtvp_model::unionview::MemberRow;
+use gtvp_model::unionview::{CheckRow, Eviction, MemberRow, PeerView};
+use hyper::Method;
 
 use crate::args::{Attest, Format, MemberCommand, Output};
 use crate::client::Api;
-use crate::commands::doctor;
 use crate::commands::verify::hex;
+use crate::commands::{doctor, union};
 use crate::failure::{clean, invalid};
-use crate::output::{Column, ago, column, facts, listing, print, print_bytes, size, table, value, wide};
+use crate::output::{
+    Column, ago, column, facts, listing, print, print_bytes, size, table, time, until, value, wide,
+};
 
 /// Does it.
 pub async fn run(api: &Api, command: &MemberCommand) -> Result<(), Fault> {
@@ -23,8 +27,18 @@ pub async fn run(api: &Api, command: &MemberCommand) -> Result<(), Fault> {
             let members: Vec<MemberRow> = api.get("/v1/members").await?;
             listing(output.output, &members, MEMBERS)
         }
-        MemberCommand::Show(output) => show_member(api, *output).await,
-        MemberCommand::Attest(words) => attest(api, words).await,
+        MemberCommand::Show { name: None, output } => show_member(api, *output).await,
+        MemberCommand::Show { name: Some(name), output } => show_peer(api, name, *output).await,
+        MemberCommand::Evict { name, reason } => {
+            let path = format!("/v1/members/{name}/evict");
+            union::told(&api.change(Method::POST, &path, &Eviction { reason: reason.clone() }).await?);
+            Ok(())
+        }
+        MemberCommand::History { name, output } => {
+            union::history(api, &format!("/v1/members/{name}/history"), *output).await
+        }
+        MemberCommand::Leave => union::leave(api).await,
+        MemberCommand::Attest(words) => attest(api, "/v1/member/evidence", words).await,
     }
 }
 
@@ -37,13 +51,40 @@ async fn show_member(api: &Api, output: Output) -> Result<(), Fault> {
     Ok(())
 }
 
-async fn attest(api: &Api, words: &Attest) -> Result<(), Fault> {
+async fn show_peer(api: &Api, name: &MemberName, output: Output) -> Result<(), Fault> {
+    let peer: PeerView = api.get(&format!("/v1/members/{name}")).await?;
+    match output.output {
+        Format::Json | Format::Yaml => value(output.output, &peer),
+        format => {
+            let r = &peer.row;
+            let mut text = facts(&[
+                ("name", r.name.clone()),
+                ("id", r.id.clone().unwrap_or_default()),
+                ("verdict", r.verdict.clone()),
+                ("since", r.since_ms.map(time).unwrap_or_default()),
+                ("attested by", r.attested_by.clone().unwrap_or_default()),
+                ("next attestation", r.next_attestation_ms.map(time).unwrap_or_default()),
+                ("tpm", class(r.tpm).to_owned()),
+                ("platform identity", r.platform_identity.map(|p| p.to_string()).unwrap_or_default()),
+                ("votes", if r.voter { "yes".into() } else { "no".into() }),
+                ("result", peer.result.clone().unwrap_or_default()),
+            ]);
+            text += "\nChecks\n";
+            text += &table(&peer.checks, CHECKS, format == Format::Wide);
+            print(&text);
+            Ok(())
+        }
+    }
+}
+
+/// Evidence from this path, written or explained.
+pub async fn attest(api: &Api, path: &str, words: &Attest) -> Result<(), Fault> {
     if !words.explain && std::io::stdout().is_terminal() {
         return Err(invalid("evidence is bytes, which no terminal shows")
-            .hint("gtvp member attest > evidence.cbor, or gtvp member attest --explain"));
+            .hint("write it into a file: … > evidence.cbor, or read it: --explain"));
     }
     let nonce = words.nonce.as_ref().map_or_else(random, |n| Ok(n.0.clone()))?;
-    let bytes = api.bytes(&format!("/v1/member/evidence?nonce={}", hex(&nonce)), MAX_FILE).await?;
+    let bytes = api.bytes(&format!("{path}?nonce={}", hex(&nonce)), MAX_FILE).await?;
     if !words.explain {
         print_bytes(&bytes);
         return Ok(());
@@ -97,13 +138,16 @@ fn show(m: &MemberView, everything: bool) -> String {
     text
 }
 
-fn tpm(t: &TpmView) -> String {
-    let class = match t.class {
+fn class(class: TpmClass) -> &'static str {
+    match class {
         TpmClass::Hardware => "hardware",
-        TpmClass::Software => "SOFTWARE: root of this server can make it say anything",
+        TpmClass::Software => "SOFTWARE: root of that server can make it say anything",
         TpmClass::None => "NONE: this member cannot prove what it booted",
-    };
-    let mut lines = vec![class.to_owned()];
+    }
+}
+
+fn tpm(t: &TpmView) -> String {
+    let mut lines = vec![class(t.class).to_owned()];
     if let Some(problem) = &t.problem {
         lines.push(format!("cannot be used: {problem}"));
     }
@@ -129,9 +173,19 @@ fn tpm(t: &TpmView) -> String {
 const MEMBERS: &[Column<MemberRow>] = &[
     column("NAME", |m| if m.own { format!("{} (this one)", m.name) } else { m.name.clone() }),
     column("VERDICT", |m| m.verdict.clone()),
+    column("SINCE", |m| m.since_ms.map_or_else(|| "-".into(), ago)),
+    column("ATTESTED BY", |m| m.attested_by.clone().unwrap_or_else(|| "-".into())),
     column("TPM", |m| if m.tpm == TpmClass::Hardware { "hardware".into() } else { format!("{} (!)", m.tpm) }),
     column("PLATFORM IDENTITY", |m| m.platform_identity.map_or_else(|| "-".into(), |p| p.to_string())),
+    column("NEXT", |m| m.next_attestation_ms.map_or_else(|| "-".into(), until)),
+    wide("VOTES", |m| if m.voter { "yes".into() } else { "no".into() }),
     wide("ID", |m| m.id.clone().unwrap_or_default()),
+];
+
+const CHECKS: &[Column<CheckRow>] = &[
+    column("CHECK", |c| c.check.clone()),
+    column("OUTCOME", |c| c.outcome.replace('_', " ")),
+    column("DETAIL", |c| c.detail.clone()),
 ];
 
 const DOMAINS: &[Column<DomainStatus>] = &[

@@ -1,31 +1,167 @@
-//! `gtvp union init|show`.
+//! `gtvp union …`, `gtvp token …`, `gtvp join`, `gtvp reference …`.
 
-use gtvp_model::fault::Fault;
-use gtvp_model::unionview::{UnionBegin, UnionSummary};
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use gtvp_model::fault::{Fault, FaultKind};
+use gtvp_model::operation::Operation;
+use gtvp_model::unionview::{
+    Change, HistoryRow, ReferenceRow, ReferenceWish, TokenMade, TokenWish, UnionBegin, UnionJoin,
+    UnionSummary,
+};
 use hyper::Method;
 
-use crate::args::{Format, UnionCommand};
-use crate::client::Api;
-use crate::output::{facts, print, value};
+use crate::args::{Format, Join, Output, ReferenceCommand, TokenCommand, UnionCommand};
+use crate::client::{Api, segment};
+use crate::failure::{invalid, io};
+use crate::follow::{Interrupts, ended_well, follow};
+use crate::output::{Column, column, facts, listing, print, time, value, wide};
 
-/// Does it.
+/// Longest token or manifest that is read.
+const MAX_INPUT: u64 = 1024 * 1024;
+
+/// `gtvp union …`.
 pub async fn run(api: &Api, command: &UnionCommand) -> Result<(), Fault> {
-    let (union, output): (UnionSummary, _) = match command {
-        UnionCommand::Init { name, allow_software_tpm, allow_no_tpm, output } => {
+    match command {
+        UnionCommand::Init { name, allow_software_tpm, allow_no_tpm, attest_every, output } => {
             let begin = UnionBegin {
                 name: name.clone(),
                 software_tpms: *allow_software_tpm,
                 without_tpm: *allow_no_tpm,
+                attest_every_ms: attest_every.map(|d| u32::try_from(d.as_millis()).unwrap_or(u32::MAX)),
             };
-            (api.change(Method::POST, "/v1/union", &begin).await?, output)
+            shown(&api.change(Method::POST, "/v1/union", &begin).await?, *output)
         }
-        UnionCommand::Show(output) => (api.get("/v1/union").await?, output),
-    };
-    match output.output {
-        Format::Json | Format::Yaml => value(output.output, &union)?,
-        _ => print(&show(&union)),
+        UnionCommand::Show(output) => shown(&api.get("/v1/union").await?, *output),
+        UnionCommand::History(output) => history(api, "/v1/union/history", *output).await,
+        UnionCommand::Leave => leave(api).await,
+    }
+}
+
+/// `gtvp union leave`, `gtvp member leave`.
+pub async fn leave(api: &Api) -> Result<(), Fault> {
+    told(&api.act(Method::POST, "/v1/union/leave").await?);
+    Ok(())
+}
+
+/// What a change did.
+pub fn told(change: &Change) {
+    print(&format!("{}\n", change.about));
+}
+
+/// Entries of the record.
+pub async fn history(api: &Api, path: &str, output: Output) -> Result<(), Fault> {
+    let rows: Vec<HistoryRow> = api.get(path).await?;
+    listing(output.output, &rows, HISTORY)
+}
+
+/// `gtvp token …`.
+pub async fn token(api: &Api, command: &TokenCommand) -> Result<(), Fault> {
+    match command {
+        TokenCommand::Create { ek, expires, platform_identity, output } => {
+            let wish = TokenWish {
+                expires_s: expires.map(|d: Duration| d.as_secs()),
+                ek: ek.map(|ek| ek.to_string()),
+                platform_identity: *platform_identity,
+            };
+            let made: TokenMade = api.change(Method::POST, "/v1/tokens", &wish).await?;
+            match output.output {
+                Format::Table => print(&format!("{}\n", made.token)),
+                Format::Wide => print(&facts(&[
+                    ("token", made.token.clone()),
+                    ("id", made.id.clone()),
+                    ("expires", time(made.expires.saturating_mul(1000))),
+                    ("leads to", made.endpoint.clone()),
+                ])),
+                format => value(format, &made)?,
+            }
+        }
+        TokenCommand::End { id } => {
+            told(&api.act(Method::DELETE, &format!("/v1/tokens/{id}")).await?);
+        }
     }
     Ok(())
+}
+
+/// `gtvp join`; gives the exit status.
+pub async fn join(api: &Api, words: &Join) -> Result<u8, Fault> {
+    let token = match words.token.as_str() {
+        "-" => read(Path::new("-"))?.trim().to_owned(),
+        token => token.to_owned(),
+    };
+    let mut interrupts = Interrupts::take()?;
+    let operation: Operation = api.change(Method::POST, "/v1/union/join", &UnionJoin { token }).await?;
+    let (operation, interrupted) = follow(api, &operation.id, words.quiet, &mut interrupts).await?;
+    if let Some(signal) = interrupted {
+        return Ok(signal.exit_code());
+    }
+    let operation = ended_well(operation)?;
+    let union = operation.result.map(serde_json::from_value::<UnionSummary>);
+    match union {
+        Some(Ok(union)) => shown(&union, words.output)?,
+        _ => {
+            return Err(Fault::new(FaultKind::Internal, "the member does not say which union it has joined"));
+        }
+    }
+    Ok(0)
+}
+
+/// `gtvp reference …`.
+pub async fn reference(api: &Api, command: &ReferenceCommand) -> Result<(), Fault> {
+    match command {
+        ReferenceCommand::Ls(output) => {
+            let rows: Vec<ReferenceRow> = api.get("/v1/references").await?;
+            listing(output.output, &rows, REFERENCES)
+        }
+        ReferenceCommand::Show { name, output } => {
+            let manifest: serde_json::Value = api.get(&format!("/v1/references/{}", segment(name))).await?;
+            // There is no shorter form of a list of rules.
+            let format = match output.output {
+                Format::Table | Format::Wide => Format::Yaml,
+                format => format,
+            };
+            value(format, &manifest)
+        }
+        ReferenceCommand::Accept { member, next, file } => {
+            let manifest = file.as_deref().map(read).transpose()?;
+            let manifest = manifest.map(|text| serde_json::from_str(&text)).transpose().map_err(|e| {
+                invalid(format!("the manifest is not JSON: {e}")).hint("docs/spec/evidence.md has its form")
+            })?;
+            let wish =
+                ReferenceWish { member: member.as_ref().map(ToString::to_string), next: *next, manifest };
+            told(&api.change(Method::POST, "/v1/references", &wish).await?);
+            Ok(())
+        }
+        ReferenceCommand::Retire { name } => {
+            told(&api.act(Method::DELETE, &format!("/v1/references/{}", segment(name))).await?);
+            Ok(())
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<String, Fault> {
+    let mut text = String::new();
+    let cannot = |e: &std::io::Error| io(format!("{} cannot be read", path.display()), e);
+    let outcome = match path.as_os_str().as_encoded_bytes() {
+        b"-" => std::io::stdin().take(MAX_INPUT).read_to_string(&mut text),
+        _ => {
+            let file = std::fs::File::open(path).map_err(|e| cannot(&e))?;
+            file.take(MAX_INPUT).read_to_string(&mut text)
+        }
+    };
+    outcome.map_err(|e| cannot(&e))?;
+    Ok(text)
+}
+
+fn shown(union: &UnionSummary, output: Output) -> Result<(), Fault> {
+    match output.output {
+        Format::Json | Format::Yaml => value(output.output, union),
+        _ => {
+            print(&show(union));
+            Ok(())
+        }
+    }
 }
 
 fn show(u: &UnionSummary) -> String {
@@ -37,9 +173,53 @@ fn show(u: &UnionSummary) -> String {
         ("id", u.id.clone()),
         ("members", u.members.to_string()),
         ("voters", u.voters.join(", ")),
+        ("a lost voter", lost(u.voters.len())),
         ("admits", admits.join("\n")),
         ("epoch", u.epoch.to_string()),
         ("entries", u.entries.to_string()),
         ("head", u.head.clone()),
     ])
+}
+
+/// What the loss of voters means.
+fn lost(voters: usize) -> String {
+    match voters.saturating_sub(1) / 2 {
+        0 if voters <= 1 => {
+            "stops every change of the union until it is back; boxes run on. Three members with a TPM can do without one".into()
+        }
+        0 => "stops every change of the union until it is back; boxes run on".into(),
+        1 => "is borne; two stop every change until one is back".into(),
+        n => format!("is borne, as are {n}; more stop every change until they are back"),
+    }
+}
+
+const HISTORY: &[Column<HistoryRow>] = &[
+    column("ENTRY", |h| h.number.to_string()),
+    column("TIME", |h| time(h.time.saturating_mul(1000))),
+    column("AUTHOR", |h| h.author.clone()),
+    column("WHAT", |h| h.about.clone()),
+    wide("ACT", |h| h.act.clone()),
+    wide("HASH", |h| h.hash.clone()),
+];
+
+const REFERENCES: &[Column<ReferenceRow>] = &[
+    column("NAME", |r| r.name.clone()),
+    column("VERSION", |r| r.version.to_string()),
+    column("RULES", |r| r.rules.to_string()),
+    column("NEXT", |r| r.next.to_string()),
+    column("MADE", |r| time(u64::try_from(r.issued).unwrap_or(0).saturating_mul(1000))),
+    wide("DIGEST", |r| r.digest.clone()),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_lost_voter_means_is_said() {
+        assert!(lost(1).contains("stops every change"));
+        assert!(lost(2).contains("stops every change"));
+        assert!(lost(3).starts_with("is borne; two stop"));
+        assert!(lost(5).contains("as are 2"));
+    }
 }

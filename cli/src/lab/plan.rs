@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use gtvp_model::fault::Fault;
 use gtvp_model::ids::MemberName;
-use gtvp_model::member::{MemberConfig, TpmChoice, UIDS_PER_MEMBER};
+use gtvp_model::member::{MEMBERS_PORT, MemberConfig, TpmChoice, UIDS_PER_MEMBER};
 use serde::{Deserialize, Serialize};
 
 use crate::failure::invalid;
@@ -122,6 +122,9 @@ impl Lab {
                 uid_base: UIDS + u32::from(number) * UIDS_PER_MEMBER,
                 box_network: Ipv4Addr::new(10, 90, number, 0),
                 transit_network: Ipv4Addr::new(10, 91, number, 0),
+                endpoint: format!("10.{}.{}.{}:{MEMBERS_PORT}", self.network, self.index, 10 + n)
+                    .parse()
+                    .ok(),
                 // Its members are processes of one server, which has one TPM at most.
                 tpm: Some(TpmChoice::Software),
             },

@@ -25,6 +25,8 @@ use crate::union::Newest;
 
 /// Inputs that wait: a link that has more waits, and with it its peer. Frames of CSP have up to 6 MiB.
 const WAITING: usize = 16;
+/// How long is waited for what the node says of a change, before channels end by it.
+const SAID: Duration = Duration::from_secs(1);
 /// How long after a change the union's own rules are looked at, milliseconds: changes come in groups.
 const HOUSEKEEPING: u64 = 2_000;
 /// Times in a row that a failed write is told to the node.
@@ -33,6 +35,8 @@ const WRITES: usize = 8;
 /// What goes in.
 enum In {
     Union(Option<Arc<OwnUnion>>),
+    /// Says when everything before it has been taken.
+    Sync(Sender<()>),
     Up(MemberId, Grant),
     Down(MemberId),
     Frame(MemberId, Frame),
@@ -130,9 +134,13 @@ impl NodeThread {
         let _ = self.0.send(input);
     }
 
-    /// The union as it is now.
+    /// The union as it is now. Waits a moment until what the node has to say about it is under way: whoever is a member no more is
+    /// told so before its channel ends.
     pub fn union(&self, union: Option<Arc<OwnUnion>>) {
         self.tell(In::Union(union));
+        let (sender, done) = channel();
+        self.tell(In::Sync(sender));
+        let _ = done.recv_timeout(SAID);
     }
 
     /// A channel is open.
@@ -208,6 +216,8 @@ impl Running {
     fn take(&mut self, input: In) {
         match input {
             In::Union(union) => self.union(union),
+            // Whoever waits may have given up.
+            In::Sync(done) => drop(done.send(())),
             In::Up(with, grant) => {
                 self.up.insert(with, grant);
                 self.on(Event::Up(with, grant));

@@ -11,7 +11,7 @@ use gtvp_ipc::components::{
     Attached, Composed, Derive, Derived, Found, Layer, LinkedReply, Missing, NamesReply, OpenRoot, Request,
     RootEvent, ShowReply, View,
 };
-use gtvp_ipc::security::AppraiseComponent;
+use gtvp_ipc::security::{AppraiseComponent, LinkTo};
 use gtvp_ipc::supervisor::{Kill, Spawn};
 use gtvp_ipc::{Answer, Caller, Service, Session};
 use gtvp_model::boxview::{ClosureUse, LinkedComponent};
@@ -100,6 +100,9 @@ impl Components {
             }
             Request::OpenRoot(p) => self.open_root(&p, session),
             Request::CloseRoot(p) => self.close_root(p.slot),
+            Request::ShowComposition(p) => {
+                Ok(Answer::of(&self.composer.closure(&p.composition)?.composition()))
+            }
             Request::Derive(p) => self.derive(&p, fds),
             Request::Linked(p) => self.linked(p.slot),
             Request::Import(p) => {
@@ -224,7 +227,7 @@ impl Components {
             content_bytes: record.content_bytes,
             entries: record.entries,
             imported_ms: record.imported_ms,
-            appraisal: self.appraise(record).unwrap_or_default(),
+            appraisal: self.appraise(record, None).unwrap_or_default(),
         }
     }
 
@@ -256,7 +259,12 @@ impl Components {
         }))
     }
 
-    fn appraise(&self, record: &Record) -> Result<gtvp_model::boxview::Appraisal, Fault> {
+    /// Before it is linked, where it is going to be.
+    fn appraise(
+        &self,
+        record: &Record,
+        link: Option<LinkTo>,
+    ) -> Result<gtvp_model::boxview::Appraisal, Fault> {
         let store = &self.importer.store;
         let made_here = record.reference.starts_with("gtvp:");
         let checked = if made_here { "made by this member" } else { "apt signature chain" };
@@ -266,6 +274,7 @@ impl Components {
             manifest: store.manifest(&record.manifest)?.digest(),
             signature: store.signature(&record.manifest)?,
             checked_before: vec![checked.to_owned(), "manifest digest".to_owned()],
+            link,
         };
         let mut appraisal = self.importer.security.appraise(component)?;
         if let Some(shared) = shared(record) {
@@ -334,7 +343,7 @@ impl Components {
         let sources = || self.composer.sources.session();
         let kernel =
             self.importer.package(&closure.kernel, &sources, &mut |_| ControlFlow::Continue(()))?.record;
-        self.appraise(&kernel)?;
+        self.appraise(&kernel, None)?;
         let (kernel, initramfs) = boot::open(&self.importer, &kernel, &self.guest_init)?;
         self.kill(asked.slot)?;
         let root = crate::roots::Record {
@@ -476,7 +485,7 @@ impl Components {
         begun: Instant,
     ) -> Result<Layer, Fault> {
         let record = &imported.record;
-        let appraisal = self.appraise(record)?;
+        let appraisal = self.appraise(record, Some(LinkTo { slot, source }))?;
         let layer = Layer { precedence, manifest: record.manifest };
         let reference = &record.reference;
         let component = if reference.starts_with("deb:") {

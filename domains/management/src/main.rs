@@ -8,6 +8,7 @@ mod person;
 mod records;
 mod runtime;
 mod service;
+mod union;
 mod views;
 mod watch;
 

@@ -41,6 +41,16 @@ pub fn work<M: Method<Progress = Progress>>(
     params: &M,
     fds: &[BorrowedFd<'_>],
 ) -> Result<(M::Reply, Vec<OwnedFd>), Fault> {
+    work_with(operation, params, fds, |p| p)
+}
+
+/// [`work`] for a call whose progress is of another form.
+pub fn work_with<M: Method>(
+    operation: &Handle,
+    params: &M,
+    fds: &[BorrowedFd<'_>],
+    progress: impl Fn(M::Progress) -> Progress,
+) -> Result<(M::Reply, Vec<OwnedFd>), Fault> {
     let outcome = (|| {
         let mut client = connect::<M>()?;
         let stream = client
@@ -48,7 +58,7 @@ pub fn work<M: Method<Progress = Progress>>(
             .try_clone()
             .map_err(|source| CallError::Unreachable { callee: M::CALLEE, source })?;
         operation.calling(Some(stream))?;
-        client.call(params, fds, |p| operation.progress(p))
+        client.call(params, fds, |p| operation.progress(progress(p)))
     })();
     // The end of a call is always noted; only its beginning can be refused.
     let _ = operation.calling(None);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use gtvp_ipc::components::{self, Compose, Composed, Configure, Derive, OpenRoot, View};
 use gtvp_ipc::drivers::{self, BoxHappening};
-use gtvp_ipc::security::{MeasureBox, PermitRun};
+use gtvp_ipc::security::{EndBox, MeasureBox, PermitRun};
 use gtvp_ipc::supervisor::{Status, StatusReply};
 use gtvp_ipc::{Nothing, Place};
 use gtvp_model::boxspec::{BoxSpec, Need};
@@ -122,6 +122,9 @@ impl Runtime {
         let linked = peers::ask(&components::Linked { slot }).ok();
         if let Err(fault) = peers::ask(&components::CloseRoot { slot }) {
             self.events.tell(Severity::Warning, "root.not_closed", Some(name.to_string()), fault.to_string());
+        }
+        if let Err(fault) = peers::ask(&EndBox { slot }) {
+            self.events.tell(Severity::Warning, "vtpm.not_ended", Some(name.to_string()), fault.to_string());
         }
         let effects = self.engine().settled(name, linked);
         self.carry_out(effects);
@@ -374,7 +377,9 @@ impl Runtime {
         view: View,
         machine: drivers::Start,
     ) -> Result<String, Fault> {
-        peers::ask(&MeasureBox { name: machine.name.clone(), composition: *composition })?;
+        let vtpm = view == View::Application;
+        let name = machine.name.clone();
+        peers::ask(&MeasureBox { slot: machine.slot, vtpm, name, composition: *composition })?;
         operation.phase("link", "linking its components")?;
         let open =
             OpenRoot { box_name: machine.name.clone(), slot: machine.slot, composition: *composition, view };
@@ -500,6 +505,7 @@ impl Runtime {
         let problems = [
             peers::ask(&drivers::Stop { slot, grace_ms: 0 }).err(),
             peers::ask(&components::CloseRoot { slot }).err(),
+            peers::ask(&EndBox { slot }).err(),
             peers::ask(&drivers::Remove { slot }).err(),
         ];
         for fault in problems.into_iter().flatten().filter(|f| f.kind != FaultKind::NotFound) {

@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gtvp_ipc::management::{Request, SetBox, SetReply};
+use gtvp_ipc::security::Wish;
 use gtvp_ipc::{Answer, Caller, Service, Session, components, drivers, security};
 use gtvp_model::boxview::BoxState;
-use gtvp_model::event::Severity;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::Slot;
 use gtvp_model::member::HostCheck;
 use gtvp_model::operation::OperationState;
-use gtvp_model::union::Hardware;
+use gtvp_model::unionview::Change;
 use gtvp_model::units::Bytes;
 
 use crate::runtime::Runtime;
-use crate::{engine, peers, person, views};
+use crate::{engine, peers, person, union, views};
 
 /// How long a follower sleeps before it looks whether its caller is still there.
 const LOOK_AFTER: Duration = Duration::from_secs(5);
@@ -104,18 +104,37 @@ impl Service for Management {
                     accelerator,
                 )))
             }
-            Request::BeginUnion(r) => {
-                let status = runtime.status()?;
-                let memory_mib = u32::try_from(status.memory_bytes / (1024 * 1024)).unwrap_or(u32::MAX);
-                let hardware = Hardware::new(status.cpus, memory_mib, "")
-                    .map_err(|e| Fault::internal("the server cannot be described", &e))?;
-                let union = peers::ask(&security::BeginUnion { union: r.union, hardware })?;
-                let message = format!("this server is the first member of union {}", union.name);
-                runtime.events.tell(Severity::Info, "union.begun", None, message);
-                Ok(Answer::of(&union))
-            }
+            Request::BeginUnion(r) => runtime.begin_union(r.union).map(|u| Answer::of(&u)),
             Request::ShowUnion(_) => peers::ask(&security::ShowUnion {}).map(|u| Answer::of(&u)),
             Request::ListMembers(_) => peers::ask(&security::ListMembers {}).map(|m| Answer::of(&m)),
+            Request::AttestBox(r) => {
+                let slot = self.slot(&r.name, "be attested", &[BoxState::Running, BoxState::Paused])?;
+                let record = runtime.engine().get(&r.name)?.clone();
+                let composition = record
+                    .composition
+                    .ok_or_else(|| Fault::new(FaultKind::WrongState, "the box has no composition yet"))?;
+                let composition = peers::ask(&components::ShowComposition { composition })?;
+                let name = record.spec.name.clone();
+                peers::ask_fds(&security::AttestBox { slot, name, composition, nonce: r.nonce })
+                    .map(|fds| Answer::nothing().with_fds(fds))
+            }
+            Request::CreateToken(r) => runtime.create_token(&r.wish, operator).map(|t| Answer::of(&t)),
+            Request::EndToken(r) => change(&Wish::EndToken(r.id), operator),
+            Request::JoinUnion(r) => runtime.join_union(r.join).map(|o| Answer::of(&o)),
+            Request::LeaveUnion(_) => change(&Wish::Leave, operator),
+            Request::EvictMember(r) => {
+                change(&Wish::Evict { member: r.name, reason: r.eviction.reason }, operator)
+            }
+            Request::ShowPeer(r) => peers::ask(&security::ShowPeer { name: r.name }).map(|p| Answer::of(&p)),
+            Request::History(r) => {
+                peers::ask(&security::History { member: r.member }).map(|h| Answer::of(&h))
+            }
+            Request::ListReferences(_) => peers::ask(&security::ListReferences {}).map(|l| Answer::of(&l)),
+            Request::ShowReference(r) => {
+                peers::ask(&security::ShowReference { name: r.name }).map(|m| Answer::of(&m))
+            }
+            Request::AcceptReference(r) => runtime.accept_reference(r.wish, operator).map(|c| Answer::of(&c)),
+            Request::RetireReference(r) => change(&Wish::RetireReference { name: r.name }, operator),
             Request::AttestMember(r) => peers::ask_fds(&security::Attest { nonce: r.nonce })
                 .map(|fds| Answer::nothing().with_fds(fds)),
             Request::Doctor(_) => self.doctor(),
@@ -240,7 +259,7 @@ impl Management {
             ("security", peers::ask(&security::Verdict {}).err()),
             ("components", peers::ask(&components::List {}).err()),
             ("drivers", peers::ask(&drivers::Accelerator {}).err()),
-            ("communication", peers::ask(&gtvp_ipc::communication::Union {}).err()),
+            ("communication", peers::ask(&gtvp_ipc::communication::Channels {}).err()),
         ];
         for (domain, fault) in answers {
             checks.push(HostCheck {
@@ -252,6 +271,10 @@ impl Management {
         }
         Ok(Answer::of(&checks))
     }
+}
+
+fn change(wish: &Wish, operator: u32) -> Result<Answer, Fault> {
+    union::put(wish, operator).map(|w| Answer::of(&Change { about: w.about }))
 }
 
 fn accelerator_check(found: String) -> HostCheck {

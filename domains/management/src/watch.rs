@@ -13,7 +13,7 @@ use crate::runtime::Runtime;
 /// Pause before a domain that has gone away is asked again.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Starts the two threads that listen.
+/// Starts the threads that listen.
 pub fn start(runtime: &Arc<Runtime>) -> io::Result<()> {
     let for_drivers = runtime.clone();
     std::thread::Builder::new().name("watch-drivers".into()).spawn(move || {
@@ -43,5 +43,7 @@ pub fn start(runtime: &Arc<Runtime>) -> io::Result<()> {
             std::thread::sleep(PAUSE);
         }
     })?;
+    let for_union = runtime.clone();
+    std::thread::Builder::new().name("watch-union".into()).spawn(move || for_union.watch_union())?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! This member's evidence as a file that anybody can check offline (docs/spec/evidence.md, "Files"). It judges nothing: this member's word
+//! This member's evidence, and a box's with it, as a file that anybody can check offline (docs/spec/evidence.md, "Files"). It judges nothing: this member's word
 //! for its own health is worth nothing.
 
 use std::fs::{self, File, OpenOptions};
@@ -6,33 +6,49 @@ use std::io::{self, BufWriter, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use gtvp_appraisal::alg::{HashAlg, LogDigest};
 use gtvp_appraisal::appraise;
-use gtvp_appraisal::evidence::{Evidence, LogPart, QUOTED, VERSION};
 use gtvp_appraisal::file::{Claims, EvidenceFile, NONCE};
-use gtvp_appraisal::tpm::{PcrIndex, PcrValues};
-use gtvp_ipc::supervisor::KernelLog;
+use gtvp_ipc::security::AttestBox;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::union::TpmClass;
 
+use crate::evidence;
 use crate::kernel_logs::KernelLogs;
 use crate::platform::{Platform, fault};
 use crate::tpm::actor::Tpm;
-use crate::tpm::pcrs::{Bank, Quote, Selection};
 use crate::tpm::saved::unhex;
+use crate::vtpm::Vtpms;
 
 /// The file, in `/state`, for the moment in which it is written. Not in memory: IMA's log can have more than half of what this process may
 /// use, and whoever reads slowly must not hold it here.
 const NAME: &str = "evidence.new";
 
-/// One at a time: each has the longest log in memory once.
-static TURN: Mutex<()> = Mutex::new(());
-
 /// A descriptor from which this member's evidence can be read. `nonce` is in hexadecimal, `state` this domain's folder.
 pub fn answer(platform: &Platform, state: &Path, nonce: &str) -> Result<OwnedFd, Fault> {
+    answer_with(platform, state, nonce, |_, file| Ok(file))
+}
+
+/// A descriptor from which a box's evidence can be read, with this member's.
+pub fn answer_box(
+    platform: &Platform,
+    vtpms: &Vtpms,
+    state: &Path,
+    asked: &AttestBox,
+) -> Result<OwnedFd, Fault> {
+    platform.tpm()?;
+    // Before the member's evidence is made: that must name its key.
+    let vtpm = vtpms.of(asked.slot, &asked.name)?;
+    answer_with(platform, state, &asked.nonce, |nonce, file| Vtpms::attest(&vtpm, asked, nonce, file))
+}
+
+fn answer_with(
+    platform: &Platform,
+    state: &Path,
+    nonce: &str,
+    complete: impl FnOnce(&[u8], EvidenceFile) -> Result<EvidenceFile, Fault>,
+) -> Result<OwnedFd, Fault> {
     let nonce = parse_nonce(nonce)?;
     let tpm = platform.tpm()?;
     let class = match platform.class() {
@@ -42,8 +58,9 @@ pub fn answer(platform: &Platform, state: &Path, nonce: &str) -> Result<OwnedFd,
     };
     let made = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let made = i64::try_from(made).unwrap_or(i64::MAX);
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    let file = make(tpm, platform.kernel_logs(), class, nonce, made)?;
+    let _turn = evidence::turn();
+    let file = make(tpm, platform.kernel_logs(), class, nonce.clone(), made)?;
+    let file = complete(&nonce, file)?;
     write(&state.join(NAME), &file).map_err(|e| Fault::internal("the evidence cannot be written", &e))
 }
 
@@ -74,25 +91,8 @@ pub fn make(
         ek_certificate: identity.ek_certificate.unwrap_or_default(),
         intermediates: Vec::new(),
     };
-    let quoted = Selection::new(Bank::Sha256, QUOTED.map(u32::from));
-    let quoted = quoted.ok_or_else(|| Fault::new(FaultKind::Internal, "there is no PCR to quote"))?;
     let bound = claims.qualifying_data(&identity.ak_public).0.to_vec();
-    let found = tpm.evidence(quoted, bound, 0).map_err(|e| fault(&e))?;
-    // After the quote: the kernel adds to its log before it extends, so nothing that was quoted is missing.
-    let kernel = |log| match logs.map(|l| l.read(log, 0)).transpose() {
-        Ok(bytes) => Ok(bytes.flatten().map_or(LogPart::Absent, LogPart::whole)),
-        Err(e) => Err(Fault::new(FaultKind::Unavailable, "a log of the kernel cannot be read").caused_by(&e)),
-    };
-    let evidence = Evidence {
-        version: VERSION,
-        ak: identity.ak_public,
-        pcrs: values(&found.quote)?,
-        quote: found.quote.attest,
-        signature: found.quote.signature,
-        boot: kernel(KernelLog::Boot)?,
-        ima: kernel(KernelLog::Ima)?,
-        own: LogPart::whole(found.log),
-    };
+    let evidence = evidence::make(tpm, logs, identity.ak_public, bound)?;
     Ok(EvidenceFile {
         format: EvidenceFile::format(),
         claims,
@@ -101,19 +101,6 @@ pub fn make(
         authorities: Vec::new(),
         about: None,
     })
-}
-
-fn values(quote: &Quote) -> Result<PcrValues, Fault> {
-    let mut values = PcrValues::new(HashAlg::Sha256);
-    for (pcr, value) in quote.selection.pcrs().zip(&quote.values) {
-        let pcr = u8::try_from(pcr).ok().and_then(PcrIndex::new);
-        let value = LogDigest::new(HashAlg::Sha256, value);
-        let set = pcr.zip(value.ok()).is_some_and(|(pcr, value)| values.set(pcr, value));
-        if !set {
-            return Err(Fault::new(FaultKind::Unavailable, "the TPM quoted a PCR that it does not have"));
-        }
-    }
-    Ok(values)
 }
 
 /// Written, opened again to be read only, and no longer in the folder.

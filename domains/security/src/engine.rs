@@ -72,6 +72,16 @@ impl Engine {
         Ok(Permit { rule, not_checked: vec![TPM_EVIDENCE.into(), "labels: no policy is loaded".into()] })
     }
 
+    /// The same rule for who may change the union.
+    pub fn permit_union(&self, uid: u32) -> Result<(), Fault> {
+        match (&self.api_group, uid) {
+            (_, 0) | (Some(_), _) => Ok(()),
+            (None, uid) => Err(Fault::new(FaultKind::Denied, format!("uid {uid} may not change the union"))
+                .because("built-in rule: only root, or the group api_group of member.toml, may")
+                .hint("run it as root, or set api_group in member.toml")),
+        }
+    }
+
     /// What this member can say of itself. Nothing has been appraised, so it is unknown, never trusted.
     pub fn verdict(&self) -> VerdictReply {
         VerdictReply {
@@ -107,6 +117,7 @@ mod tests {
             manifest,
             signature,
             checked_before: vec!["digest".into()],
+            link: None,
         }
     }
 

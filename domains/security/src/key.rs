@@ -1,4 +1,4 @@
-//! The key of this member's manifests: made once, kept in a file that only this domain can read.
+//! Keys in files: that of this member's manifests, and, without a TPM, its identity. Made once, in files that only this domain can read.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -7,7 +7,8 @@ use std::path::Path;
 
 use p256::ecdsa::SigningKey;
 
-const NAME: &str = "manifest.key";
+const MANIFESTS: &str = "manifest.key";
+const IDENTITY: &str = "identity.key";
 /// A P-256 scalar.
 const LENGTH: usize = 32;
 
@@ -15,29 +16,41 @@ const LENGTH: usize = 32;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file cannot be read or written.
-    #[error("the manifest key in /state cannot be read or made")]
+    #[error("a key in /state cannot be read or made")]
     Io(#[from] io::Error),
     /// The file is not a key. It is left as it is: components signed by it would lose their signature with it.
     #[error(
         "/state/manifest.key is damaged: put its backup back, or remove it and import every component again"
     )]
     Damaged,
+    /// The same of this member's identity: with another key it is another member.
+    #[error("/state/identity.key is damaged: put its backup back, or remove it and join the union again")]
+    DamagedIdentity,
 }
 
-/// The key in `dir`, made if there is none.
+/// The key of manifests in `dir`, made if there is none.
 pub fn load_or_make(dir: &Path) -> Result<SigningKey, KeyError> {
-    match File::open(dir.join(NAME)) {
+    read_or_make(dir, MANIFESTS, KeyError::Damaged)
+}
+
+/// The identity of a member without a TPM in `dir`, made if there is none.
+pub fn load_or_make_identity(dir: &Path) -> Result<SigningKey, KeyError> {
+    read_or_make(dir, IDENTITY, KeyError::DamagedIdentity)
+}
+
+fn read_or_make(dir: &Path, name: &str, damaged: KeyError) -> Result<SigningKey, KeyError> {
+    match File::open(dir.join(name)) {
         Ok(file) => {
             let mut bytes = Vec::new();
             file.take(LENGTH as u64 + 1).read_to_end(&mut bytes)?;
-            SigningKey::from_slice(&bytes).map_err(|_| KeyError::Damaged)
+            SigningKey::from_slice(&bytes).map_err(|_| damaged)
         }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => make(dir),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => make(dir, name),
         Err(e) => Err(e.into()),
     }
 }
 
-fn make(dir: &Path) -> Result<SigningKey, KeyError> {
+fn make(dir: &Path, name: &str) -> Result<SigningKey, KeyError> {
     let key = loop {
         let mut seed = [0; LENGTH];
         let mut have = 0;
@@ -50,7 +63,7 @@ fn make(dir: &Path) -> Result<SigningKey, KeyError> {
             break key;
         }
     };
-    let temporary = dir.join(format!("{NAME}.new"));
+    let temporary = dir.join(format!("{name}.new"));
     match std::fs::remove_file(&temporary) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
         _ => {}
@@ -58,7 +71,7 @@ fn make(dir: &Path) -> Result<SigningKey, KeyError> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     file.write_all(&key.to_bytes())?;
     file.sync_all()?;
-    std::fs::rename(&temporary, dir.join(NAME))?;
+    std::fs::rename(&temporary, dir.join(name))?;
     File::open(dir)?.sync_all()?;
     Ok(key)
 }
@@ -73,9 +86,14 @@ mod tests {
         std::fs::create_dir_all(&dir).unwrap();
         let first = load_or_make(&dir).unwrap();
         assert_eq!(load_or_make(&dir).unwrap().to_bytes(), first.to_bytes());
-        std::fs::write(dir.join(NAME), b"short").unwrap();
+        std::fs::write(dir.join(MANIFESTS), b"short").unwrap();
         assert!(matches!(load_or_make(&dir), Err(KeyError::Damaged)));
-        assert_eq!(std::fs::read(dir.join(NAME)).unwrap(), b"short");
+        assert_eq!(std::fs::read(dir.join(MANIFESTS)).unwrap(), b"short");
+        let identity = load_or_make_identity(&dir).unwrap();
+        assert_ne!(identity.to_bytes(), first.to_bytes());
+        assert_eq!(load_or_make_identity(&dir).unwrap().to_bytes(), identity.to_bytes());
+        std::fs::write(dir.join(IDENTITY), b"short").unwrap();
+        assert!(matches!(load_or_make_identity(&dir), Err(KeyError::DamagedIdentity)));
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -2,8 +2,12 @@
 
 pub mod attest;
 pub mod engine;
+pub mod evidence;
 pub mod kernel_logs;
 pub mod key;
+pub mod peers;
 pub mod platform;
+pub mod reference;
 pub mod tpm;
 pub mod union;
+pub mod vtpm;

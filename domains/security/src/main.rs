@@ -2,20 +2,27 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gtvp_ipc::security::Request;
 use gtvp_ipc::{Answer, Caller, Place, Service, Session};
 use gtvp_model::fault::Fault;
 use gtvp_model::ids::Domain;
-use gtvp_model::union::UnixTime;
+use gtvp_security::peers::{Now, Peers};
 use gtvp_security::platform::{self, Platform};
 use gtvp_security::union::Union;
+use gtvp_security::vtpm::Vtpms;
 use gtvp_security::{attest, engine, key};
+
+/// How long somebody who watches may have gone before it is noticed.
+const LOOK_UP: Duration = Duration::from_secs(10);
 
 struct Security {
     engine: engine::Engine,
-    union: Union,
+    union: Arc<Union>,
+    peers: Peers,
     platform: Arc<Platform>,
+    vtpms: Arc<Vtpms>,
 }
 
 impl Service for Security {
@@ -25,28 +32,93 @@ impl Service for Security {
         &self,
         _caller: &Caller,
         request: Request,
-        _fds: Vec<std::os::fd::OwnedFd>,
-        _session: &mut Session,
+        fds: Vec<std::os::fd::OwnedFd>,
+        session: &mut Session,
     ) -> Result<Answer, Fault> {
+        let now = now();
         match request {
             Request::SignManifest(m) => Ok(Answer::of(&self.engine.sign_manifest(m.digest))),
-            Request::AppraiseComponent(c) => self.engine.appraise(&c).map(|a| Answer::of(&a)),
+            Request::AppraiseComponent(c) => {
+                let appraisal = self.engine.appraise(&c)?;
+                if let Some(link) = c.link {
+                    self.vtpms.linked(link.slot, &c.reference, link.source);
+                }
+                Ok(Answer::of(&appraisal))
+            }
             Request::PermitRun(p) => self.engine.permit_run(&p).map(|p| Answer::of(&p)),
             Request::Verdict(_) => Ok(Answer::of(&self.engine.verdict())),
             Request::MeasureBox(b) => {
-                self.platform.measure_box(&b.name, b.composition).map(|()| Answer::nothing())
+                self.platform.measure_box(&b.name, b.composition)?;
+                if b.vtpm {
+                    self.vtpms.begin(b.slot, &b.name)?;
+                }
+                Ok(Answer::nothing())
+            }
+            Request::EndBox(b) => self.vtpms.end(b.slot).map(|()| Answer::nothing()),
+            Request::AttestBox(a) => {
+                let state = gtvp_ipc::place::STATE.as_ref();
+                attest::answer_box(&self.platform, &self.vtpms, state, &a)
+                    .map(|fd| Answer::nothing().with_fds(vec![fd]))
             }
             Request::Tpm(_) => Ok(Answer::of(&self.platform.view())),
-            Request::TpmIdentity(_) => self.platform.identity().map(|i| Answer::of(&i)),
-            Request::BeginUnion(b) => self.union.begin(&b, now()).map(|u| Answer::of(&u)),
-            Request::ShowUnion(_) => self.union.show().map(|u| Answer::of(&u)),
-            Request::ListMembers(_) => self.union.members().map(|m| Answer::of(&m)),
             Request::Attest(a) => {
                 let state = gtvp_ipc::place::STATE.as_ref();
                 attest::answer(&self.platform, state, &a.nonce).map(|fd| Answer::nothing().with_fds(vec![fd]))
             }
             Request::SignTls(s) => self.platform.sign_tls(&s).map(|s| Answer::of(&s)),
+
+            Request::BeginUnion(b) => self.union.begin(&b, now.unix()).map(|u| Answer::of(&u)),
+            Request::ShowUnion(_) => self.union.show().map(|u| Answer::of(&u)),
+            Request::WriteEntry(w) => {
+                self.engine.permit_union(w.operator_uid)?;
+                self.peers.write_entry(&w, now).map(|w| Answer::of(&w))
+            }
+            Request::ListReferences(_) => self.union.references().map(|r| Answer::of(&r)),
+            Request::ShowReference(r) => self.union.reference(&r.name).map(|r| Answer::of(&r)),
+            Request::History(h) => self.union.history(h.member.as_ref()).map(|h| Answer::of(&h)),
+            Request::ListMembers(_) => self.peers.members(now).map(|m| Answer::of(&m)),
+            Request::ShowPeer(p) => self.peers.show(&p.name, now).map(|p| Answer::of(&p)),
+
+            Request::WatchUnion(_) => Ok(self.watch(session)),
+            Request::ReadRecord(r) => {
+                self.union.page(r.from, r.most).map(|fd| Answer::nothing().with_fds(vec![fd]))
+            }
+            Request::LearnRecord(l) => self.union.learn(&l, fds, now.unix()).map(|l| Answer::of(&l)),
+            Request::KeepMembership(k) => self.union.keep(&k.what, now.unix()).map(|()| Answer::nothing()),
+            Request::VoteFor(v) => self.union.vote_for(&v.entry, now.unix()).map(|v| Answer::of(&v)),
+            Request::VoteAgain(_) => self.union.vote_again(now.unix()).map(|v| Answer::of(&v)),
+            Request::TakeOffer(t) => self.union.take(t.from, fds, now.unix()).map(|t| Answer::of(&t)),
+            Request::WriteAdmission(a) => self.peers.write_admission(&a, now).map(|e| Answer::of(&e)),
+            Request::WriteHousekeeping(h) => self.peers.write_housekeeping(&h, now).map(|h| Answer::of(&h)),
+
+            Request::OwnKeys(_) => self.peers.own_keys().map(|k| Answer::of(&k)),
+            Request::Quote(q) => self.peers.quote(&q).map(|(q, fd)| Answer::of(&q).with_fds(vec![fd])),
+            Request::AppraiseKeys(k) => Ok(Answer::of(&self.peers.appraise_keys(&k, now))),
+            Request::MakeCredential(m) => self.peers.make_credential(&m).map(|c| Answer::of(&c)),
+            Request::ActivateCredential(a) => self.peers.activate_credential(&a).map(|s| Answer::of(&s)),
+            Request::Certify(c) => self.peers.certify(&c).map(|c| Answer::of(&c)),
+            Request::AppraiseCertification(c) => Ok(Answer::of(&self.peers.appraise_certification(&c, now))),
+            Request::AppraiseEvidence(e) => {
+                self.peers.appraise_evidence(&e, fds, now).map(|a| Answer::of(&a))
+            }
+            Request::AskOf(a) => Ok(Answer::of(&self.peers.ask_of(&a))),
         }
+    }
+}
+
+impl Security {
+    /// Tells the union, and each change of it, until the caller has gone.
+    fn watch(&self, session: &mut Session) -> Answer {
+        let mut told = None;
+        while !session.cancelled() {
+            let (now, changes) = self.union.now();
+            if told != Some(changes) && session.progress(&now).is_err() {
+                break;
+            }
+            told = Some(changes);
+            self.union.wait(changes, LOOK_UP);
+        }
+        Answer::nothing()
     }
 }
 
@@ -58,13 +130,23 @@ fn run() -> Result<std::convert::Infallible, Box<dyn std::error::Error>> {
     let engine = engine::Engine::new(key, place.config.api_group.clone());
     let platform = Arc::new(Platform::open(&place.config, platform::software_uid(&place), state)?);
     platform.begin(&place.socket(Domain::Supervisor))?;
-    let union = Union::open(state, place.config.name.clone(), platform.clone());
-    Err(gtvp_ipc::serve(&listener, place.acl(), Arc::new(Security { engine, union, platform })).into())
+    let vtpms =
+        Arc::new(Vtpms::new(platform.clone(), place.config.clone(), place.socket(Domain::Supervisor), state));
+    vtpms.recover();
+    let union = Arc::new(Union::open(state, place.config.name.clone(), platform.clone()));
+    let peers = Peers::new(union.clone(), platform.clone(), state);
+    let security = Arc::new(Security { engine, union, peers, platform, vtpms });
+    Err(gtvp_ipc::serve(&listener, place.acl(), security).into())
 }
 
-fn now() -> UnixTime {
+fn now() -> Now {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    UnixTime(since.map_or(0, |d| d.as_secs()))
+    let wall_ms = since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+    // Goes on while the machine sleeps: a verdict does not keep.
+    let boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let ms = u64::try_from(boot.tv_sec).unwrap_or(0).saturating_mul(1000)
+        + u64::try_from(boot.tv_nsec).unwrap_or(0) / 1_000_000;
+    Now { wall_ms, ms }
 }
 
 fn main() -> ExitCode {

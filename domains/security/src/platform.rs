@@ -11,15 +11,20 @@ use gtvp_appraisal::ek::EkKey;
 use gtvp_appraisal::ownlog::EntryKind;
 use gtvp_appraisal::tpm::Public;
 use gtvp_ipc::Place;
-use gtvp_ipc::security::{SignTls, TlsRole, TlsSignature, TpmIdentityReply};
+use gtvp_ipc::security::{SignTls, TlsRole, TlsSignature};
 use gtvp_ipc::supervisor::{MeasuredKind, Measurement, Measurements, ProcessEvent, Spawn, Watch};
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::BoxName;
 use gtvp_model::member::{MemberConfig, TPM_DEVICE, TpmEpoch, TpmView};
 use gtvp_model::union::TpmClass;
+use gtvp_protocol::csp::entry::signed_content;
+use gtvp_protocol::csp::{Entry, Head};
+use p256::ecdsa::signature::Signer;
+use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
 
 use crate::kernel_logs::KernelLogs;
+use crate::key;
 use crate::tpm::actor::{Measured, Tpm};
 use crate::tpm::client::TpmError;
 use crate::tpm::log::LogError;
@@ -47,6 +52,8 @@ pub fn software_uid(place: &Place) -> Option<u32> {
 pub struct Platform {
     class: TpmClass,
     tpm: Option<Tpm>,
+    /// The identity of a member without a TPM.
+    bare: Option<SigningKey>,
     logs: OnceLock<KernelLogs>,
 }
 
@@ -55,7 +62,9 @@ impl Platform {
     pub fn open(config: &MemberConfig, software_uid: Option<u32>, state: &Path) -> std::io::Result<Self> {
         let class = config.tpm_class(Path::new(TPM_DEVICE).exists());
         let address = match class {
-            TpmClass::None => return Ok(Self::of(class, None)),
+            TpmClass::None => {
+                return key::load_or_make_identity(state).map(Self::bare).map_err(std::io::Error::other);
+            }
             TpmClass::Hardware => Address::Device(PathBuf::from(TPM_DEVICE)),
             TpmClass::Software => Address::Software { socket: PathBuf::from(SOCKET), uid: software_uid },
         };
@@ -65,7 +74,18 @@ impl Platform {
 
     /// One that is there already.
     pub fn of(class: TpmClass, tpm: Option<Tpm>) -> Self {
-        Self { class, tpm, logs: OnceLock::new() }
+        Self { class, tpm, bare: None, logs: OnceLock::new() }
+    }
+
+    /// None, and this key in its place: nothing that it signs says how this server is.
+    pub fn bare(key: SigningKey) -> Self {
+        Self { class: TpmClass::None, tpm: None, bare: Some(key), logs: OnceLock::new() }
+    }
+
+    /// The public half of [`Self::bare`]'s key, SEC1, uncompressed.
+    pub fn bare_key(&self) -> Option<Vec<u8>> {
+        let key = VerifyingKey::from(self.bare.as_ref()?);
+        Some(key.to_encoded_point(false).as_bytes().to_vec())
     }
 
     /// Begins to keep a software TPM running and to take up what gtvpd measures. `supervisor` is gtvpd's socket.
@@ -172,18 +192,6 @@ impl Platform {
         })
     }
 
-    /// What other members know this one's TPM by.
-    pub fn identity(&self) -> Result<TpmIdentityReply, Fault> {
-        let identity = self.tpm()?.state().map_err(|e| fault(&e))?.identity;
-        Ok(TpmIdentityReply {
-            class: self.class,
-            ek_public: hex(&identity.ek_public),
-            ek_certificate: identity.ek_certificate.as_deref().map(hex),
-            ak_public: hex(&identity.ak_public),
-            tls_public: hex(&identity.tls_public),
-        })
-    }
-
     /// Signs this side of a TLS handshake.
     pub fn sign_tls(&self, request: &SignTls) -> Result<TlsSignature, Fault> {
         let invalid = |why: &str| Fault::new(FaultKind::Invalid, why);
@@ -195,9 +203,32 @@ impl Platform {
             TlsRole::Client => Role::Client,
         };
         let what = CertificateVerify::new(role, transcript).map_err(|e| invalid(&e.to_string()))?;
-        let signature = self.tpm()?.sign_tls(what).map_err(|e| fault(&e))?;
+        let signature = match &self.bare {
+            Some(key) => by(key, &what.content()),
+            None => self.tpm()?.sign_tls(what).map_err(|e| fault(&e))?,
+        };
         Ok(TlsSignature { value: hex(&signature.concat()) })
     }
+
+    /// The identity key's signature over an entry of the union's record: r and s.
+    pub fn sign_entry(&self, entry: &Entry) -> Result<[[u8; 32]; 2], Fault> {
+        match &self.bare {
+            Some(key) => Ok(by(key, &signed_content(&entry.encode()))),
+            None => self.tpm()?.sign_entry(entry).map_err(|e| fault(&e)),
+        }
+    }
+
+    /// The same over a head of the record. Only members with a TPM vote.
+    pub fn sign_head(&self, head: &Head) -> Result<[[u8; 32]; 2], Fault> {
+        self.tpm()?.sign_head(head).map_err(|e| fault(&e))
+    }
+}
+
+/// ECDSA with SHA-256: r and s.
+fn by(key: &SigningKey, content: &[u8]) -> [[u8; 32]; 2] {
+    let signature: Signature = key.sign(content);
+    let (r, s) = signature.split_bytes();
+    [r.into(), s.into()]
 }
 
 /// An error and its causes, once.
@@ -300,7 +331,6 @@ mod tests {
     fn a_member_without_a_tpm_says_so_and_signs_nothing() {
         let view = none().view();
         assert_eq!((view.class, view.ek, view.problem), (TpmClass::None, None, None));
-        assert_eq!(none().identity().unwrap_err().kind, FaultKind::WrongState);
         let ask = |transcript: &str| {
             none()
                 .sign_tls(&SignTls { role: TlsRole::Client, transcript: transcript.into() })

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
+#[allow(dead_code, reason = "what other tests need of it")]
 mod played;
 
 use std::sync::{Arc, Mutex};

@@ -15,6 +15,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     gtvp_e2e::runner::run(
         "e2e",
+        1,
         &[
             (
                 "nginx_starts_with_a_fraction_of_its_closure",

@@ -27,7 +27,9 @@ use gtvp_model::operation::{Operation, OperationState, PhaseTime, Progress};
 use gtvp_model::stream::{self, StreamKind};
 use gtvp_model::topology::Topology;
 use gtvp_model::union::TpmClass;
-use gtvp_model::unionview::{MemberRow, UnionSummary};
+use gtvp_model::unionview::{
+    Change, CheckRow, HistoryRow, MemberRow, PeerView, ReferenceRow, TokenMade, UnionSummary,
+};
 
 /// Evidence of a lab's member, for this nonce.
 pub const EVIDENCE: &[u8] = include_bytes!("../../../cli/tests/vectors/software.cbor");
@@ -63,6 +65,7 @@ impl Member {
             uid_base: 0,
             box_network: "10.90.1.0".parse().unwrap(),
             transit_network: "10.91.1.0".parse().unwrap(),
+            endpoint: None,
             tpm: None,
         };
         let acl = Acl::new(Domain::Management, config, &topology);
@@ -524,6 +527,7 @@ impl Played {
                 version: "0.1.0".into(),
                 verdict: "unknown".into(),
                 not_checked: vec!["TPM evidence".into()],
+
                 tpm: TpmView {
                     class: TpmClass::None,
                     ek: None,
@@ -549,15 +553,49 @@ impl Played {
             })),
             Request::BeginUnion(r) => Ok(Answer::of(&union(r.union.name.as_str()))),
             Request::ShowUnion(_) => Ok(Answer::of(&union("lab"))),
-            Request::ListMembers(_) => Ok(Answer::of(&vec![MemberRow {
-                name: "m1".into(),
-                id: None,
-                verdict: "unknown".into(),
-                tpm: TpmClass::None,
-                platform_identity: None,
-                own: true,
+            Request::ListMembers(_) => Ok(Answer::of(&vec![row("m1")])),
+            Request::CreateToken(r) => Ok(Answer::of(&TokenMade {
+                token: "gtvp-join-1".into(),
+                id: "0a".repeat(32),
+                expires: 1_790_000_000 + r.wish.expires_s.unwrap_or(3600),
+                endpoint: "192.0.2.1:7433".into(),
+            })),
+            Request::EndToken(r) => change(format!("token {} ended", r.id)),
+            Request::JoinUnion(_) => {
+                let operation = self.operation("join", "m1", OperationState::Running);
+                self.end_operation(&operation.id, OperationState::Done).map(|o| Answer::of(&o))
+            }
+            Request::LeaveUnion(_) => change("m1 has left the union".into()),
+            Request::EvictMember(r) => change(format!("{} was evicted: {}", r.name, r.eviction.reason)),
+            Request::ShowPeer(r) => Ok(Answer::of(&PeerView {
+                row: row(r.name.as_str()),
+                checks: vec![CheckRow {
+                    check: "quote".into(),
+                    outcome: "passed".into(),
+                    detail: String::new(),
+                }],
+                result: None,
+            })),
+            Request::History(r) => Ok(Answer::of(&vec![HistoryRow {
+                number: 0,
+                time: 1_790_000_000,
+                author: "m1".into(),
+                act: "genesis".into(),
+                about: r.member.map_or_else(|| "union lab begins with m1".into(), |m| format!("about {m}")),
+                hash: "0a".repeat(32),
             }])),
-            Request::AttestMember(_) => {
+            Request::ListReferences(_) => Ok(Answer::of(&vec![ReferenceRow {
+                name: "founder".into(),
+                version: 1,
+                issued: 1_790_000_000,
+                rules: 12,
+                next: 0,
+                digest: "0a".repeat(32),
+            }])),
+            Request::ShowReference(r) => Ok(Answer::of(&serde_json::json!({ "name": r.name }))),
+            Request::AcceptReference(r) => change(format!("{:?} accepted", r.wish.member)),
+            Request::RetireReference(r) => change(format!("{} retired", r.name)),
+            Request::AttestBox(_) | Request::AttestMember(_) => {
                 let mut file = tempfile::tempfile().unwrap();
                 file.write_all(EVIDENCE).and_then(|()| file.rewind()).unwrap();
                 Ok(Answer::nothing().with_fds(vec![file.into()]))
@@ -584,6 +622,25 @@ impl Played {
             return Err(not_found("box", name));
         }
         Ok(Answer::of(&self.operation(kind, name, OperationState::Done)))
+    }
+}
+
+fn change(about: String) -> Result<Answer, Fault> {
+    Ok(Answer::of(&Change { about }))
+}
+
+fn row(name: &str) -> MemberRow {
+    MemberRow {
+        name: name.into(),
+        id: None,
+        verdict: "unknown".into(),
+        tpm: TpmClass::None,
+        platform_identity: None,
+        own: name == "m1",
+        since_ms: None,
+        attested_by: None,
+        next_attestation_ms: None,
+        voter: false,
     }
 }
 

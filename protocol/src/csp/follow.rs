@@ -92,7 +92,7 @@ pub enum OfferRefusal {
 }
 
 /// Two heads that a majority has signed, and that cannot both be: kept, shown, never resolved by a program.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Fork {
     /// Ours.
     pub ours: RecordHead,
@@ -113,6 +113,12 @@ impl Follower {
     /// With a record that this member has checked before.
     pub fn new(record: Record) -> Self {
         Self { record, fork: None }
+    }
+
+    /// The same with proof of a fork, which was seen before: it takes nothing more.
+    #[must_use]
+    pub fn forked_by(self, fork: Fork) -> Self {
+        Self { fork: Some(fork), ..self }
     }
 
     /// The record.
@@ -226,6 +232,7 @@ pub fn from_genesis(
 
 #[cfg(test)]
 mod tests {
+    use super::super::head::Head;
     use super::super::testing::{Cheap, World};
     use super::*;
     use crate::planted::without;
@@ -358,6 +365,30 @@ mod tests {
         });
         assert!(control.is_ok(), "without the check the minority would have decided: {control:?}");
         assert!(follower.take(&offer, world.id("a"), NOW, &Cheap).is_ok());
+    }
+
+    #[test]
+    fn a_head_is_as_new_as_a_majority_says_and_not_as_who_passes_it_on() {
+        let mut world = World::begin(&["a", "b", "c"]);
+        world.voters(&["a", "b"]);
+        world.voters(&["a", "b", "c"]);
+        let mut follower = world.follower();
+        let at = world.record().view().head;
+        let head = |time| Head { union: world.union(), at, time };
+        let times = [("a", NOW), ("b", UnixTime(NOW.0 + 5)), ("c", UnixTime(NOW.0 + 9))];
+        let votes: Vec<_> = times.iter().map(|(n, t)| world.vote(n, &head(*t))).collect();
+        let offer = |time: u64| Offer {
+            entries: Vec::new(),
+            head: CoSigned { head: head(UnixTime(time)), votes: votes.clone().try_into().unwrap() },
+        };
+        let from = world.id("b");
+        let late = offer(NOW.0 + 6);
+        let refused = follower.take(&late, from, NOW, &Cheap).unwrap_err();
+        assert_eq!(refused, OfferRefusal::Head(BadHead::NoMajority { have: 1, of: 3, need: 2 }));
+        let control = without(Check::HeadSigned, || follower.clone().take(&late, from, NOW, &Cheap));
+        assert!(control.is_ok(), "{control:?}");
+        assert_eq!(follower.take(&offer(NOW.0 + 5), from, NOW, &Cheap), Ok(0));
+        assert_eq!(follower.record().view().head_time, UnixTime(NOW.0 + 5));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::act::MAX_VOTERS;
 use super::entry::{Signature, Signatures};
 use crate::fields;
 use crate::frame::wire::{List, id};
+use crate::planted::{Check, check};
 
 const LABEL: &[u8] = b"gtvp-head/1\0";
 
@@ -24,6 +25,7 @@ pub struct Head {
     #[cbor(n(1), with = "fields::head")]
     pub at: RecordHead,
     /// Not before this time was it the last: each voter signs no time that its own clock has not reached.
+    /// Of a [`CoSigned`] head: what a majority has signed, or later.
     #[cbor(n(2), with = "fields::time")]
     pub time: UnixTime,
 }
@@ -42,14 +44,17 @@ impl Head {
     }
 }
 
-/// One voter's word.
+/// One voter's word. Clocks differ, so each voter has a time of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Vote {
     /// Who.
     #[cbor(n(0), with = "id")]
     pub voter: MemberId,
+    /// The time of the head that it signed.
+    #[cbor(n(1), with = "fields::time")]
+    pub time: UnixTime,
     /// Over [`Head::signed_content`].
-    #[n(1)]
+    #[n(2)]
     pub signature: Signature,
 }
 
@@ -83,7 +88,7 @@ pub enum BadHead {
 }
 
 impl CoSigned {
-    /// Checks that a majority of `voters` stands behind it.
+    /// Checks that a majority of `voters` has signed this head with its time or a later one.
     ///
     /// # Errors
     /// [`BadHead`].
@@ -97,9 +102,10 @@ impl CoSigned {
         if self.head.union != union {
             return Err(BadHead::OtherUnion);
         }
-        let content = self.head.signed_content();
         let holds = |vote: &&Vote| {
+            let content = Head { time: vote.time, ..self.head }.signed_content();
             voters.contains(&vote.voter)
+                && check(Check::HeadSigned, vote.time >= self.head.time, || ()).is_ok()
                 && members.get(&vote.voter).is_some_and(|m| vote.signature.is_by(m, &content, signatures))
         };
         let have = self.votes.as_slice().iter().filter(holds).map(|v| v.voter).collect::<BTreeSet<_>>().len();

@@ -11,7 +11,7 @@
 use gtvp_model::union::{MemberId, RecordHead, UnixTime};
 
 use super::entry::{Signatures, SignedEntry};
-use super::follow::{Follower, Offer, OfferRefusal};
+use super::follow::{Follower, Fork, Offer, OfferRefusal};
 use super::head::Head;
 use super::record::{Record, Refusal};
 use crate::planted::{Check, check};
@@ -45,6 +45,12 @@ impl Keeper {
     /// With what is on the disk: the record, checked, and the last promise.
     pub fn new(own: MemberId, record: Record, promised: Option<RecordHead>) -> Self {
         Self { own, follower: Follower::new(record), promised }
+    }
+
+    /// The same with proof of a fork that is on the disk too: it votes for nothing and takes nothing.
+    #[must_use]
+    pub fn forked_by(self, fork: Fork) -> Self {
+        Self { follower: self.follower.forked_by(fork), ..self }
     }
 
     /// The record.

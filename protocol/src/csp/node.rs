@@ -1,6 +1,24 @@
 //! What a member does for the record among other members: sans-IO.
+//!
+//! ```text
+//!   voters:    propose ─▶ Raft decides ─▶ Vote: `security` promises and signs ─▶ a majority of votes ─▶ Take
+//!   everybody: announce ─▶ who is behind pulls ─▶ Take
+//! ```
+//!
+//! What a frame may look like is `message`'s; what Raft bears is `order`'s. Nothing here checks a signature or a rule of the record:
+//! `security` does, before anything is taken or signed. docs/spec/csp.md has the messages and what a member can do that lies.
 
-use std::collections::BTreeSet;
+mod log;
+mod message;
+mod order;
+mod peers;
+mod proposals;
+mod run;
+#[cfg(test)]
+mod tests;
+mod votes;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use gtvp_model::digest::Digest;
@@ -10,6 +28,8 @@ use serde::{Deserialize, Serialize};
 use super::{CoSigned, Head, Offer, SignedEntry, Vote};
 use crate::frame::Frame;
 use crate::hsp::{Grant, Millis};
+
+pub use message::{KINDS, Message, limits};
 
 /// The union as this member's `security` has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,7 +65,7 @@ pub enum Event {
         /// [`SignedEntry::hash`].
         entry: Digest,
         /// Our word, or why we do not give it.
-        outcome: Result<(Head, Vote), String>,
+        outcome: Result<(Head, Vote), NoVote>,
     },
     /// Outcome of [`Command::Refresh`].
     Refreshed(Result<(Head, Vote), String>),
@@ -53,8 +73,8 @@ pub enum Event {
     Taken {
         /// Who offered.
         from: MemberId,
-        /// Entries that were new, or why it was refused.
-        outcome: Result<usize, String>,
+        /// Entries that were new, or why it was not taken.
+        outcome: Result<usize, NotTaken>,
     },
     /// Outcome of [`Command::Read`].
     Read {
@@ -67,6 +87,26 @@ pub enum Event {
     NotPersisted(String),
     /// Time went on.
     Tick,
+}
+
+/// Why this member's `security` gives no word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoVote {
+    /// A rule of the record refuses the entry (`VoteRefusal::Entry`), as every voter will: another one may be next.
+    Never(String),
+    /// It cannot now, or has promised another entry: this one stays the one to be next.
+    NotNow(String),
+}
+
+/// Why this member's `security` has not taken an offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotTaken {
+    /// It is not what it should be: whoever offered it is not asked for a while.
+    Refused(String),
+    /// A majority of voters stands behind it, and it contradicts the record (`OfferRefusal::Forked`).
+    Forked(String),
+    /// It cannot take anything now.
+    NotNow(String),
 }
 
 /// How a proposal ended.
@@ -82,7 +122,8 @@ pub enum Proposal {
     Unknown(String),
 }
 
-/// What to do, in this order.
+/// What to do, in this order. Each [`Self::Vote`], [`Self::Refresh`], [`Self::Take`] and [`Self::Read`] that is carried out has an
+/// outcome, whatever happens.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     /// Send it on the member's channel; nothing if there is none.
@@ -112,18 +153,33 @@ pub struct Context {
     pub wall: UnixTime,
 }
 
-/// Kinds of frames that are CSP's.
-pub const KINDS: std::ops::RangeInclusive<u8> = 32..=63;
-
-/// The longest body of a kind; `None` for one that CSP does not have.
-pub fn limits(kind: u8) -> Option<usize> {
-    KINDS.contains(&kind).then_some(6 * 1024 * 1024)
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct Node {
     own: MemberId,
+    rng: Rng,
+    now: Millis,
+    wall: UnixTime,
+    union: Option<Arc<UnionState>>,
+    loaded: Option<log::Loaded>,
+    order: Option<order::Order>,
+    /// Raft's ids of those who are or were voters.
+    ids: BTreeMap<u64, MemberId>,
+    /// Entries that Raft has decided and the record has not, in Raft's order.
+    decided: VecDeque<run::Decided>,
+    /// Entries that a rule of the record refuses: they are decided about, and never taken.
+    dead: VecDeque<(Digest, String)>,
+    votes: votes::Votes,
+    peers: peers::Peers,
+    proposals: proposals::Proposals,
+    /// The commands whose outcomes are waited for.
+    waits: run::Waits,
+    timers: run::Timers,
+    told: run::Told,
+    /// Carried out whatever becomes of [`Command::Persist`], and only if it succeeds.
+    first: Vec<Command>,
+    then: Vec<Command>,
+    persist: bool,
 }
 
 impl Node {
@@ -132,18 +188,84 @@ impl Node {
     /// # Errors
     /// What was persisted is damaged.
     pub fn new(own: MemberId, persisted: Option<&[u8]>, seed: u64, ctx: Context) -> Result<Self, String> {
-        let _ = (persisted, seed, ctx);
-        Ok(Self { own })
+        let loaded = persisted.map(log::Log::from_bytes).transpose()?;
+        Ok(Self {
+            own,
+            rng: Rng(seed),
+            now: ctx.now,
+            wall: ctx.wall,
+            union: None,
+            loaded,
+            order: None,
+            ids: BTreeMap::new(),
+            decided: VecDeque::new(),
+            dead: VecDeque::new(),
+            votes: votes::Votes::default(),
+            peers: peers::Peers::default(),
+            proposals: proposals::Proposals::default(),
+            waits: run::Waits::default(),
+            timers: run::Timers::new(ctx.now),
+            told: run::Told::default(),
+            first: Vec::new(),
+            then: Vec::new(),
+            persist: false,
+        })
     }
 
     /// What is to be done about `event`.
     pub fn on(&mut self, event: Event, ctx: Context) -> Vec<Command> {
-        let _ = (event, ctx, self.own);
-        Vec::new()
+        self.now = self.now.max(ctx.now);
+        self.wall = ctx.wall;
+        if let Event::NotPersisted(why) = event {
+            self.on_not_persisted(&why);
+        } else {
+            self.tick();
+            self.handle(event);
+            self.drive();
+        }
+        self.commands()
     }
 
     /// When [`Event::Tick`] is needed at the latest.
     pub fn deadline(&self) -> Option<Millis> {
-        None
+        self.next_deadline()
+    }
+
+    /// Whether this member leads the voters now.
+    pub fn leads(&self) -> bool {
+        self.order.as_ref().is_some_and(order::Order::leads)
+    }
+
+    fn commands(&mut self) -> Vec<Command> {
+        let mut commands = std::mem::take(&mut self.first);
+        if std::mem::take(&mut self.persist)
+            && let (Some(order), Some(union)) = (&self.order, &self.union)
+        {
+            commands.push(Command::Persist(order.to_bytes(union.view.union, self.is_voter())));
+        }
+        commands.append(&mut self.then);
+        commands
+    }
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014): all of a node's randomness comes from its seed, so that a run can be had again.
+#[derive(Debug, Clone)]
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// Less than `n`, which is not 0; for small `n` evenly enough.
+    fn below(&mut self, n: u64) -> u64 {
+        self.next().checked_rem(n).unwrap_or(0)
+    }
+
+    fn fork(&mut self) -> Self {
+        Self(self.next())
     }
 }

@@ -122,6 +122,21 @@ impl World {
         signed(&self.keys[author], &entry)
     }
 
+    /// An entry by `author` that is the next one of this record.
+    pub fn next_of(&self, record: &Record, author: &str, act: Act) -> SignedEntry {
+        let here = Self { record: record.clone(), ..self.clone() };
+        here.next(author, act)
+    }
+
+    pub fn entries(&self) -> &[SignedEntry] {
+        &self.entries
+    }
+
+    pub fn vote(&self, name: &str, head: &Head) -> Vote {
+        let signature = self.keys[name].sign(&head.signed_content());
+        Vote { voter: self.id(name), time: head.time, signature }
+    }
+
     pub fn write(&mut self, author: &str, act: Act) -> Result<(), Refusal> {
         let entry = self.next(author, act);
         self.record.apply(&entry, &Cheap)?;
@@ -206,7 +221,8 @@ impl World {
 
     pub fn co_sign_by(&self, names: &[&str], head: Head) -> CoSigned {
         let content = head.signed_content();
-        let vote = |n: &&str| Vote { voter: self.id(n), signature: self.keys[*n].sign(&content) };
+        let vote =
+            |n: &&str| Vote { voter: self.id(n), time: head.time, signature: self.keys[*n].sign(&content) };
         CoSigned { head, votes: names.iter().map(vote).collect::<Vec<_>>().try_into().unwrap() }
     }
 

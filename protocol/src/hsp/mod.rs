@@ -23,7 +23,7 @@ mod tests;
 
 pub use batch::{Batcher, Sealed};
 pub use binding::MAX_LEAVES;
-pub use binding::{Binding, Role, qualifying_data};
+pub use binding::{Binding, Role, Tree, qualifying_data, tree};
 pub use channel::{AttestedChannel, Grant};
 pub use command::{
     Appraisable, Appraisal, Command, Context, Durable, Event, Millis, OwnEvidence, Request, Step,

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use gtvp_ipc::security::OwnUnion;
 use gtvp_model::digest::Digest;
+use gtvp_model::fault::FaultKind;
 use gtvp_model::union::{MemberId, UnionId};
-use gtvp_protocol::csp::node::Event;
+use gtvp_protocol::csp::node::{Event, NoVote, NotTaken};
 use gtvp_protocol::csp::{Offer, SignedEntry, follow, page};
 
 use super::In;
@@ -39,14 +40,22 @@ pub fn run(
             Work::Vote(entry) => {
                 let hash: Digest = entry.hash();
                 let outcome = security.vote_for(*entry).map(|v| (v.head, v.vote));
-                Event::Voted { entry: hash, outcome: outcome.map_err(|f| f.to_string()) }
+                let outcome = outcome.map_err(|f| match f.kind {
+                    FaultKind::Invalid => NoVote::Never(f.to_string()),
+                    _ => NoVote::NotNow(f.to_string()),
+                });
+                Event::Voted { entry: hash, outcome }
             }
             Work::Refresh => {
                 let outcome = security.vote_again().map(|v| (v.head, v.vote));
                 Event::Refreshed(outcome.map_err(|f| f.to_string()))
             }
             Work::Take(from, offer) => {
-                let outcome = security.take_offer(from, &offer).map_err(|f| f.to_string());
+                let outcome = security.take_offer(from, &offer).map_err(|f| match f.kind {
+                    FaultKind::Integrity => NotTaken::Forked(f.to_string()),
+                    FaultKind::Denied | FaultKind::Invalid => NotTaken::Refused(f.to_string()),
+                    _ => NotTaken::NotNow(f.to_string()),
+                });
                 if let Ok(new) = &outcome {
                     // The node hears of the union first; of a new time too, if the union is told with it.
                     let (end, most) = (offer.head.head, if *new > 0 { TOLD } else { TOLD / 10 });

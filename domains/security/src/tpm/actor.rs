@@ -11,8 +11,8 @@ use gtvp_appraisal::cose::Unsigned;
 use gtvp_appraisal::ownlog::{self, EntryKind, OwnEntry};
 use gtvp_appraisal::tpm::Signature;
 use gtvp_model::digest::Digest;
-use gtvp_protocol::csp::Entry;
 use gtvp_protocol::csp::entry::signed_content;
+use gtvp_protocol::csp::{Entry, Head};
 
 use super::client::{Client, TpmError};
 use super::commands::{Attested, Clock, ecdsa};
@@ -171,7 +171,12 @@ impl Tpm {
         self.sign_as_identity(Digest::of(&signed_content(&entry.encode())).0)
     }
 
-    /// By the TLS identity key, over the SHA-256 of what the two above put together.
+    /// The same over a head of the record: r and s. Its label is another.
+    pub fn sign_head(&self, head: &Head) -> Result<[[u8; 32]; 2], TpmError> {
+        self.sign_as_identity(Digest::of(&head.signed_content()).0)
+    }
+
+    /// By the TLS identity key, over the SHA-256 of what the three above put together.
     fn sign_as_identity(&self, digest: [u8; 32]) -> Result<[[u8; 32]; 2], TpmError> {
         self.ask(move |holder| {
             let signature = holder.with(|held| held.client.sign(held.keys.tls.handle, &digest))?;
@@ -182,6 +187,18 @@ impl Tpm {
     /// Writes into the log what was measured, and extends it. What the log says already is not repeated.
     pub fn measure(&self, measured: Measured) -> Result<(), TpmError> {
         self.ask(move |holder| holder.measure(measured))
+    }
+
+    /// [`Self::measure`] without waiting for it: it comes before whatever is asked later.
+    pub fn measure_later(&self, measured: Measured) {
+        let question = move |holder: &mut Holder| {
+            if let Err(e) = holder.measure(measured) {
+                // It is remembered, and extended when the TPM can be reached again.
+                eprintln!("gtvp-security: a measurement waits for its TPM: {}", crate::platform::chain(&e));
+            }
+        };
+        // One that has ended needs none.
+        let _ = self.questions.send(Box::new(question));
     }
 
     /// The connection is to be made anew: the software TPM was started again.

@@ -1,5 +1,8 @@
 //! A real software TPM that a test starts and ends.
 
+pub mod enrolment;
+pub mod server;
+
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,190 @@
+//! What administrators ask of the union. `security` decides and writes, `communication` has the voters take it; here the two are
+//! brought together, and what happens to the union is told.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gtvp_ipc::place::SOCKETS;
+use gtvp_ipc::security::{OwnUnion, UnionNow, WatchUnion, Wish, WriteEntry, Written};
+use gtvp_ipc::{Nothing, call_with, communication, security};
+use gtvp_model::event::Severity;
+use gtvp_model::fault::{Fault, FaultKind};
+use gtvp_model::operation::{Operation, Progress};
+use gtvp_model::token::JoinToken;
+use gtvp_model::union::{Hardware, RecordHead};
+use gtvp_model::unionview::{
+    Change, ReferenceWish, TokenMade, TokenWish, UnionBegin, UnionJoin, UnionSummary,
+};
+
+use crate::peers;
+use crate::runtime::Runtime;
+
+/// For how long a token is good if nobody says, seconds.
+const TOKEN_EXPIRES: u64 = 3600;
+/// Times that an entry is written anew because another one was faster.
+const TRIES: u32 = 8;
+/// Pause before security is asked again after it went away.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Has a wish put into the record.
+///
+/// # Errors
+/// What security refuses; no majority of voters; others that are faster again and again.
+pub fn put(wish: &Wish, operator_uid: u32) -> Result<Written, Fault> {
+    let mut tries = 0;
+    loop {
+        let written = peers::ask(&WriteEntry { wish: wish.clone(), operator_uid })?;
+        match peers::tell(&communication::Propose { entry: written.entry.clone() }) {
+            Ok(Nothing {}) if written.more => {}
+            Ok(Nothing {}) => return Ok(written),
+            Err(f) if f.kind == FaultKind::Conflict && tries < TRIES => tries += 1,
+            Err(f) => return Err(f),
+        }
+    }
+}
+
+impl Runtime {
+    /// Begins a union.
+    pub fn begin_union(&self, union: UnionBegin) -> Result<UnionSummary, Fault> {
+        let union = peers::ask(&security::BeginUnion { union, hardware: self.hardware()? })?;
+        let message = format!("this server is the first member of union {}", union.name);
+        self.events.tell(Severity::Info, "union.begun", None, message);
+        Ok(union)
+    }
+
+    fn hardware(&self) -> Result<Hardware, Fault> {
+        let status = self.status()?;
+        let memory_mib = u32::try_from(status.memory_bytes / (1024 * 1024)).unwrap_or(u32::MAX);
+        Hardware::new(status.cpus, memory_mib, "")
+            .map_err(|e| Fault::internal("the server cannot be described", &e))
+    }
+
+    /// Makes a join token.
+    pub fn create_token(&self, wish: &TokenWish, operator_uid: u32) -> Result<TokenMade, Fault> {
+        let invalid = |e: String| Fault::new(FaultKind::Invalid, e);
+        let ek = wish.ek.as_deref().map(str::parse).transpose();
+        let ek = ek.map_err(|e| {
+            invalid(format!("the endorsement key is no fingerprint: {e}"))
+                .hint("gtvp member show, on the server that shall join, shows it")
+        })?;
+        let platform_identity = wish.platform_identity.map(TryFrom::try_from).transpose();
+        let token = Wish::Token {
+            expires_s: wish.expires_s.unwrap_or(TOKEN_EXPIRES),
+            ek,
+            platform_identity: platform_identity
+                .map_err(|e: gtvp_model::union::BadPlatformIdentity| invalid(e.to_string()))?,
+        };
+        let endpoint = peers::ask(&communication::OwnEndpoint {})?.endpoint;
+        let made = put(&token, operator_uid)?
+            .token
+            .ok_or_else(|| Fault::new(FaultKind::Internal, "security wrote no token"))?;
+        let union = peers::ask(&security::ShowUnion {})?;
+        let unreadable =
+            |e: &dyn std::error::Error| Fault::internal("security answered something unreadable", e);
+        let token = JoinToken {
+            union: union.id.parse().map_err(|e: gtvp_model::digest::BadDigest| unreadable(&e))?,
+            head: RecordHead {
+                number: union.entries.saturating_sub(1),
+                hash: union.head.parse().map_err(|e: gtvp_model::digest::BadDigest| unreadable(&e))?,
+            },
+            endpoint: endpoint.clone(),
+            expires: made.expires,
+            ek,
+            secret: made.secret,
+        };
+        Ok(TokenMade {
+            token: token.to_string(),
+            id: made.id.to_string(),
+            expires: made.expires.0,
+            endpoint: endpoint.to_string(),
+        })
+    }
+
+    /// Begins to join a union.
+    pub fn join_union(self: &Arc<Self>, join: UnionJoin) -> Result<Operation, Fault> {
+        let request = communication::Join { token: join.token, hardware: self.hardware()? };
+        let operation = self.operations.begin("join", self.config.name.as_str());
+        let (runtime, handle) = (self.clone(), operation.clone());
+        std::thread::spawn(move || {
+            let joined = peers::work_with(&handle, &request, &[], |s: communication::JoinStep| Progress {
+                phase: "join".into(),
+                message: s.step,
+                ..Progress::default()
+            });
+            let outcome = joined.and_then(|_| peers::ask(&security::ShowUnion {}));
+            runtime.operations.end(&handle, outcome.map(|union| serde_json::json!(union)));
+        });
+        Ok(operation.snapshot())
+    }
+
+    /// Has more count as healthy.
+    pub fn accept_reference(&self, wish: ReferenceWish, operator_uid: u32) -> Result<Change, Fault> {
+        let invalid = |why: &str| Fault::new(FaultKind::Invalid, why);
+        let wish = match (wish.member, wish.manifest) {
+            (Some(member), None) => Wish::AcceptReference {
+                member: member
+                    .parse()
+                    .map_err(|e: gtvp_model::ids::BadName| Fault::new(FaultKind::Invalid, e.to_string()))?,
+                next: wish.next,
+            },
+            (None, Some(manifest)) => Wish::Reference { manifest: manifest.to_string() },
+            _ => return Err(invalid("reference values come from a member or from a manifest")),
+        };
+        put(&wish, operator_uid).map(|w| Change { about: w.about })
+    }
+
+    /// Tells what happens to the union, for as long as this domain lives.
+    pub fn watch_union(self: &Arc<Self>) {
+        let socket = format!("{SOCKETS}/security.sock");
+        let mut before: Option<OwnUnion> = None;
+        let mut first = true;
+        loop {
+            // Its end, whatever the reason, is answered by connecting anew.
+            let _ = call_with(socket.as_ref(), &WatchUnion {}, &[], |now: UnionNow| {
+                let now = now.union.map(|u| *u);
+                if !first {
+                    for (severity, kind, message) in changes(before.as_ref(), now.as_ref()) {
+                        self.events.tell(severity, kind, None, message);
+                    }
+                }
+                first = false;
+                before = now;
+                ControlFlow::Continue(())
+            });
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
+/// What is different, in words.
+fn changes(before: Option<&OwnUnion>, now: Option<&OwnUnion>) -> Vec<(Severity, &'static str, String)> {
+    let mut told = Vec::new();
+    let (Some(before), Some(now)) = (before, now) else { return told };
+    if before.state.view.union != now.state.view.union {
+        return told;
+    }
+    let (old, new) = (&before.state.view, &now.state.view);
+    for (id, m) in new.members.iter().filter(|(id, _)| !old.members.contains_key(id)) {
+        let class = m.identity.class();
+        told.push((
+            Severity::Info,
+            "member.joined",
+            format!("{} joined, TPM {class}, {}", m.name, id.short()),
+        ));
+    }
+    let forced = new.epoch != old.epoch;
+    for m in old.members.iter().filter(|(id, _)| !new.members.contains_key(id)).map(|(_, m)| m) {
+        let (severity, kind, how) = match forced {
+            true => (Severity::Warning, "member.evicted", "was removed from the union"),
+            false => (Severity::Info, "member.left", "left the union"),
+        };
+        told.push((severity, kind, format!("{} {how}", m.name)));
+    }
+    if before.state.voters != now.state.voters {
+        let name = |id| new.members.get(id).map_or_else(|| format!("{id:?}"), |m| m.name.to_string());
+        let names: Vec<String> = now.state.voters.iter().map(name).collect();
+        told.push((Severity::Info, "union.voters", format!("{} vote now", names.join(", "))));
+    }
+    told
+}

@@ -1,0 +1,133 @@
+//! What is known of whom, by this member's own appraisal. Pure: it is told the time.
+//!
+//! ```text
+//!   unknown ──trusted evidence──▶ trusted ──2.5 periods without──▶ unknown
+//!      ▲                            │ evidence that cannot be believed ─▶ unknown
+//!      └── (of nobody else's word)  │ evidence of something unhealthy ──▶ untrusted ──trusted evidence──▶ trusted
+//! ```
+//! Silence makes nobody untrusted, and what was shown to be unhealthy does not become unknown by silence.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::Context;
+use gtvp_appraisal::appraise::{Held, State, Verdict};
+use gtvp_appraisal::reference::ReferenceSet;
+use gtvp_model::digest::Digest;
+use gtvp_model::ids::MemberName;
+use gtvp_model::union::MemberId;
+
+use super::Now;
+use crate::union::Seen;
+
+/// Of whom something is remembered: every member that a union can have, and some joiners.
+const MOST: usize = 1_064;
+
+/// Logs that were appraised, for the next evidence to go on from.
+#[derive(Clone)]
+pub struct Logs {
+    /// Appraisal's.
+    pub held: Held,
+    /// SHA-256 of the part of each log that was appraised, in the order of `LogKind::ALL`.
+    pub digests: [Option<Context>; 3],
+    /// By which reference values.
+    pub set: Arc<ReferenceSet>,
+}
+
+/// The last appraisal.
+#[derive(Debug, Clone)]
+pub struct Last {
+    /// When.
+    pub at: Now,
+    /// What it found.
+    pub verdict: Verdict,
+    /// The attestation result, signed, and its digest.
+    pub result: Option<(Digest, Arc<[u8]>)>,
+}
+
+/// Somebody.
+pub struct Row {
+    name: MemberName,
+    since_ms: u64,
+    last: Last,
+    logs: Option<Logs>,
+}
+
+/// A verdict, with its age looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Current {
+    /// What somebody is.
+    pub state: State,
+    /// Since when, milliseconds since 1970-01-01 UTC.
+    pub since_ms: u64,
+    /// When it is appraised next, in the same.
+    pub next_ms: u64,
+    /// Whether it was trusted and nothing was heard since.
+    pub silent: bool,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Table(BTreeMap<MemberId, Row>);
+
+/// Two and a half periods: one may be lost, and the next be late.
+fn lasts(period: u64) -> u64 {
+    period.saturating_mul(5) / 2
+}
+
+impl Table {
+    /// An appraisal was made. With `logs` the next goes on from there; without, the next one is whole.
+    pub fn appraised(
+        &mut self,
+        id: MemberId,
+        name: &MemberName,
+        last: Last,
+        logs: Option<Logs>,
+        period: u64,
+    ) {
+        let before = self.current(&id, last.at, period);
+        let same = before.filter(|b| b.state == last.verdict.state);
+        let since_ms = same.map_or(last.at.wall_ms, |b| b.since_ms);
+        if self.0.len() >= MOST && !self.0.contains_key(&id) {
+            let oldest = self.0.iter().min_by_key(|(_, row)| row.last.at.ms).map(|(id, _)| *id);
+            oldest.map(|id| self.0.remove(&id));
+        }
+        self.0.insert(id, Row { name: name.clone(), since_ms, last, logs });
+    }
+
+    /// What somebody is now.
+    pub fn current(&self, id: &MemberId, now: Now, period: u64) -> Option<Current> {
+        let row = self.0.get(id)?;
+        let next_ms = row.last.at.wall_ms.saturating_add(period);
+        let state = row.last.verdict.state;
+        let age = now.ms.saturating_sub(row.last.at.ms);
+        if state == State::Trusted && age > lasts(period) {
+            let since_ms = row.last.at.wall_ms.saturating_add(lasts(period));
+            return Some(Current { state: State::Unknown, since_ms, next_ms, silent: true });
+        }
+        Some(Current { state, since_ms: row.since_ms, next_ms, silent: false })
+    }
+
+    /// Who is trusted now.
+    pub fn trusted(&self, ms: u64, period: u64) -> Vec<MemberId> {
+        let now = Now { wall_ms: 0, ms };
+        let is = |id: &&MemberId| self.current(id, now, period).is_some_and(|c| c.state == State::Trusted);
+        self.0.keys().filter(is).copied().collect()
+    }
+
+    /// The last appraisal of somebody.
+    pub fn last(&self, id: &MemberId) -> Option<&Last> {
+        self.0.get(id).map(|row| &row.last)
+    }
+
+    /// The logs that are held of somebody.
+    pub fn logs(&self, id: &MemberId) -> Option<Logs> {
+        self.0.get(id)?.logs.clone()
+    }
+
+    /// What failed in the last evidence of a member or joiner with this name, the newest.
+    pub fn seen(&self, name: &MemberName) -> Option<Seen> {
+        let newest = self.0.values().filter(|row| row.name == *name).max_by_key(|row| row.last.at.ms)?;
+        Some(Seen { failed: newest.last.verdict.failed.clone() })
+    }
+}

@@ -1,0 +1,198 @@
+//! The record on this member's disk: an entry a file, each with the head that made it count; the last promise; whose record it is.
+//!
+//! A file is replaced whole and made durable before the next is. Entries of one offer are written in their order, and the head stands with
+//! the last: after a crash those without one have not been taken. A whole record appears at once, by renaming its folder.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use gtvp_model::union::{MemberId, RecordHead, UnixTime};
+use gtvp_protocol::csp::follow::Fork;
+use gtvp_protocol::csp::page::Committed;
+use gtvp_protocol::frame::wire;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::chain::{BadChain, Chain, MAX_COMMITTED, Whole};
+use crate::tpm::saved;
+
+/// Where the record is, in the state folder.
+const FOLDER: &str = "record";
+/// Where one is put together.
+const NEW: &str = "record.new";
+/// Whose record it is.
+const OWN: &str = "own";
+/// The last promise.
+const PROMISE: &str = "promise";
+/// Proof that a majority has said two things.
+const FORK: &str = "fork";
+/// Longest of these.
+const MAX_SMALL: u64 = 8 * 1024 * 1024;
+
+/// Why a record on the disk is none.
+#[derive(Debug, thiserror::Error)]
+pub enum Damage {
+    /// A file is no part of it.
+    #[error("{0} is not part of a record")]
+    Stray(String),
+    /// The folder, or a file that is no entry, cannot be read.
+    #[error("{0} cannot be read: {1}")]
+    Unreadable(String, io::Error),
+    /// The entries.
+    #[error(transparent)]
+    Chain(#[from] BadChain),
+}
+
+/// What is there.
+pub struct Kept {
+    /// Whose.
+    pub own: MemberId,
+    /// The record.
+    pub whole: Whole,
+    /// The last promise.
+    pub promised: Option<RecordHead>,
+    /// Proof that a majority has said two things.
+    pub fork: Option<Fork>,
+}
+
+/// The record's place.
+#[derive(Debug, Clone)]
+pub struct Disk {
+    state: PathBuf,
+    folder: PathBuf,
+}
+
+impl Disk {
+    /// In this state folder.
+    pub fn new(state: &Path) -> Self {
+        Self { state: state.to_owned(), folder: state.join(FOLDER) }
+    }
+
+    /// What is there; `None` if there is no record.
+    pub fn load(&self) -> Result<Option<Kept>, Damage> {
+        let unreadable = |what: &str, e| Damage::Unreadable(what.to_owned(), e);
+        let names = match fs::read_dir(&self.folder) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(|e| unreadable("its folder", e))?,
+        };
+        let mut numbers = Vec::new();
+        for name in names {
+            let name = name.map_err(|e| unreadable("its folder", e))?.file_name();
+            let text = name.to_string_lossy();
+            // `.new`: a write that did not come to its end.
+            if text.ends_with(".new") || [OWN, PROMISE, FORK].contains(&&*text) {
+                continue;
+            }
+            let number = text.parse::<u64>().ok().filter(|n| n.to_string() == text);
+            numbers.push(number.ok_or_else(|| Damage::Stray(text.chars().take(80).collect()))?);
+        }
+        numbers.sort_unstable();
+        let own: MemberId = self
+            .small(OWN)
+            .and_then(|bytes| bytes.ok_or_else(|| io::ErrorKind::NotFound.into()))
+            .and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::from))
+            .map_err(|e| unreadable(OWN, e))?;
+        // Of what was checked when it was taken, the time is not looked at again: this clock may be wrong now.
+        let mut chain = Chain::new(own, own, UnixTime(u64::MAX));
+        for number in numbers {
+            if number != chain.next() {
+                return Err(BadChain::Unreadable(chain.next(), io::ErrorKind::NotFound.into()).into());
+            }
+            chain.add(self.entry(number)?)?;
+        }
+        // Those without a head were never taken.
+        let (whole, _) = chain.finish()?;
+        let promised = self.json(PROMISE)?;
+        let fork = self.json(FORK)?;
+        Ok(Some(Kept { own, whole, promised, fork }))
+    }
+
+    fn small(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let file = match File::open(self.folder.join(name)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX_SMALL).read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    fn json<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Damage> {
+        let read = self.small(name).and_then(|bytes| match bytes {
+            None => Ok(None),
+            Some(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(io::Error::from),
+        });
+        read.map_err(|e| Damage::Unreadable(name.to_owned(), e))
+    }
+
+    /// An entry.
+    pub fn entry(&self, number: u64) -> Result<Committed, BadChain> {
+        let cannot = |e| BadChain::Unreadable(number, e);
+        let file = File::open(self.folder.join(number.to_string())).map_err(cannot)?;
+        let mut bytes = Vec::new();
+        file.take(MAX_COMMITTED as u64 + 1).read_to_end(&mut bytes).map_err(cannot)?;
+        wire::decode(&bytes).map_err(|e| BadChain::Form(number, e))
+    }
+
+    /// Adds entries, the first of which is entry `from`.
+    pub fn append(&self, from: u64, items: &[Committed]) -> io::Result<()> {
+        (from..).zip(items).try_for_each(|(number, item)| {
+            saved::replace(&self.folder, &number.to_string(), &wire::encode(item))
+        })
+    }
+
+    /// Writes down a promise.
+    pub fn promise(&self, promised: RecordHead) -> io::Result<()> {
+        saved::replace(&self.folder, PROMISE, &serde_json::to_vec(&promised)?)
+    }
+
+    /// Writes down that the record has gone two ways.
+    pub fn forked(&self, fork: &Fork) -> io::Result<()> {
+        saved::replace(&self.folder, FORK, &serde_json::to_vec(fork)?)
+    }
+
+    /// A record that is being put together.
+    pub fn begin(&self, own: MemberId) -> io::Result<NewRecord> {
+        let folder = self.state.join(NEW);
+        match fs::remove_dir_all(&folder) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        fs::create_dir(&folder)?;
+        let new = NewRecord { disk: Self { state: self.state.clone(), folder } };
+        saved::replace(&new.disk.folder, OWN, &serde_json::to_vec(&own)?)?;
+        Ok(new)
+    }
+}
+
+/// See [`Disk::begin`]. What is not finished is gone when the next begins.
+pub struct NewRecord {
+    disk: Disk,
+}
+
+impl NewRecord {
+    /// Adds an entry.
+    pub fn add(&self, number: u64, item: &Committed) -> io::Result<()> {
+        self.disk.append(number, std::slice::from_ref(item))
+    }
+
+    /// The record's promise.
+    pub fn promise(&self, promised: RecordHead) -> io::Result<()> {
+        self.disk.promise(promised)
+    }
+
+    /// Puts it into the record's place, at once. A record that was there before is gone.
+    pub fn finish(self) -> io::Result<()> {
+        let Disk { state, folder: new } = self.disk;
+        let place = state.join(FOLDER);
+        File::open(&new)?.sync_all()?;
+        if place.exists() {
+            renameat_with(CWD, &new, CWD, &place, RenameFlags::EXCHANGE)?;
+            File::open(&state)?.sync_all()?;
+            fs::remove_dir_all(&new)
+        } else {
+            fs::rename(&new, &place)?;
+            File::open(&state)?.sync_all()
+        }
+    }
+}

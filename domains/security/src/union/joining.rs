@@ -1,0 +1,209 @@
+//! Becoming a member: the record that another member sent is checked and kept at hand, what was asked for is written down, and when the
+//! record has this member it becomes this member's own, at once.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use gtvp_ipc::security::LearnRecord;
+use gtvp_model::fault::{Fault, FaultKind};
+use gtvp_model::union::{RecordHead, RosterEntry, UnionId, UnionView, UnixTime};
+use gtvp_protocol::csp::Keeper;
+use gtvp_protocol::hsp::Durable;
+use gtvp_protocol::hsp::join::MAX_RECORD;
+use rustix::fs::FileType;
+
+use super::chain::{BadChain, Chain, Expected, learn};
+use super::{Held, Kept, Known, Union, damaged};
+use crate::platform::chain as causes;
+use crate::tpm::saved;
+
+/// What was asked for, in the state folder.
+const INTENT: &str = "intent";
+/// Longest: one roster entry.
+const MAX_INTENT: u64 = 64 * 1024;
+
+/// A record that was learned, and that is nobody's yet.
+struct Learned {
+    bytes: File,
+    expected: Expected,
+    known: Arc<Known>,
+}
+
+/// What is held of a join.
+#[derive(Default)]
+pub struct Joining {
+    learned: Option<Learned>,
+    /// The union that was asked last.
+    asked: Option<UnionId>,
+}
+
+impl Joining {
+    /// With what was written down. What cannot be read is forgotten: it makes this server nothing.
+    pub fn open(state: &Path) -> Self {
+        let read = || {
+            let mut bytes = Vec::new();
+            File::open(state.join(INTENT)).ok()?.take(MAX_INTENT).read_to_end(&mut bytes).ok()?;
+            match serde_json::from_slice(&bytes).ok()? {
+                Durable::Intent { union, .. } => Some(union),
+                Durable::Membership { .. } => None,
+            }
+        };
+        Self { learned: None, asked: read() }
+    }
+
+    /// The record of this union, if it was learned.
+    pub fn learned(&self, union: UnionId) -> Option<Arc<Known>> {
+        self.learned.as_ref().filter(|l| l.expected.union == union).map(|l| l.known.clone())
+    }
+}
+
+impl Union {
+    pub(super) fn joining(&self) -> MutexGuard<'_, Joining> {
+        self.joining.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this server is joining this union: it has learned its record, or asked it to be admitted.
+    pub fn joins(&self, union: UnionId) -> bool {
+        // Whoever is in one union joins no other.
+        if self.known().map_or(true, |known| known.is_some_and(|k| k.has_us())) {
+            return false;
+        }
+        let joining = self.joining();
+        joining.learned(union).is_some() || joining.asked == Some(union)
+    }
+
+    /// Checks a whole record and keeps it at hand.
+    ///
+    /// # Errors
+    /// Inside: why it is not believed. Outside: this member's own TPM.
+    pub fn learn(
+        &self,
+        asked: &LearnRecord,
+        fds: Vec<OwnedFd>,
+        now: UnixTime,
+    ) -> Result<Result<Box<UnionView>, String>, Fault> {
+        let own = self.own_keys()?.identity.member_id();
+        let bytes = match taken(fds) {
+            Ok(bytes) => bytes,
+            Err(e) => return Ok(Err(format!("it cannot be read: {e}"))),
+        };
+        let expected = Expected { union: asked.union, known: asked.known, end: asked.end };
+        let read = reader(&bytes).map_err(|e| BadChain::Unreadable(0, e));
+        let chain = Chain::new(own, asked.from, now);
+        Ok(match read.and_then(|read| learn(read, &expected, chain, |_, _| Ok(()))) {
+            Err(e) => Err(causes(&e)),
+            Ok(whole) => {
+                let known = Known::of(&whole.follower, &whole.head, &whole.book);
+                let view = Box::new(known.state.view.clone());
+                self.joining().learned = Some(Learned { bytes, expected, known });
+                Ok(view)
+            }
+        })
+    }
+
+    /// Writes down what a join has come to.
+    ///
+    /// # Errors
+    /// `WrongState` for what is not so; the disk's.
+    pub fn keep(&self, what: &Durable, now: UnixTime) -> Result<(), Fault> {
+        match what {
+            Durable::Intent { union, entry, .. } => {
+                if !entry.identity.same_keys(&self.own_keys()?.identity) {
+                    return Err(wrong("that is an intent with other keys than this server has"));
+                }
+                if let Some(in_it) = self.known()?.filter(|k| k.has_us() && k.state.view.union != *union) {
+                    return Err(wrong(&format!("this server is in union {}", in_it.name)));
+                }
+                let json = serde_json::to_vec(what).map_err(|e| cannot(&e.into()))?;
+                saved::replace(&self.state, INTENT, &json).map_err(|e| cannot(&e))?;
+                self.joining().asked = Some(*union);
+                Ok(())
+            }
+            Durable::Membership { union, entry, head } => self.become_member(*union, entry, *head, now),
+        }
+    }
+
+    fn become_member(
+        &self,
+        union: UnionId,
+        entry: &RosterEntry,
+        head: RecordHead,
+        now: UnixTime,
+    ) -> Result<(), Fault> {
+        let own = self.own_keys()?.identity;
+        if !entry.identity.same_keys(&own) {
+            return Err(wrong("that is a membership with other keys than this server has"));
+        }
+        let mut held = self.held();
+        match &*held {
+            Held::Damaged(why) => return Err(damaged(why)),
+            Held::Record(kept) if kept.known.has_us() => {
+                // Written down before, and not heard of.
+                if kept.known.state.view.union == union {
+                    return Ok(());
+                }
+                return Err(wrong(&format!("this server is in union {}", kept.known.name)));
+            }
+            _ => {}
+        }
+        let mut joining = self.joining();
+        let learned = joining.learned.take().filter(|l| l.expected.union == union && l.expected.end == head);
+        let learned = learned.ok_or_else(|| wrong("that is not the record that was learned last"))?;
+        let there = learned.known.member(&entry.id()).is_some_and(|m| m.identity.same_keys(&own));
+        if !there {
+            return Err(wrong("the record that was learned does not have this server"));
+        }
+        // Once more from its bytes: whoever gave them may have changed them since.
+        let new = self.disk.begin(entry.id()).map_err(|e| cannot(&e))?;
+        let chain = Chain::new(entry.id(), entry.id(), now);
+        let written = reader(&learned.bytes).map_err(|e| BadChain::Unreadable(0, e)).and_then(|read| {
+            learn(read, &learned.expected, chain, |number, item| {
+                new.add(number, item).map_err(|e| BadChain::Unreadable(number, e))
+            })
+        });
+        let whole = written.map_err(|e| {
+            Fault::new(FaultKind::Internal, "the record cannot be written down").because(causes(&e))
+        })?;
+        new.finish().map_err(|e| cannot(&e))?;
+        match fs::remove_file(self.state.join(INTENT)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(cannot(&e)),
+            _ => joining.asked = None,
+        }
+        drop(joining);
+        let keeper = Keeper::new(entry.id(), whole.follower.record().clone(), None);
+        *held = Held::Record(Box::new(Kept::new(keeper, whole.head, whole.book)));
+        drop(held);
+        self.bump();
+        Ok(())
+    }
+}
+
+/// The one descriptor that came, if it is of memory or a file and not too long.
+fn taken(fds: Vec<OwnedFd>) -> io::Result<File> {
+    let fd = fds.into_iter().next().ok_or_else(|| io::Error::other("no descriptor came with it"))?;
+    let about = rustix::fs::fstat(&fd)?;
+    if FileType::from_raw_mode(about.st_mode) != FileType::RegularFile {
+        return Err(io::Error::other("it is no descriptor of memory"));
+    }
+    if u64::try_from(about.st_size).map_or(true, |size| size > MAX_RECORD) {
+        return Err(io::Error::other(format!("it has more than {MAX_RECORD} bytes")));
+    }
+    Ok(File::from(fd))
+}
+
+fn reader(bytes: &File) -> io::Result<impl Read> {
+    let mut file = bytes.try_clone()?;
+    file.seek(SeekFrom::Start(0))?;
+    Ok(BufReader::new(file.take(MAX_RECORD)))
+}
+
+fn wrong(why: &str) -> Fault {
+    Fault::new(FaultKind::WrongState, why)
+}
+
+fn cannot(e: &io::Error) -> Fault {
+    Fault::internal("it cannot be written down", e)
+}

@@ -1,0 +1,326 @@
+//! Entries that an administrator asks for, that admit a joiner, or that the union needs by its own rules. Each is written for the place
+//! after the last entry: whoever is overtaken has it written anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use gtvp_appraisal::appraise::Failure;
+use gtvp_appraisal::reference::{Manifest, Status, rule_accepting};
+use gtvp_ipc::security::{Housekeeping, Wish, Written, WrittenToken};
+use gtvp_model::fault::{Fault, FaultKind};
+use gtvp_model::ids::MemberName;
+use gtvp_model::token::{TokenId, TokenSecret};
+use gtvp_model::union::{Admission, EkDigest, MemberId, PlatformIdentity, TokenRecord, UnixTime};
+use gtvp_model::unionview::ReferenceRow;
+use gtvp_protocol::csp::act::MAX_NAME;
+use gtvp_protocol::csp::{Act, SignedEntry};
+
+use super::housekeeping::{self, Candidate};
+use super::{Kept, Known, Union};
+use crate::reference;
+
+/// Longest life of a token, seconds: thirty days. One that is found later is of no use.
+const MAX_TOKEN_LIFE: u64 = 30 * 24 * 3600;
+/// For how long somebody who wants to go is not made a voter again.
+const LEAVING: Duration = Duration::from_secs(60);
+/// Most bytes of a manifest that an administrator gives, JSON: what an entry holds is less.
+const MAX_JSON: usize = 4 * 1024 * 1024;
+
+/// What was seen of somebody's last evidence.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// What failed.
+    pub failed: Vec<Failure>,
+}
+
+/// What a wish may be answered with beside the record.
+pub struct Means<'a> {
+    /// The last evidence of somebody, by name.
+    pub seen: &'a dyn Fn(&MemberName) -> Result<Option<Seen>, Fault>,
+    /// Whether somebody is there, as far as is known.
+    pub reachable: &'a dyn Fn(&MemberId) -> bool,
+}
+
+impl Union {
+    /// Writes an entry that an administrator asks for.
+    ///
+    /// # Errors
+    /// What the record or a rule says no to; this member's TPM.
+    pub fn wish(&self, wish: &Wish, means: &Means<'_>, now: UnixTime) -> Result<Written, Fault> {
+        // What the TPM signs beside the entry is signed first: nobody waits for the record meanwhile.
+        match wish {
+            Wish::Token { expires_s, ek, platform_identity } => {
+                self.token(*expires_s, *ek, *platform_identity, now)
+            }
+            Wish::EndToken(id) => self.end_token(id, now),
+            Wish::Leave => self.leave(means, now),
+            Wish::Evict { member, reason } => self.evict(member, reason, means, now),
+            Wish::AcceptReference { member, next } => self.accept(member, *next, means, now),
+            Wish::Reference { manifest } => {
+                let fits = Some(manifest).filter(|m| m.len() <= MAX_JSON);
+                let read = fits.ok_or("it is too long".to_owned());
+                let read = read.and_then(|m| serde_json::from_str::<Manifest>(m).map_err(|e| e.to_string()));
+                let manifest = read.map_err(|why| invalid("that is no manifest of reference values", why))?;
+                let about = format!("reference values {} {} count", manifest.name, manifest.version);
+                self.manifest(manifest, about, now)
+            }
+            Wish::RetireReference { name } => {
+                let about = format!("reference values {name} count no more");
+                self.act(Act::ReferenceRetired { name: name.clone() }, about, now)
+            }
+        }
+    }
+
+    fn act(&self, act: Act, about: String, now: UnixTime) -> Result<Written, Fault> {
+        self.read(|kept| Ok(Written { entry: self.write(kept, act, now)?, token: None, about, more: false }))
+    }
+
+    fn token(
+        &self,
+        expires_s: u64,
+        ek: Option<EkDigest>,
+        level: Option<PlatformIdentity>,
+        now: UnixTime,
+    ) -> Result<Written, Fault> {
+        if !(1..=MAX_TOKEN_LIFE).contains(&expires_s) {
+            return Err(Fault::new(FaultKind::Invalid, "a token lives 1 second to 30 days"));
+        }
+        let mut bytes = [0; 16];
+        aws_lc_rs::rand::fill(&mut bytes).map_err(|e| Fault::internal("there is no randomness", &e))?;
+        let secret = TokenSecret::new(bytes);
+        self.read(|kept| {
+            // As every member reads it: not before the time that a majority has put on the record.
+            let begins = now.0.max(kept.record().view().head_time.0);
+            let token = TokenRecord {
+                key: secret.key(),
+                expires: UnixTime(begins.saturating_add(expires_s)),
+                ek,
+                platform_identity: level.unwrap_or(kept.book.founder_level()),
+                used_by: None,
+            };
+            let about = format!("join token {}, until {}", token.key.id().short(), token.expires);
+            let written = WrittenToken { id: token.key.id(), secret: secret.clone(), expires: token.expires };
+            let entry = self.write(kept, Act::TokenMade(token), now)?;
+            Ok(Written { entry, token: Some(written), about, more: false })
+        })
+    }
+
+    fn end_token(&self, id: &TokenId, now: UnixTime) -> Result<Written, Fault> {
+        self.act(Act::TokenEnded(*id), format!("join token {} ends", id.short()), now)
+    }
+
+    fn leave(&self, means: &Means<'_>, now: UnixTime) -> Result<Written, Fault> {
+        let own = self.own_keys()?.identity.member_id();
+        self.read(|kept| {
+            if kept.record().voters().contains(&own) {
+                return self.cease(kept, own, means, now);
+            }
+            let entry = self.write(kept, Act::Left, now)?;
+            Ok(Written { entry, token: None, about: "this server leaves the union".into(), more: false })
+        })
+    }
+
+    fn evict(
+        &self,
+        name: &MemberName,
+        reason: &str,
+        means: &Means<'_>,
+        now: UnixTime,
+    ) -> Result<Written, Fault> {
+        let own = self.own_keys()?.identity.member_id();
+        self.read(|kept| {
+            let member = kept.record().view().members.values().find(|m| m.name == *name);
+            let id = member.ok_or_else(|| no_such(name))?.id();
+            if id == own {
+                return Err(Fault::new(FaultKind::Invalid, "a server does not remove itself")
+                    .hint("to leave: gtvp member leave"));
+            }
+            if kept.record().voters().contains(&id) {
+                return self.cease(kept, id, means, now);
+            }
+            let entry = self.write(kept, Act::Evicted { member: id, reason: reason.to_owned() }, now)?;
+            Ok(Written {
+                entry,
+                token: None,
+                about: format!("{name} is removed from the union"),
+                more: false,
+            })
+        })
+    }
+
+    /// A voter that is to go ceases to vote first.
+    fn cease(&self, kept: &Kept, id: MemberId, means: &Means<'_>, now: UnixTime) -> Result<Written, Fault> {
+        self.leaving().insert(id, Instant::now());
+        let members = self.candidates(&kept.known, means.reachable);
+        let voters = kept.record().voters();
+        let next = housekeeping::without(&members, voters, id).ok_or_else(|| {
+            Fault::new(FaultKind::WrongState, "it is the only member that can vote")
+                .because("the record of a union is kept by members with a TPM, and no other one has any")
+        })?;
+        let name = |id: &MemberId| kept.known.member(id).map_or_else(|| id.short(), |m| m.name.to_string());
+        let about = match next.difference(voters).next() {
+            Some(new) => format!("{} votes first, so that {} can cease to", name(new), name(&id)),
+            None => format!("{} ceases to vote first", name(&id)),
+        };
+        Ok(Written { entry: self.write(kept, Act::Voters(next), now)?, token: None, about, more: true })
+    }
+
+    fn leaving(&self) -> std::sync::MutexGuard<'_, BTreeMap<MemberId, Instant>> {
+        let mut leaving = self.leaving.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        leaving.retain(|_, since| since.elapsed() < LEAVING);
+        leaving
+    }
+
+    fn candidates(&self, known: &Known, reachable: &dyn Fn(&MemberId) -> bool) -> Vec<Candidate> {
+        let leaving = self.leaving();
+        let own = known.own.as_ref().map(gtvp_model::union::RosterEntry::id);
+        let candidate = |m: &gtvp_model::union::RosterEntry| Candidate {
+            id: m.id(),
+            class: m.identity.class(),
+            level: m.platform_identity,
+            reachable: own == Some(m.id()) || reachable(&m.id()),
+            leaving: leaving.contains_key(&m.id()),
+        };
+        known.state.view.members.values().map(candidate).collect()
+    }
+
+    /// Writes the entry that the union needs next by its own rules.
+    ///
+    /// # Errors
+    /// This member's TPM; outside of a union.
+    pub fn housekeeping(&self, reachable: &[MemberId], now: UnixTime) -> Result<Housekeeping, Fault> {
+        let reachable: BTreeSet<MemberId> = reachable.iter().copied().collect();
+        self.read(|kept| {
+            let members = self.candidates(&kept.known, &|id| reachable.contains(id));
+            let next = housekeeping::next(&members, kept.record().voters());
+            let entry = next.map(|voters| self.write(kept, Act::Voters(voters), now)).transpose()?;
+            Ok(Housekeeping { entry })
+        })
+    }
+
+    /// Writes the entry that admits a joiner. Whether it is believed is for the caller to have seen.
+    ///
+    /// # Errors
+    /// What the record says no to; this member's TPM.
+    pub fn admission(&self, admission: &Admission, now: UnixTime) -> Result<SignedEntry, Fault> {
+        self.read(|kept| self.write(kept, Act::Admitted(admission.clone()), now))
+    }
+
+    fn accept(
+        &self,
+        name: &MemberName,
+        next: bool,
+        means: &Means<'_>,
+        now: UnixTime,
+    ) -> Result<Written, Fault> {
+        let nothing = |why: String| {
+            Fault::new(FaultKind::WrongState, format!("there is nothing of {name} to accept")).because(why)
+        };
+        let seen = (means.seen)(name)?;
+        let seen = seen.ok_or_else(|| nothing("no evidence of it was seen here lately".into()))?;
+        let status = if next { Status::Next } else { Status::Current };
+        let rules: Vec<_> = seen.failed.iter().filter_map(|f| rule_accepting(f, status)).collect();
+        if rules.is_empty() {
+            let why = seen.failed.first().map(ToString::to_string);
+            return Err(nothing(why.unwrap_or_else(|| "its last evidence was healthy".into())));
+        }
+        let title: String = format!("accepted-{name}").chars().take(MAX_NAME).collect();
+        let held = self.read(|kept| Ok(kept.book.accepted().get(&title).map(|a| a.manifest.clone())))?;
+        let held = held.transpose().map_err(|why| invalid("its reference values cannot be read", why))?;
+        let mut manifest = match held {
+            Some(held) => held.manifest().clone(),
+            None => Manifest {
+                name: title,
+                version: 0,
+                issued: 0,
+                demands: Default::default(),
+                required_parts: Vec::new(),
+                rules: Vec::new(),
+            },
+        };
+        let before = manifest.rules.len();
+        for rule in rules {
+            if !manifest.rules.contains(&rule) {
+                manifest.rules.push(rule);
+            }
+        }
+        manifest.version = manifest.version.saturating_add(1);
+        manifest.issued = i64::try_from(now.0).unwrap_or(i64::MAX);
+        let new = manifest.rules.len().saturating_sub(before);
+        let left = seen.failed.len().saturating_sub(new);
+        let left = if left > 0 {
+            format!("; {left} findings are nothing that can be accepted")
+        } else {
+            String::new()
+        };
+        let when = if next { "from its next start on" } else { "now" };
+        let about = format!("{new} measurements of {name} count as healthy {when}{left}");
+        self.manifest(manifest, about, now)
+    }
+
+    fn manifest(&self, manifest: Manifest, about: String, now: UnixTime) -> Result<Written, Fault> {
+        let keys = self.own_keys()?;
+        let (name, manifest) = reference::signed(&self.platform, keys.in_tpm()?, &manifest)?;
+        self.act(Act::ReferenceAccepted { name, manifest }, about, now)
+    }
+
+    /// The reference values that count.
+    ///
+    /// # Errors
+    /// Outside of a union.
+    pub fn references(&self) -> Result<Vec<ReferenceRow>, Fault> {
+        self.read(|kept| {
+            let row = |(name, accepted): (&String, &super::book::Accepted)| {
+                let digest = gtvp_model::digest::Digest::of(accepted.blob.as_slice()).to_string();
+                let Ok(trusted) = &accepted.manifest else {
+                    return ReferenceRow {
+                        name: name.clone(),
+                        version: 0,
+                        issued: 0,
+                        rules: 0,
+                        next: 0,
+                        digest,
+                    };
+                };
+                let manifest = trusted.manifest();
+                let next = manifest.rules.iter().filter(|r| r.status() == Status::Next).count() as u64;
+                ReferenceRow {
+                    name: name.clone(),
+                    version: manifest.version,
+                    issued: manifest.issued,
+                    rules: (manifest.rules.len() as u64).saturating_sub(next),
+                    next,
+                    digest,
+                }
+            };
+            Ok(kept.book.accepted().iter().map(row).collect())
+        })
+    }
+
+    /// One of them, in full.
+    ///
+    /// # Errors
+    /// `NotFound`; outside of a union.
+    pub fn reference(&self, name: &str) -> Result<serde_json::Value, Fault> {
+        self.read(|kept| {
+            let accepted = kept.book.accepted().get(name).ok_or_else(|| {
+                let short: String = name.chars().take(MAX_NAME).collect();
+                Fault::new(FaultKind::NotFound, format!("no reference values are called {short:?}"))
+                    .hint("gtvp reference ls")
+            })?;
+            match &accepted.manifest {
+                Ok(trusted) => serde_json::to_value(trusted.manifest())
+                    .map_err(|e| Fault::internal("they cannot be shown", &e)),
+                Err(why) => Err(Fault::new(FaultKind::Integrity, "they cannot be read").because(why.clone())),
+            }
+        })
+    }
+}
+
+fn no_such(name: &MemberName) -> Fault {
+    Fault::new(FaultKind::NotFound, format!("the union has no member {name}")).hint("gtvp member ls")
+}
+
+fn invalid(what: &str, why: String) -> Fault {
+    Fault::new(FaultKind::Invalid, what).because(why)
+}

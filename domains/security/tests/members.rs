@@ -1,0 +1,556 @@
+//! Members on real software TPMs: enrolment by HSP's own engines, and evidence that was tampered with, each refused by its name.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
+
+#[allow(dead_code, reason = "what other tests need of it")]
+mod played;
+
+use gtvp_appraisal::ek::{self, EkKey, Roots};
+use gtvp_appraisal::ownlog::{EntryKind, PCR};
+use gtvp_ipc::security::{
+    ActivateCredential, AppraiseKeys, AskOf, Challenged, MakeCredential, Quote, Wish, WriteAdmission,
+    WriteHousekeeping,
+};
+use gtvp_model::fault::FaultKind;
+use gtvp_model::token::{JoinToken, TokenSecret};
+use gtvp_model::union::{Admission, PlatformIdentity, RosterEntry, TpmClass, TpmKind};
+use gtvp_protocol::hsp::message::LogKind;
+use gtvp_protocol::hsp::{Event, Rejection, RejectionKind, Role};
+use gtvp_security::tpm::client::Client;
+use gtvp_security::tpm::pcrs::Bank;
+use gtvp_security::tpm::templates::{EkKind, endorsement};
+use played::SoftwareTpm;
+use played::enrolment::{End, enrolment, run};
+use played::server::{NOW, Sent, Server, at, hardware, measured, own_evidence, sent};
+
+/// A token that `server` makes, and that is in the record.
+fn token(server: &Server) -> JoinToken {
+    let written = server.wish(Wish::Token { expires_s: 3600, ek: None, platform_identity: None }).unwrap();
+    Server::decide(&written.entry, &[server], &[server]).unwrap();
+    let view = server.view();
+    JoinToken {
+        union: view.union,
+        head: view.head,
+        endpoint: "192.0.2.1:7600".parse().unwrap(),
+        expires: gtvp_model::union::UnixTime(NOW + 3600),
+        ek: None,
+        secret: written.token.unwrap().secret,
+    }
+}
+
+fn joined() -> (Server, Server) {
+    let (m1, m2) = (Server::start("m1"), Server::start("m2"));
+    m1.begin().unwrap();
+    let token = token(&m1);
+    let (mut j, mut v) = enrolment(&m2, &m1, &token);
+    run(&mut j, &mut v);
+    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    (m1, m2)
+}
+
+fn verdict(server: &Server, of: &str, ms: u64) -> String {
+    let rows = server.peers.members(at(ms)).unwrap();
+    rows.into_iter().find(|r| r.name == of).unwrap().verdict
+}
+
+fn kind<T: std::fmt::Debug>(outcome: Result<T, Rejection>) -> (RejectionKind, String) {
+    let rejection = outcome.unwrap_err();
+    (rejection.kind, rejection.why)
+}
+
+/// Extends the PCR of the log behind the log's back.
+fn extend_unlogged(server: Server) -> Server {
+    server.restart_after(|tpm| {
+        let mut client = Client::open(&tpm.address()).unwrap();
+        client.pcr_extend(u32::from(PCR.get()), &[(Bank::Sha256.algorithm(), &[1; 32])]).unwrap();
+    })
+}
+
+#[test]
+fn a_server_with_its_own_tpm_becomes_a_member_by_the_real_engines() {
+    // On a stack as small as those of the process's own threads.
+    let small = std::thread::Builder::new().stack_size(256 * 1024);
+    small.spawn(become_a_member).unwrap().join().unwrap();
+}
+
+fn become_a_member() {
+    let (m1, m2) = (Server::start("m1"), Server::start("m2"));
+    m1.begin().unwrap();
+    let token = token(&m1);
+    let (mut j, mut v) = enrolment(&m2, &m1, &token);
+    run(&mut j, &mut v);
+    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    assert_eq!(m1.view(), m2.view(), "both have the same record");
+    assert_eq!(m2.entry().name.as_str(), "m2");
+    assert_eq!((verdict(&m1, "m2", 0), verdict(&m2, "m1", 0)), ("trusted".into(), "trusted".into()));
+    assert_eq!(verdict(&m2, "m2", 0), "unknown", "nobody speaks for itself");
+    let persisted = |end: &End<'_>| end.done.iter().filter(|c| *c == "Persist").count();
+    assert_eq!((persisted(&j), persisted(&v)), (2, 0));
+
+    // The session goes on: the next round sends what is new of the logs, which is nothing.
+    let ask = m1.peers.ask_of(&AskOf { member: m2.id() });
+    let own = ask.held.as_slice().iter().find(|h| h.log == LogKind::Own).unwrap();
+    assert!(own.bytes > 0);
+    j.go_on();
+    v.go_on();
+    v.on(Event::Renew { nonce: [50; 32], ask });
+    run(&mut j, &mut v);
+    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    assert!(v.done.contains(&"Renewed".to_owned()));
+
+    // Both are the same after a restart, and what is not on the disk is not known.
+    let head = m1.head();
+    drop((j, v));
+    let m2 = m2.restart();
+    assert_eq!(m2.head(), head);
+    assert_eq!(verdict(&m2, "m1", 0), "unknown");
+    let shown = m1.peers.show(&"m2".parse().unwrap(), at(0)).unwrap();
+    assert!(shown.result.is_some());
+    let checks: Vec<_> = shown.checks.iter().map(|c| (c.outcome.as_str(), c.detail.as_str())).collect();
+    assert!(checks.iter().all(|(outcome, _)| *outcome != "failed"));
+    for open in ["member.toml: not checked", "a software TPM", "files executed after boot: not measured"] {
+        let said = |c: &(&str, &str)| c.0 == "not_checked" && c.1.starts_with(open);
+        assert!(checks.iter().any(said), "{open}: {checks:?}");
+    }
+}
+
+#[test]
+fn a_joiner_whose_programs_nobody_knows_stays_out_until_they_are_accepted() {
+    let (m1, m2) = (Server::start("m1"), Server::start("m2"));
+    m2.actor.measure(measured(EntryKind::Binary, "drivers", 66)).unwrap();
+    m1.begin().unwrap();
+    let token = token(&m1);
+    let before = m1.view();
+    let (mut j, mut v) = enrolment(&m2, &m1, &token);
+    run(&mut j, &mut v);
+    let why = v.refusal().unwrap();
+    assert!(why.contains("own-entry: GTVP log entry 5") && why.contains("drivers"), "{why}");
+    assert_eq!(m1.view(), before);
+    assert!(m2.union.known().unwrap().is_none());
+    // An administrator who has seen it says that it is healthy; the same token still holds.
+    let wish = Wish::AcceptReference { member: "m2".parse().unwrap(), next: false };
+    let written = m1.wish(wish.clone()).unwrap();
+    assert!(written.about.starts_with("1 measurements of m2 count as healthy now"), "{}", written.about);
+    Server::decide(&written.entry, &[&m1], &[&m1]).unwrap();
+    let (mut j, mut v) = enrolment(&m2, &m1, &token);
+    run(&mut j, &mut v);
+    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    assert_eq!(m1.view(), m2.view());
+    assert_eq!(m1.wish(wish).unwrap_err().kind, FaultKind::WrongState, "nothing is left to accept");
+    let rows = m1.union.references().unwrap();
+    let names: Vec<_> = rows.iter().map(|r| (r.name.as_str(), r.version, r.rules, r.next)).collect();
+    assert_eq!(names[0], ("accepted-m2", 1, 1, 0));
+    assert_eq!(names[1].0, "founder");
+}
+
+#[test]
+fn nobody_is_admitted_of_whom_less_was_seen_here() {
+    let (m1, m2) = (Server::start("m1"), Server::start("m2"));
+    m1.begin().unwrap();
+    let token = token(&m1);
+    let admit = |secret: &TokenSecret| {
+        let member = RosterEntry::new(
+            "m2".parse().unwrap(),
+            m2.identity(),
+            PlatformIdentity::try_from(8).unwrap(),
+            hardware(),
+        );
+        let admission = Admission { member, token: secret.key().id(), secret: secret.clone() };
+        m1.peers.write_admission(&WriteAdmission { admission }, at(0))
+    };
+    let refused = admit(&token.secret).unwrap_err();
+    assert_eq!(refused.kind, FaultKind::Denied);
+    // Its keys alone are not enough.
+    let keys = m2.peers.own_keys().unwrap();
+    let asked = AppraiseKeys { keys: keys.keys.clone().unwrap(), spki: keys.identity.spki() };
+    let checked = m1.peers.appraise_keys(&asked, at(0)).unwrap();
+    let refused = admit(&token.secret).unwrap_err();
+    assert!(refused.causes[0].contains("certified"), "{refused:?}");
+    // Control: after all of it the entry is written.
+    let (mut j, mut v) = enrolment(&m2, &m1, &token);
+    run(&mut j, &mut v);
+    assert_eq!(v.refusal(), None);
+
+    // Keys that TLS did not show, and keys in the wrong places.
+    let elsewhere = AppraiseKeys { spki: [7; 32].into(), ..clone(&asked) };
+    assert_eq!(kind(m1.peers.appraise_keys(&elsewhere, at(0))).0, RejectionKind::Keys);
+    let mut swapped = clone(&asked);
+    std::mem::swap(&mut swapped.keys.ak, &mut swapped.keys.tls);
+    let (what, why) = kind(m1.peers.appraise_keys(&swapped, at(0)));
+    assert_eq!(what, RejectionKind::Keys);
+    assert!(why.contains("attestation key is not restricted"), "{why}");
+    // A credential opens in the TPM with that EK, for that AK, and in no other.
+    let make = |ek: &[u8]| MakeCredential { ek: ek.to_vec(), ak: checked.ak.clone() };
+    let made = m1.peers.make_credential(&make(&checked.ek_public)).unwrap();
+    let open = |s: &Server, credential| s.peers.activate_credential(&ActivateCredential { credential });
+    assert_eq!(open(&m2, made.credential.clone()).unwrap(), made.secret);
+    assert!(open(&m1, made.credential).is_err());
+    let own = m1.peers.own_keys().unwrap().keys.unwrap();
+    let foreign = m1.peers.make_credential(&make(own.ek.as_slice())).unwrap();
+    assert!(open(&m2, foreign.credential).is_err(), "another TPM's endorsement key");
+}
+
+fn clone(asked: &AppraiseKeys) -> AppraiseKeys {
+    AppraiseKeys { keys: asked.keys.clone(), spki: asked.spki }
+}
+
+#[test]
+fn evidence_that_is_bound_to_something_else_is_refused() {
+    let (m1, m2) = joined();
+    let good = m2.evidence(&m1, 0);
+    good.appraised_by(&m1, 0).unwrap();
+    let bound = |change: &dyn Fn(&mut gtvp_protocol::hsp::Binding)| {
+        let mut sent = good.clone();
+        change(&mut sent.binding);
+        kind(sent.appraised_by(&m1, 0)).0
+    };
+    let elsewhere = RejectionKind::BoundElsewhere;
+    assert_eq!(bound(&|b| b.nonce = [0; 32]), elsewhere, "replayed");
+    assert_eq!(bound(&|b| b.exporter = [0; 32]), elsewhere, "relayed");
+    assert_eq!(bound(&|b| b.role = Role::Initiator), elsewhere, "reflected");
+    assert_eq!(bound(&|b| b.epoch.0 += 1), elsewhere);
+    assert_eq!(bound(&|b| b.challenger = [1; 32].into()), elsewhere, "diverted");
+    assert_eq!(bound(&|b| b.attester = m1.id()), elsewhere);
+    assert_eq!(bound(&|b| b.challenger_tls = vec![1]), elsewhere);
+    assert_eq!(bound(&|b| b.attester_tls = m1.identity().tls_name()), elsewhere);
+    assert_eq!(bound(&|b| b.transcript.0 = [0; 32]), elsewhere);
+    assert_eq!(
+        bound(&|b| b.union = [1; 32].into()),
+        RejectionKind::Unknown,
+        "nothing is known of that union"
+    );
+    // This member quotes for nobody else, nothing else, and nowhere else.
+    let (binding, ask) = m2.challenge(&m1, Role::Responder);
+    let denied = |change: &dyn Fn(&mut gtvp_protocol::hsp::Binding)| {
+        let mut other = binding.clone();
+        change(&mut other);
+        m2.quote(&other, &ask).unwrap_err().kind
+    };
+    assert_eq!(denied(&|b| b.attester = m1.id()), FaultKind::Denied);
+    assert_eq!(denied(&|b| b.attester_tls = vec![0; 34]), FaultKind::Denied);
+    assert_eq!(denied(&|b| b.union = [1; 32].into()), FaultKind::Denied);
+    assert_eq!(denied(&|b| b.challenger = m2.id()), FaultKind::Denied);
+    assert!(m2.quote(&binding, &ask).is_ok());
+}
+
+#[test]
+fn evidence_of_another_key_and_a_changed_quote_are_refused() {
+    let (m1, m2) = joined();
+    let good = m2.evidence(&m1, 0);
+    // Another member's key signs, over what this one is asked.
+    let stranger = Server::start("m3");
+    let mut sent = good.clone();
+    sent.evidence.ak =
+        stranger.peers.own_keys().unwrap().keys.unwrap().ak.as_slice().to_vec().try_into().unwrap();
+    let (what, why) = kind(sent.appraised_by(&m1, 0));
+    assert_eq!(what, RejectionKind::Signature);
+    assert!(why.starts_with("other-ak: "), "{why}");
+    let mut sent = good.clone();
+    let mut attest = sent.evidence.attest.as_slice().to_vec();
+    *attest.last_mut().unwrap() ^= 1;
+    sent.evidence.attest = attest.try_into().unwrap();
+    let (what, why) = kind(sent.appraised_by(&m1, 0));
+    assert_eq!(what, RejectionKind::Signature);
+    assert!(why.starts_with("signature: "), "{why}");
+    let mut sent = good.clone();
+    let mut pcrs = sent.evidence.pcrs.as_slice().to_vec();
+    pcrs.pop();
+    sent.evidence.pcrs = pcrs.try_into().unwrap();
+    assert_eq!(kind(sent.appraised_by(&m1, 0)).0, RejectionKind::Pcrs);
+    // A stranger with a good TPM is nobody.
+    let mut sent = good.clone();
+    sent.of =
+        RosterEntry::new("m2".parse().unwrap(), stranger.identity(), PlatformIdentity::default(), hardware());
+    assert_eq!(kind(sent.appraised_by(&m1, 0)).0, RejectionKind::Unknown);
+    assert_eq!(verdict(&m1, "m2", 0), "unknown", "evidence that cannot be believed ends a verdict");
+    m2.evidence(&m1, 0).appraised_by(&m1, 0).unwrap();
+    assert_eq!(verdict(&m1, "m2", 0), "trusted");
+}
+
+#[test]
+fn a_cut_or_rewritten_log_is_refused_and_so_is_an_extend_that_no_log_has() {
+    let (m1, m2) = joined();
+    m2.evidence(&m1, 1).appraised_by(&m1, 0).unwrap();
+    // Whole logs, as for somebody who has started again.
+    let m1 = m1.restart();
+    let good = m2.evidence(&m1, 0);
+    let own = |sent: &Sent| sent.logs.iter().position(|l| l.log == LogKind::Own).unwrap();
+    let mut cut = good.clone();
+    let at_own = own(&cut);
+    // The last entry: "communication".
+    let length = cut.logs[at_own].bytes.len() - (2 + "communication".len() + 32);
+    cut.logs[at_own].bytes.truncate(length);
+    assert_eq!(
+        kind(cut.appraised_by(&m1, 0)).0,
+        RejectionKind::Malformed,
+        "the evidence says how long it is"
+    );
+    cut.evidence.ends = vec![0, 0, length as u64].try_into().unwrap();
+    let (what, why) = kind(cut.appraised_by(&m1, 0));
+    assert_eq!(what, RejectionKind::Replay);
+    assert!(why.starts_with("pcr-mismatch: PCR 14") && why.contains("GTVP log entry 3"), "{why}");
+    assert_eq!(verdict(&m1, "m2", 0), "untrusted");
+    let mut rewritten = good.clone();
+    *rewritten.logs[at_own].bytes.last_mut().unwrap() ^= 1;
+    assert!(kind(rewritten.appraised_by(&m1, 0)).1.starts_with("pcr-mismatch"));
+    good.appraised_by(&m1, 0).unwrap();
+    assert_eq!(verdict(&m1, "m2", 0), "trusted");
+
+    // While a session goes on: what is new of the log, and a PCR that says more.
+    let m2 = extend_unlogged(m2);
+    let sent = m2.evidence(&m1, 1);
+    assert!(sent.logs.iter().all(|l| l.bytes.is_empty()), "nothing is new");
+    let (what, why) = kind(sent.appraised_by(&m1, 0));
+    assert_eq!(what, RejectionKind::Replay);
+    assert!(why.starts_with("pcr-mismatch"), "{why}");
+    assert_eq!(verdict(&m1, "m2", 0), "untrusted");
+    // It stays so: for a new session too, and by silence it does not become better.
+    assert_eq!(kind(m2.evidence(&m1, 0).appraised_by(&m1, 0)).0, RejectionKind::Replay);
+    assert_eq!(verdict(&m1, "m2", 3_600_000), "untrusted");
+}
+
+#[test]
+fn a_replaced_program_is_refused_by_its_entry_and_an_accepted_update_is_not() {
+    let (m1, m2) = joined();
+    let accept = |next| {
+        let written = m1.wish(Wish::AcceptReference { member: "m2".parse().unwrap(), next }).unwrap();
+        Server::decide(&written.entry, &[&m1], &[&m1, &m2]).unwrap();
+    };
+    m2.evidence(&m1, 1).appraised_by(&m1, 0).unwrap();
+    m2.actor.measure(measured(EntryKind::Binary, "security", 77)).unwrap();
+    let (what, why) = kind(m2.evidence(&m1, 2).appraised_by(&m1, 0));
+    assert_eq!(what, RejectionKind::Reference);
+    assert!(why.starts_with("own-entry: GTVP log entry 5 at byte"), "{why}");
+    let failed = m1.peers.show(&"m2".parse().unwrap(), at(0)).unwrap();
+    let row = failed.checks.iter().find(|c| c.outcome == "failed").unwrap();
+    assert_eq!(row.check, "own_entries");
+    assert!(row.detail.contains("GTVP log entry 5"), "{}", row.detail);
+    accept(true);
+    // Other reference values: all logs are judged again.
+    let whole = m2.evidence(&m1, 0);
+    assert!(whole.logs.iter().all(|l| l.from == 0));
+    whole.appraised_by(&m1, 0).unwrap();
+    let rows = m1.union.references().unwrap();
+    assert_eq!((rows[0].name.as_str(), rows[0].rules, rows[0].next), ("accepted-m2", 0, 1));
+    // Evidence that was asked for before reference values changed still counts, once.
+    let asked_before = m2.evidence(&m1, 1);
+    let retire = m1.wish(Wish::RetireReference { name: "accepted-m2".into() }).unwrap();
+    Server::decide(&retire.entry, &[&m1], &[&m1, &m2]).unwrap();
+    asked_before.appraised_by(&m1, 0).unwrap();
+    assert_eq!(kind(m2.evidence(&m1, 2).appraised_by(&m1, 0)).0, RejectionKind::Reference);
+}
+
+#[test]
+fn a_reset_tpm_is_noticed_within_a_session_and_begins_anew_with_another() {
+    let (m1, mut m2) = joined();
+    m2.evidence(&m1, 1).appraised_by(&m1, 0).unwrap();
+    m2.tpm.reset();
+    m2.boot();
+    let (what, why) = kind(m2.evidence(&m1, 2).appraised_by(&m1, 0));
+    assert_eq!(what, RejectionKind::TpmReset);
+    assert!(why.starts_with("tpm-reset: "), "{why}");
+    assert_eq!(verdict(&m1, "m2", 0), "untrusted");
+    // Another session: a machine may be started again, and shows itself whole.
+    let again = m2.evidence(&m1, 0);
+    assert!(again.logs.iter().all(|l| l.from == 0));
+    again.appraised_by(&m1, 0).unwrap();
+    assert_eq!(verdict(&m1, "m2", 0), "trusted");
+    // After a reset of which this member has not heard, the log may go on from the same bytes: they are replayed to other quotes.
+    m2.tpm.reset();
+    let same = m2.evidence(&m1, 0);
+    assert!(same.logs.iter().all(|l| l.from > 0));
+    same.appraised_by(&m1, 0).unwrap();
+    m2.tpm.reset();
+    m2.actor.measure(measured(EntryKind::Template, "tpm", 9)).unwrap();
+    let (what, why) = kind(m2.evidence(&m1, 0).appraised_by(&m1, 0));
+    assert_eq!(what, RejectionKind::Reference, "{why}");
+    assert!(why.contains("GTVP log entry 5"), "{why}");
+}
+
+#[test]
+fn who_is_silent_is_unknown_after_two_and_a_half_periods_and_never_untrusted() {
+    let (m1, m2) = joined();
+    m2.evidence(&m1, 1).appraised_by(&m1, 0).unwrap();
+    let row = |ms| m1.peers.members(at(ms)).unwrap().into_iter().find(|r| r.name == "m2").unwrap();
+    let now = row(5000);
+    assert_eq!((now.verdict.as_str(), now.attested_by.as_deref()), ("trusted", Some("m1")));
+    assert_eq!(now.next_attestation_ms, Some(NOW * 1000 + 2000));
+    let later = row(5001);
+    assert_eq!((later.verdict.as_str(), later.since_ms), ("unknown", Some(NOW * 1000 + 5000)));
+    m2.evidence(&m1, 2).appraised_by(&m1, 9000).unwrap();
+    assert_eq!((row(9000).verdict.as_str(), row(9000).since_ms), ("trusted", Some(NOW * 1000 + 9000)));
+    let shown = m1.peers.show(&"m2".parse().unwrap(), at(20_000)).unwrap();
+    assert!(shown.checks[0].detail.starts_with("it was trusted, and has not proven itself since"));
+}
+
+#[test]
+fn a_voter_ceases_to_vote_before_it_goes() {
+    let (m1, m2) = joined();
+    let all = [&m1, &m2];
+    let evict = || m1.wish(Wish::Evict { member: "m2".parse().unwrap(), reason: "gone".into() }).unwrap();
+    // m1 alone votes; to leave it hands over first, and the union goes on without it.
+    let first = m1.wish(Wish::Leave).unwrap();
+    assert!(first.about.contains("m2 votes first"), "{}", first.about);
+    Server::decide(&first.entry, &[&m1], &all).unwrap();
+    let second = m1.wish(Wish::Leave).unwrap();
+    assert!(second.about.contains("m1 ceases to vote"), "{}", second.about);
+    Server::decide(&second.entry, &[&m1, &m2], &all).unwrap();
+    assert_eq!(m2.union.show().unwrap().voters, ["m2"]);
+    assert!(evict().about.contains("m1 votes first"), "m2 is the only voter now");
+    let third = m1.wish(Wish::Leave).unwrap();
+    Server::decide(&third.entry, &[&m2], &all).unwrap();
+    assert_eq!(m2.union.show().unwrap().members, 1);
+    assert!(m1.union.now().0.union.is_some(), "as it had it last");
+    let refused = m1.wish(Wish::Token { expires_s: 60, ek: None, platform_identity: None }).unwrap_err();
+    assert_eq!(refused.kind, FaultKind::WrongState);
+    let (binding, ask) = m2.challenge(&m2, Role::Responder);
+    assert!(m2.quote(&binding, &ask).is_err());
+    // It may join again, with the same keys, and take the record of then for its own.
+    let token = token(&m2);
+    let (mut j, mut v) = enrolment(&m1, &m2, &token);
+    run(&mut j, &mut v);
+    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    assert_eq!(m1.view(), m2.view());
+    let about_m1 = m2.union.history(Some(&"m1".parse().unwrap())).unwrap();
+    let acts: Vec<_> = about_m1.iter().map(|r| r.act.as_str()).collect();
+    assert_eq!(acts.iter().filter(|a| **a == "admitted").count(), 2, "the one that it wrote, and its own");
+    assert!(acts.contains(&"left") && acts.contains(&"genesis"), "{acts:?}");
+}
+
+#[test]
+fn one_quote_answers_everybody_who_asks() {
+    let (m1, m2) = joined();
+    let asked: Vec<_> = (0..20).map(|_| m2.challenge(&m1, Role::Responder)).collect();
+    let challenges = asked
+        .iter()
+        .enumerate()
+        // Every other one holds nothing of the logs.
+        .map(|(i, (binding, ask))| Challenged {
+            binding: binding.clone(),
+            held: if i % 2 == 0 { ask.held.clone() } else { Default::default() },
+        })
+        .collect();
+    let quote = Quote { selection: asked[0].1.selection.clone(), challenges };
+    let (quoted, fd) = m2.peers.quote(&quote).unwrap();
+    for (i, (binding, ask)) in asked.into_iter().enumerate() {
+        let own = own_evidence(quoted.clone(), fd.try_clone().unwrap(), i);
+        assert_eq!(own.logs[0].from > 0, i % 2 == 0);
+        let evidence = sent(&own, 1);
+        let sent = Sent { of: m2.entry(), evidence, logs: own.logs, binding, ask };
+        sent.appraised_by(&m1, 0).unwrap();
+        if i % 2 == 1 {
+            // Another's path leads another leaf to it.
+            let mut other = sent.clone();
+            other.evidence.path.index ^= 1;
+            assert_eq!(kind(other.appraised_by(&m1, 0)).0, RejectionKind::BoundElsewhere);
+            // What was refused is not gone on from.
+            sent.appraised_by(&m1, 0).unwrap();
+        }
+    }
+    let none = Quote { challenges: Vec::new(), ..quote };
+    assert_eq!(m2.peers.quote(&none).unwrap_err().kind, FaultKind::Invalid);
+}
+
+/// A vendor's certificate, and the public area of the endorsement key that it is of.
+fn vendors() -> (Vec<u8>, Vec<u8>) {
+    let certificate = vector("st_sha256_with_rsa_der.der");
+    let mut roots = Roots::new();
+    roots.add(&vector("STM_RSA_05I.pem")).unwrap();
+    let EkKey::Rsa(modulus, _) = ek::verify(&certificate, &[], &roots, NOW as i64).unwrap().key else {
+        panic!("it is an RSA key")
+    };
+    let mut public = endorsement(EkKind::Rsa2048);
+    let unique = public.len() - modulus.len();
+    public[unique..].copy_from_slice(&modulus);
+    (certificate, public)
+}
+
+fn vector(name: &str) -> Vec<u8> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../appraisal/tests/vectors/ek");
+    std::fs::read(format!("{folder}/{name}")).unwrap()
+}
+
+#[test]
+fn a_tpm_is_hardware_by_a_certificate_that_leads_to_a_root_and_by_nothing_else() {
+    let (certificate, public) = vendors();
+    let m1 = Server::start("m1");
+    let own = m1.peers.own_keys().unwrap();
+    let appraise = |server: &Server, certificate: &[u8], ek: &[u8]| {
+        let mut keys = own.keys.clone().unwrap();
+        keys.ek = ek.to_vec().try_into().unwrap();
+        keys.ek_certificate = certificate.to_vec().try_into().unwrap();
+        server.peers.appraise_keys(&AppraiseKeys { keys, spki: own.identity.spki() }, at(0)).map(|k| k.kind)
+    };
+    assert_eq!(appraise(&m1, &certificate, &public), Ok(TpmKind::Software), "no roots are known");
+    let roots = |names: &[&str]| {
+        let tpm = SoftwareTpm::start();
+        std::fs::create_dir(tpm.state().join("ek-roots")).unwrap();
+        for name in names {
+            std::fs::write(tpm.state().join("ek-roots").join(name), vector(name)).unwrap();
+        }
+        std::fs::write(tpm.state().join("ek-roots/README"), "not a certificate").unwrap();
+        Server::over(tpm, "m1")
+    };
+    let vendors = roots(&["STM_RSA_05I.pem"]);
+    assert_eq!(appraise(&vendors, &certificate, &public), Ok(TpmKind::Hardware));
+    assert_eq!(appraise(&vendors, &[], &public), Ok(TpmKind::Software), "without a certificate");
+    let others = roots(&["NUVO_2110.pem"]);
+    assert_eq!(appraise(&others, &certificate, &public), Ok(TpmKind::Software), "it leads to none of these");
+    // A certificate of another key, or one that does not hold, is no mistake.
+    let ours = own.keys.as_ref().unwrap().ek.as_slice();
+    assert_eq!(kind(appraise(&vendors, &certificate, ours)).0, RejectionKind::Keys);
+    let mut forged = certificate.clone();
+    forged[200] ^= 1;
+    assert_eq!(kind(appraise(&vendors, &forged, &public)).0, RejectionKind::Keys);
+}
+
+#[test]
+fn an_updated_founder_is_accepted_by_whoever_is_its_administrator() {
+    let m1 = Server::start("m1");
+    m1.begin().unwrap();
+    let wish = || m1.wish(Wish::AcceptReference { member: "m1".parse().unwrap(), next: false });
+    assert!(wish().unwrap_err().causes[0].contains("was healthy"));
+    m1.actor.measure(measured(EntryKind::Binary, "security", 77)).unwrap();
+    let token = token(&m1);
+    let m2 = Server::start("m2");
+    let (mut j, mut v) = enrolment(&m2, &m1, &token);
+    run(&mut j, &mut v);
+    assert!(j.refusal().unwrap().contains("own-entry"), "a joiner looks at whom it joins: {:?}", j.refusal());
+    assert!(m2.union.known().unwrap().is_none());
+    let written = wish().unwrap();
+    Server::decide(&written.entry, &[&m1], &[&m1]).unwrap();
+    let (mut j, mut v) = enrolment(&m2, &m1, &token);
+    run(&mut j, &mut v);
+    assert_eq!((j.refusal(), v.refusal()), (None, None));
+}
+
+#[test]
+fn a_server_without_a_tpm_is_let_in_where_somebody_said_so_and_proves_nothing() {
+    let m1 = Server::start("m1");
+    m1.begin_with(true).unwrap();
+    let token = token(&m1);
+    let m2 = Server::without_tpm("m2");
+    let (mut j, mut v) = enrolment(&m2, &m1, &token);
+    run(&mut j, &mut v);
+    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    assert_eq!(m1.view(), m2.view());
+    let row = m1.peers.members(at(0)).unwrap().into_iter().find(|r| r.name == "m2").unwrap();
+    assert_eq!((row.tpm, row.verdict.as_str()), (TpmClass::None, "unknown"));
+    // It appraises others, writes entries, and neither quotes nor votes nor makes reference values.
+    m1.evidence(&m2, 0).appraised_by(&m2, 0).unwrap();
+    let made = m2.wish(Wish::Token { expires_s: 60, ek: None, platform_identity: None }).unwrap();
+    Server::decide(&made.entry, &[&m1], &[&m1, &m2]).unwrap();
+    let (binding, ask) = m2.challenge(&m1, Role::Responder);
+    assert_eq!(m2.quote(&binding, &ask).unwrap_err().kind, FaultKind::WrongState);
+    assert_eq!(m2.union.vote_again(at(0).unix()).unwrap_err().kind, FaultKind::Denied);
+    let kept = m1.peers.write_housekeeping(&WriteHousekeeping { reachable: vec![m2.id()] }, at(0)).unwrap();
+    assert_eq!(kept.entry, None);
+    // Where nobody said so, it stays out.
+    let m3 = Server::start("m3");
+    m3.begin().unwrap();
+    let token = self::token(&m3);
+    let m4 = Server::without_tpm("m4");
+    let (mut j, mut v) = enrolment(&m4, &m3, &token);
+    run(&mut j, &mut v);
+    assert!(v.refusal().unwrap().contains("does not take members whose TPM is NONE"));
+}

@@ -1,0 +1,83 @@
+//! Members that are not what they were, and members that are not wanted.
+
+use std::time::{Duration, Instant};
+
+use gtvp_e2e::{Lab, Member, SOON, signal, until};
+use rustix::process::Signal;
+
+use crate::join::{all_trust, made, verdict};
+
+/// From tampering to containment: with a period of 2 s, and a machine that does other things too.
+const CONTAINED: Duration = Duration::from_secs(10);
+
+/// The checks of `of` that failed, as `at` has them.
+fn failed(at: &Member, of: &str) -> Vec<String> {
+    let shown = at.json(&["member", "show", of]);
+    let checks = shown["checks"].as_array().expect("checks").clone();
+    checks.iter().filter(|c| c["outcome"] == "failed").map(ToString::to_string).collect()
+}
+
+/// Waits until `at` trusts `of` no more, which may take so long.
+fn contained(at: &Member, of: &str, begun: Instant) {
+    until("it is trusted no more", SOON, || (verdict(at, of) == "untrusted").then_some(()));
+    println!("    contained after {:.1} s: {:?}", begun.elapsed().as_secs_f32(), failed(at, of));
+    assert!(begun.elapsed() < CONTAINED, "{:?}", begun.elapsed());
+    assert!(!failed(at, of).is_empty());
+}
+
+/// Resets a member's software TPM: what a restart of a server is.
+fn reset(of: &Member) {
+    let tpm = of.processes(&["swtpm", "socket", "tpm.sock"]);
+    let pid = *tpm.first().expect("it has a software TPM");
+    signal(pid, Signal::KILL);
+}
+
+pub fn a_log_that_was_cut_costs_the_verdict(lab: &Lab) {
+    made(lab);
+    let (m1, m2, m3) = (lab.member(1), lab.member(2), lab.member(3));
+    // The log explains what the TPM has seen. Root can write to it; what is measured next shows that.
+    let log = m3.state().join("security/measured.log");
+    let whole = std::fs::read(&log).expect("the log of measurements");
+    std::fs::write(&log, &whole[..whole.len() / 2]).expect("it can be written");
+    let begun = Instant::now();
+    signal(m3.domain_pid("security").expect("it runs"), Signal::KILL);
+    contained(m1, "m3", begun);
+    contained(m2, "m3", begun);
+    // Its own word is no better: it does not come back by starting anything again.
+    signal(m3.domain_pid("communication").expect("it runs"), Signal::KILL);
+    until("it runs again", SOON, || m3.domain_pid("communication"));
+    std::thread::sleep(Duration::from_secs(4));
+    assert_ne!(verdict(m1, "m3"), "trusted");
+    // A restart of the server begins a new log.
+    reset(m3);
+    all_trust(&[m1, m2, m3]);
+}
+
+pub fn a_tpm_that_was_reset_proves_itself_anew(lab: &Lab) {
+    made(lab);
+    let (m1, m2, m3) = (lab.member(1), lab.member(2), lab.member(3));
+    let since = |at: &Member| {
+        let rows = at.json(&["member", "ls"]);
+        let row = rows.as_array().expect("an array").iter().find(|m| m["name"] == "m3").cloned();
+        row.and_then(|r| r["since_ms"].as_u64()).unwrap_or(0)
+    };
+    let before = since(m1);
+    reset(m3);
+    until("the verdict is another one", SOON, || (since(m1) > before).then_some(()));
+    all_trust(&[m1, m2, m3]);
+}
+
+pub fn a_member_is_evicted(lab: &Lab) {
+    made(lab);
+    let (m1, m2) = (lab.member(1), lab.member(2));
+    let epoch = m1.json(&["union", "show"])["epoch"].as_u64().expect("an epoch");
+    m2.ok(&["member", "evict", "m3", "--reason", "a test"]);
+    for m in [m1, m2] {
+        until("it is gone", SOON, || (verdict(m, "m3") == "no member").then_some(()));
+    }
+    assert_eq!(m1.json(&["union", "show"])["epoch"].as_u64(), Some(epoch + 1));
+    let history = m1.ok(&["member", "history", "m3"]);
+    assert!(history.contains("a test"), "{history}");
+    m1.refused(&["member", "evict", "m3"]);
+    m1.refused(&["member", "show", "m3"]);
+}

@@ -1,0 +1,110 @@
+//! Servers that become members, and some that do not.
+
+use gtvp_e2e::{Lab, Member, SOON, until};
+
+/// Period of the lab's attestations.
+pub const PERIOD: &str = "2s";
+
+/// The verdict that `of` has at `at`.
+pub fn verdict(at: &Member, of: &str) -> String {
+    let rows = at.json(&["member", "ls"]);
+    let row = rows.as_array().expect("an array").iter().find(|m| m["name"] == of).cloned();
+    row.map_or("no member".into(), |r| r["verdict"].as_str().expect("a verdict").to_owned())
+}
+
+/// Waits until each of these members holds every other one for trusted.
+pub fn all_trust(members: &[&Member]) {
+    for at in members {
+        for of in members.iter().filter(|m| m.name() != at.name()) {
+            until(&format!("{} trusts {}", at.name(), of.name()), SOON, || {
+                (verdict(at, of.name()) == "trusted").then_some(())
+            });
+        }
+    }
+}
+
+/// Has a union of all members, whatever was before.
+pub fn made(lab: &Lab) {
+    let (m1, m2, m3) = (lab.member(1), lab.member(2), lab.member(3));
+    if m1.gtvp(&["union", "show"]).code != 0 {
+        m1.ok(&["union", "init", "--name", "lab", "--allow-software-tpm", "--attest-every", PERIOD]);
+    }
+    for m in [m2, m3] {
+        if m.gtvp(&["union", "show"]).code != 0 {
+            let token = m1.ok(&["token", "create"]);
+            m.ok(&["join", "--quiet", token.trim()]);
+        }
+    }
+    all_trust(&[m1, m2, m3]);
+}
+
+pub fn servers_join_by_attestation(lab: &Lab) {
+    let (m1, m2, m3) = (lab.member(1), lab.member(2), lab.member(3));
+    let said = m1.refused(&["token", "create"]);
+    assert!(said.contains("gtvp union init"), "{said}");
+    m1.ok(&["union", "init", "--name", "lab", "--allow-software-tpm", "--attest-every", PERIOD]);
+    let token = m1.ok(&["token", "create"]);
+    assert!(token.starts_with("gtvp-join-"), "{token}");
+    let joined = m2.ok(&["join", token.trim()]);
+    assert!(joined.contains("lab"), "{joined}");
+    // The union is asked through any member: this token leads to the second one.
+    let token = m2.json(&["token", "create", "--expires", "10m"]);
+    assert_ne!(token["endpoint"], m1.json(&["token", "create"])["endpoint"]);
+    m3.ok(&["join", token["token"].as_str().expect("a token")]);
+    all_trust(&[m1, m2, m3]);
+    for m in [m1, m2, m3] {
+        let rows = m.json(&["member", "ls"]);
+        let rows = rows.as_array().expect("an array");
+        assert_eq!(rows.len(), 3, "{rows:?}");
+        assert!(rows.iter().all(|r| r["tpm"] == "software"), "{rows:?}");
+        let table = m.ok(&["member", "ls"]);
+        assert!(table.contains("SOFTWARE"), "a software TPM is marked: {table}");
+    }
+    let shown = m1.json(&["member", "show", "m2"]);
+    let checks = shown["checks"].as_array().expect("checks");
+    assert!(checks.iter().any(|c| c["outcome"] == "passed"), "{shown}");
+    let unmeasured = |c: &serde_json::Value| c.to_string().contains("files executed after boot");
+    assert!(checks.iter().any(|c| c["outcome"] == "not_checked" && unmeasured(c)), "{shown}");
+}
+
+pub fn what_does_not_fit_joins_nothing(lab: &Lab) {
+    made(lab);
+    let (m1, m2) = (lab.member(1), lab.member(2));
+    let before = m1.json(&["union", "show"]);
+    let token = m1.ok(&["token", "create"]);
+    let said = m2.refused(&["join", token.trim()]);
+    assert!(said.contains("already") && said.contains("union"), "{said}");
+    let said = m2.refused(&["join", "gtvp-join-nonsense"]);
+    assert!(said.contains("token"), "{said}");
+    let said = m1.refused(&["token", "create", "--ek", "nonsense"]);
+    assert!(said.contains("nonsense") || said.contains("digest"), "{said}");
+    let id = m1.json(&["token", "create"])["id"].as_str().expect("an id").to_owned();
+    m1.ok(&["token", "end", &id]);
+    m1.refused(&["token", "end", &"0".repeat(64)]);
+    let after = m1.json(&["union", "show"]);
+    assert_eq!((&before["members"], &before["id"]), (&after["members"], &after["id"]));
+}
+
+pub fn a_member_leaves_and_comes_back(lab: &Lab) {
+    made(lab);
+    let (m1, m3) = (lab.member(1), lab.member(3));
+    m3.ok(&["member", "leave"]);
+    until("m1 knows that m3 has left", SOON, || (verdict(m1, "m3") == "no member").then_some(()));
+    until("m3 knows it too", SOON, || (m3.gtvp(&["union", "show"]).code != 0).then_some(()));
+    let history = m1.json(&["member", "history", "m3"]);
+    let acts: Vec<&str> =
+        history.as_array().expect("an array").iter().map(|h| h["act"].as_str().expect("an act")).collect();
+    assert!(acts.contains(&"admitted") && acts.contains(&"left"), "{acts:?}");
+    // A token that is for another TPM is not for this one; the right one is.
+    let others = m1.json(&["member", "show"])["tpm"]["ek"].as_str().expect("an EK").to_owned();
+    let token = m1.ok(&["token", "create", "--ek", &others]);
+    let said = m3.refused(&["join", token.trim()]);
+    assert!(said.contains("TPM"), "{said}");
+    let own = m3.json(&["member", "show"])["tpm"]["ek"].as_str().expect("an EK").to_owned();
+    let token = m1.ok(&["token", "create", "--ek", &own]);
+    m3.ok(&["join", token.trim()]);
+    // It is used up.
+    let said = lab.member(2).refused(&["join", token.trim()]);
+    assert!(!said.is_empty());
+    all_trust(&[m1, lab.member(2), m3]);
+}

@@ -1,0 +1,170 @@
+//! What members that keep to the protocol come to.
+
+use super::*;
+
+/// `a`, `b` and `c` vote, `d` does not.
+pub fn three() -> Union {
+    let mut union = Union::of(&["a", "b", "c", "d"]);
+    union.voters("a", &["a", "b"]);
+    union.voters("a", &["a", "b", "c"]);
+    union
+}
+
+#[test]
+fn a_union_of_one_voter_decides_at_once_and_everybody_has_it() {
+    let mut union = Union::of(&["a", "b", "c"]);
+    let ticket = union.token("c", "p");
+    union.run(200);
+    assert_eq!(union.outcome("c", ticket), Some(&Proposal::Taken));
+    union.agree();
+}
+
+#[test]
+fn any_member_proposes_and_voters_decide() {
+    let mut union = three();
+    for (i, by) in ["a", "b", "c", "d"].into_iter().enumerate() {
+        let ticket = union.token(by, &format!("p{i}"));
+        union.run(1_500);
+        assert_eq!(union.outcome(by, ticket), Some(&Proposal::Taken), "{by}");
+    }
+    union.agree();
+}
+
+#[test]
+fn of_two_entries_for_one_place_one_is_taken_and_the_other_overtaken() {
+    let mut union = three();
+    let tickets = [("b", union.token("b", "p")), ("d", union.token("d", "q"))];
+    union.run(3_000);
+    let mut outcomes: Vec<_> = tickets.iter().map(|(n, t)| union.outcome(n, *t).cloned()).collect();
+    outcomes.sort_by_key(|o| o != &Some(Proposal::Taken));
+    assert_eq!(outcomes, [Some(Proposal::Taken), Some(Proposal::Overtaken)]);
+    union.agree();
+}
+
+#[test]
+fn without_its_leader_the_union_goes_on_and_the_leader_learns() {
+    let mut union = three();
+    let leader = union.leader().unwrap();
+    let gone = union.stop(leader);
+    let other = union.members.keys().copied().next().unwrap();
+    union.run(4_000);
+    let ticket = union.token(other, "p");
+    union.run(3_000);
+    assert_eq!(union.outcome(other, ticket), Some(&Proposal::Taken));
+    union.back(gone);
+    union.run(3_000);
+    union.agree();
+}
+
+#[test]
+fn a_minority_decides_nothing_says_so_and_comes_back() {
+    let mut union = three();
+    let leader = union.leader().unwrap();
+    let rest: Vec<_> = union.members.keys().copied().filter(|n| *n != leader).collect();
+    union.part(&[leader], &rest);
+    let ticket = union.token(leader, "p");
+    union.run(15_000);
+    assert!(matches!(union.outcome(leader, ticket), Some(Proposal::Unknown(_))));
+    assert!(union.members[leader].told("quorum.lost"), "{:?}", union.members[leader].told);
+    let other = union.token(rest[0], "q");
+    union.run(3_000);
+    assert_eq!(union.outcome(rest[0], other), Some(&Proposal::Taken));
+    union.heal();
+    union.run(5_000);
+    union.agree();
+    assert!(union.members[leader].told("quorum.regained"));
+}
+
+#[test]
+fn all_voters_may_stop_at_once() {
+    let mut union = three();
+    union.token("b", "p");
+    for _ in 0..8 {
+        if let Some((from, to, frame)) = union.wire.pop_front() {
+            let id = union.world.id(from);
+            union.event(to, Event::Frame(id, frame));
+        }
+    }
+    let gone: Vec<Member> = ["a", "b", "c"].into_iter().map(|n| union.stop(n)).collect();
+    union.run(1_000);
+    gone.into_iter().for_each(|m| union.back(m));
+    union.run(10_000);
+    union.agree();
+    let ticket = union.token("d", "q");
+    union.run(3_000);
+    assert_eq!(union.outcome("d", ticket), Some(&Proposal::Taken));
+}
+
+#[test]
+fn voters_go_the_leader_too_and_whoever_is_left_decides() {
+    let mut union = three();
+    let leader = union.leader().unwrap();
+    let left: Vec<&str> = ["a", "b", "c"].into_iter().filter(|n| *n != leader).collect();
+    let by = "d";
+    union.voters(by, &left);
+    union.run(5_000);
+    let last = left[1];
+    union.voters(by, &[last]);
+    union.run(5_000);
+    let others: Vec<&'static str> =
+        union.members.keys().copied().filter(|n| *n != last && *n != by).collect();
+    for other in others {
+        union.stop(other);
+    }
+    let ticket = union.token(by, "p");
+    union.run(3_000);
+    assert_eq!(union.outcome(by, ticket), Some(&Proposal::Taken), "{:?}", union.members[last].node);
+    union.agree();
+}
+
+#[test]
+fn a_head_stays_fresh_everywhere() {
+    let mut union = three();
+    union.run(120_000);
+    for member in union.members.values() {
+        assert!(member.keeper.follower().is_current(union.ctx().wall), "{}", member.name);
+        assert!(!member.told("record.not_current"), "{}", member.name);
+    }
+}
+
+#[test]
+fn who_was_away_long_pulls_and_votes_again() {
+    let mut union = three();
+    let gone = union.stop("c");
+    union.run(5_000);
+    for i in 0..60 {
+        let ticket = union.token("d", &format!("p{i}"));
+        union.run(1_500);
+        assert_eq!(union.outcome("d", ticket), Some(&Proposal::Taken), "{i} {:?}", union.numbers());
+    }
+    union.back(gone);
+    union.run(10_000);
+    union.agree();
+    let leader = union.leader().unwrap();
+    let needed = ["a", "b"].into_iter().find(|n| *n != leader).unwrap();
+    union.stop(needed);
+    union.run(5_000);
+    let ticket = union.token("d", "last");
+    union.run(5_000);
+    assert_eq!(
+        union.outcome("d", ticket),
+        Some(&Proposal::Taken),
+        "c's vote counts: {:?}",
+        union.members["c"].node
+    );
+}
+
+#[test]
+fn a_rule_refuses_for_everybody_and_the_next_entry_goes_in() {
+    let mut union = three();
+    let ticket = union.propose("d", Act::Admitted(World::admission("nobody")));
+    union.run(5_000);
+    assert!(
+        matches!(union.outcome("d", ticket), Some(Proposal::Refused(_))),
+        "{:?}",
+        union.outcome("d", ticket)
+    );
+    let ticket = union.token("d", "p");
+    union.run(3_000);
+    assert_eq!(union.outcome("d", ticket), Some(&Proposal::Taken));
+}
