@@ -21,7 +21,7 @@ use crate::clock;
 use crate::places::replace;
 use crate::security::Security;
 use crate::switch::Switch;
-use crate::union::Newest;
+use crate::union::{Newest, is_member};
 
 /// Inputs that wait: a link that has more waits, and with it its peer. Frames of CSP have up to 6 MiB.
 const WAITING: usize = 16;
@@ -257,14 +257,20 @@ impl Running {
     }
 
     fn union(&mut self, union: Option<Arc<OwnUnion>>) {
-        let Some(union) = union else {
+        let same = union.as_ref().is_some_and(|union| {
+            self.is_of(union.state.view.union)
+                && self.node.as_ref().is_some_and(|(_, u)| u.own.id() == union.own.id())
+        });
+        let Some(union) = union.clone().filter(|u| is_member(u)) else {
+            // It may be what was proposed here that has ended it.
+            if let Some(last) = union.filter(|_| same) {
+                self.on(Event::Union(Arc::new(last.state.clone())));
+            }
             self.node = None;
             self.proposals.clear();
             self.housekeeping = None;
             return;
         };
-        let same = self.is_of(union.state.view.union)
-            && self.node.as_ref().is_some_and(|(_, u)| u.own.id() == union.own.id());
         if same {
             if let Some((_, held)) = &mut self.node {
                 let entries = held.state.view.head != union.state.view.head;

@@ -157,7 +157,7 @@ impl Runtime {
     fn union_is(self: &Arc<Self>, union: Option<OwnUnion>) {
         let union = union.map(Arc::new);
         let own = union.as_ref().filter(|u| is_member(u)).cloned();
-        self.node.union(own.clone());
+        self.node.union(union.clone());
         // A link that hears of the union finds it everywhere.
         let members: BTreeSet<MemberId> =
             own.iter().flat_map(|u| u.state.view.members.keys().copied()).collect();
