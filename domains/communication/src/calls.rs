@@ -125,10 +125,7 @@ impl Calls {
 
     /// The record up to an entry, to be sent.
     pub fn read_record(&self, to: RecordHead) {
-        self.note(move |s| {
-            let read = said(s.read_record(0, MAX_RECORD));
-            Note::Record(read.and_then(|bytes| up_to(bytes, to)))
-        });
+        self.note(move |s| Note::Record(read_up_to(s, to)));
     }
 
     /// Fresh evidence of the peer is to be asked for: what for?
@@ -143,15 +140,27 @@ impl Calls {
     }
 }
 
-/// The record's beginning that ends with this entry: others may have come meanwhile.
-fn up_to(mut bytes: Vec<u8>, to: RecordHead) -> Result<Vec<u8>, String> {
+/// The record's beginning that ends with this entry: others may have come meanwhile. `security` gives it in parts.
+fn read_up_to(security: &dyn Security, to: RecordHead) -> Result<Vec<u8>, String> {
     let gone = || format!("the record does not have entry {} as it was", to.number);
+    let (mut bytes, mut entries) = (Vec::new(), 0u64);
     let (mut at, mut last) = (0usize, 0usize);
-    for _ in 0..=to.number {
-        let rest = bytes.get(at..).unwrap_or_default();
-        let length = rest.first_chunk::<4>().map(|l| u32::from_be_bytes(*l)).ok_or_else(gone)?;
-        last = at;
-        at = at.saturating_add(4).saturating_add(usize::try_from(length).unwrap_or(usize::MAX));
+    while entries <= to.number {
+        let part = said(security.read_record(entries, MAX_RECORD))?;
+        if part.is_empty() {
+            return Err(gone());
+        }
+        bytes.extend(part);
+        if bytes.len() as u64 > MAX_RECORD {
+            return Err("the record is longer than any joiner takes".into());
+        }
+        while at < bytes.len() && entries <= to.number {
+            let rest = bytes.get(at..).unwrap_or_default();
+            let length = rest.first_chunk::<4>().map(|l| u32::from_be_bytes(*l)).ok_or_else(gone)?;
+            last = at;
+            at = at.saturating_add(4).saturating_add(usize::try_from(length).unwrap_or(usize::MAX));
+            entries += 1;
+        }
     }
     let page = bytes.get(last..at).ok_or_else(gone)?;
     let page = page::split(page).map_err(|e| e.to_string())?;

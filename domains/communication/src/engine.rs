@@ -211,9 +211,9 @@ impl Engine {
     /// A link is over. Gives the member with which there is no channel any more.
     pub fn down(&mut self, link: LinkId, why: &str, now: Millis, chance: u64) -> Option<MemberId> {
         let gone = self.links.remove(&link)?;
-        let own = self.own?;
         let with = gone.channel.or(gone.dialled).or(gone.key_of)?;
-        let peer = self.peers.get_mut(&with)?;
+        // Of whoever is no member any more, everybody still hears that the channel is gone.
+        let (Some(own), Some(peer)) = (self.own, self.peers.get_mut(&with)) else { return gone.channel };
         let was_channel = peer.channel == Some(link);
         if peer.dialling == Some(link) {
             peer.dialling = None;

@@ -158,23 +158,25 @@ impl Runtime {
         let union = union.map(Arc::new);
         let own = union.as_ref().filter(|u| is_member(u)).cloned();
         self.node.union(union.clone());
+        // A link that hears of the union finds it everywhere.
+        let members: BTreeSet<MemberId> =
+            own.iter().flat_map(|u| u.state.view.members.keys().copied()).collect();
+        let mut ends = Vec::new();
+        match &own {
+            Some(own) => self.engine().union(own.own.id(), &members, clock::now()),
+            None => ends = self.engine().left(),
+        }
         self.newest.set(union);
-        // Whoever is out, or lost somebody, hears it by its own engine.
+        // Whoever is out, or lost somebody, hears it by its own engine first.
         self.switch.view_changed();
-        match own {
-            Some(own) => {
-                let members: BTreeSet<MemberId> = own.state.view.members.keys().copied().collect();
-                lock(&self.book).only(&members);
-                self.engine().union(own.own.id(), &members, clock::now());
-                self.listen();
-                self.changed.notify_all();
-            }
-            None => {
-                // Dropped, it closes.
-                drop(lock(&self.listening).take());
-                let ends = self.engine().left();
-                self.carry_out(ends);
-            }
+        self.carry_out(ends);
+        if own.is_some() {
+            lock(&self.book).only(&members);
+            self.listen();
+            self.changed.notify_all();
+        } else {
+            // Dropped, it closes.
+            drop(lock(&self.listening).take());
         }
     }
 

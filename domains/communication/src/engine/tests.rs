@@ -150,11 +150,12 @@ fn whoever_leaves_ends_everything_but_a_join() {
     e.up(channel, id(1));
     assert_eq!(e.left(), [Do::End(channel, "this server is in no union")]);
     assert!(e.peers().is_empty() && e.deadline().is_none());
+    assert_eq!(e.down(channel, "over", Millis(0), 0), Some(id(1)), "everybody hears of it");
     // Joined, its verifier is not dialled a second time.
     e.is(join, id(9));
     e.union(id(5), &[id(5), id(9)].into(), Millis(7));
     assert!(e.tick(Millis(7), place, 0).is_empty());
     assert!(e.up(join, id(9)).is_empty());
     assert_eq!(e.channel(id(9)), Some(join));
-    assert_eq!(e.up(channel, id(1)), [Do::End(channel, "it is no member any more")]);
+    assert_eq!(e.up(join, id(1)), [Do::End(join, "it is no member any more")]);
 }

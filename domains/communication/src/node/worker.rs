@@ -3,6 +3,7 @@
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Duration;
 
+use gtvp_ipc::security::OwnUnion;
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::FaultKind;
 use gtvp_model::union::{MemberId, UnionId};
@@ -55,10 +56,14 @@ pub fn run(
                     FaultKind::Denied | FaultKind::Invalid => NotTaken::Refused(f.to_string()),
                     _ => NotTaken::NotNow(f.to_string()),
                 });
-                if outcome.as_ref().is_ok_and(|new| *new > 0) {
-                    // The node hears of the union first.
-                    let end = offer.head.head.at.number;
-                    newest.wait(|u| (u.state.view.head.number >= end).then_some(()), TOLD);
+                if let Ok(new) = &outcome {
+                    // The node hears of the union first; of a new time too, if the union is told with it.
+                    let (end, most) = (offer.head.head, if *new > 0 { TOLD } else { TOLD / 10 });
+                    let has = |u: &OwnUnion| {
+                        let (number, time) = (u.state.view.head.number, u.state.head.head.time);
+                        (number, time) >= (end.at.number, end.time)
+                    };
+                    newest.wait(|u| has(u).then_some(()), most);
                 }
                 let outcome = outcome.map(|new| usize::try_from(new).unwrap_or(usize::MAX));
                 Event::Taken { from, outcome }

@@ -15,16 +15,19 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING};
 use aws_lc_rs::signature::{EcdsaKeyPair, KeyPair, UnparsedPublicKey};
-use gtvp_communication::node::Decides;
+use gtvp_communication::node::{Decides, Make, csp};
 use gtvp_communication::runtime::{Config, Runtime};
 use gtvp_ipc::security::OwnUnion;
 use gtvp_model::digest::Digest;
+use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::token::{Endpoint, JoinToken, TokenSecret};
 use gtvp_model::union::{
-    Admission, Hardware, Identity, KeyName, MemberId, P256_SPKI_HEAD, PlatformIdentity, RosterEntry,
-    TokenRecord, TpmKind, UnionSettings, UnixTime,
+    Admission, Hardware, Identity, KeyName, MemberId, P256_SPKI_HEAD, PlatformIdentity, RecordHead,
+    RosterEntry, TokenRecord, TpmKind, UnionSettings, UnixTime,
 };
 use gtvp_protocol::csp::entry::{Signatures, signed_content};
+use gtvp_protocol::csp::follow::OfferRefusal;
+use gtvp_protocol::csp::keeper::{Keeper, VoteRefusal};
 use gtvp_protocol::csp::node::{Command, Context, Event, Proposal, UnionState};
 use gtvp_protocol::csp::{Act, CoSigned, Committed, Entry, Follower, Head, Offer, Record, Signature};
 use gtvp_protocol::csp::{SignedEntry, Vote};
@@ -52,7 +55,11 @@ pub struct Ledger {
 pub struct World {
     ledger: Mutex<Ledger>,
     changed: Condvar,
-    founder: Arc<Keys>,
+    /// In whose name this is voted for.
+    voter: Arc<Keys>,
+    promised: Mutex<Option<RecordHead>>,
+    /// Each member has its own.
+    real: bool,
 }
 
 /// A TPM and what it has measured.
@@ -121,8 +128,19 @@ impl World {
         let head = co_signed(&founder, &record);
         let page = vec![Committed { entry, head: Some(head.clone()) }];
         let ledger = Ledger { page, follower: Follower::new(record), head, version: 0 };
-        let world = Self { ledger: Mutex::new(ledger), changed: Condvar::new(), founder: founder.clone() };
-        (Arc::new(world), founder)
+        (Arc::new(Self::of(ledger, &founder, false)), founder)
+    }
+
+    fn of(ledger: Ledger, voter: &Arc<Keys>, real: bool) -> Self {
+        let (ledger, voter) = (Mutex::new(ledger), voter.clone());
+        Self { ledger, changed: Condvar::new(), voter, promised: Mutex::default(), real }
+    }
+
+    /// A record of this member's own, as this one is now.
+    pub fn own_copy(&self, keys: &Arc<Keys>) -> Arc<Self> {
+        let now = self.ledger();
+        let (page, follower, head) = (now.page.clone(), now.follower.clone(), now.head.clone());
+        Arc::new(Self::of(Ledger { page, follower, head, version: 0 }, keys, true))
     }
 
     pub fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -137,18 +155,35 @@ impl World {
         signed(author, &Entry { union, number, previous, author: author.id(), time: now(), act })
     }
 
-    /// The head with this entry, co-signed.
-    pub fn vote(&self, entry: &SignedEntry) -> Result<(Head, Vote), String> {
-        let mut record = self.ledger().follower.record().clone();
-        record.apply(entry, &P256).map_err(|e| e.to_string())?;
-        let co = co_signed(&self.founder, &record);
-        Ok((co.head, co.votes.as_slice()[0].clone()))
+    fn keeper(&self) -> Keeper {
+        let record = self.ledger().follower.record().clone();
+        Keeper::new(self.voter.id(), record, *self.promised.lock().unwrap())
     }
 
-    pub fn take(&self, offer: &Offer) -> Result<usize, String> {
+    /// The head with this entry, signed.
+    pub fn vote(&self, entry: &SignedEntry) -> Result<(Head, Vote), Fault> {
+        let mut keeper = self.keeper();
+        let head = keeper.promise(entry, now(), &P256).map_err(|e| {
+            let never = matches!(e, VoteRefusal::Entry(_));
+            Fault::new(if never { FaultKind::Invalid } else { FaultKind::WrongState }, e.to_string())
+        })?;
+        *self.promised.lock().unwrap() = keeper.promised();
+        Ok((head, voted(&self.voter, head)))
+    }
+
+    /// The head as it is, signed anew.
+    pub fn vote_again(&self) -> Result<(Head, Vote), Fault> {
+        let refused = |e: VoteRefusal| Fault::new(FaultKind::WrongState, e.to_string());
+        let head = self.keeper().refresh(now()).map_err(refused)?;
+        Ok((head, voted(&self.voter, head)))
+    }
+
+    pub fn take(&self, from: MemberId, offer: &Offer) -> Result<usize, Fault> {
         let mut ledger = self.ledger();
-        let from = self.founder.id();
-        let new = ledger.follower.take(offer, from, now(), &P256).map_err(|e| e.to_string())?;
+        let new = ledger.follower.take(offer, from, now(), &P256).map_err(|e| {
+            let fork = matches!(e, OfferRefusal::Forked(_));
+            Fault::new(if fork { FaultKind::Integrity } else { FaultKind::Denied }, e.to_string())
+        })?;
         ledger.page.extend(Committed::of(offer));
         ledger.head = offer.head.clone();
         ledger.version += 1;
@@ -157,12 +192,21 @@ impl World {
         Ok(new)
     }
 
+    /// Another record in the place of this one.
+    fn replace(&self, page: Vec<Committed>, follower: Follower) {
+        let mut ledger = self.ledger();
+        let head = page.iter().rev().find_map(|c| c.head.clone()).unwrap();
+        *ledger = Ledger { page, follower, head, version: ledger.version + 1 };
+        drop(ledger);
+        self.changed.notify_all();
+    }
+
     /// Puts an entry into the record.
     pub fn write(&self, author: &Keys, act: Act) {
         let entry = self.next(author, act);
         let (head, vote) = self.vote(&entry).unwrap();
         let head = CoSigned { head, votes: vec![vote].try_into().unwrap() };
-        self.take(&Offer { entries: vec![entry], head }).unwrap();
+        self.take(author.id(), &Offer { entries: vec![entry], head }).unwrap();
     }
 
     /// A token that this endpoint answers for.
@@ -171,7 +215,7 @@ impl World {
         let level = PlatformIdentity::default();
         let record =
             TokenRecord { key: secret.key(), expires, ek: None, platform_identity: level, used_by: None };
-        let founder = self.founder.clone();
+        let founder = self.voter.clone();
         self.write(&founder, Act::TokenMade(record));
         let head = self.ledger().follower.record().view().head;
         let union = self.ledger().follower.record().view().union;
@@ -182,7 +226,7 @@ impl World {
         let nowhere = "192.0.2.1:1".parse().unwrap();
         let secret = self.token(nowhere, UnixTime(now().0 + 1000)).secret;
         let admission = Admission { member: keys.entry(), token: secret.key().id(), secret };
-        let founder = self.founder.clone();
+        let founder = self.voter.clone();
         self.write(&founder, Act::Admitted(admission));
     }
 
@@ -202,9 +246,11 @@ fn signed(author: &Keys, entry: &Entry) -> SignedEntry {
 
 fn co_signed(voter: &Keys, record: &Record) -> CoSigned {
     let head = Head { union: record.view().union, at: record.view().head, time: now() };
-    let vote =
-        Vote { voter: voter.id(), time: head.time, signature: voter.signature(&head.signed_content()) };
-    CoSigned { head, votes: vec![vote].try_into().unwrap() }
+    CoSigned { head, votes: vec![voted(voter, head)].try_into().unwrap() }
+}
+
+fn voted(voter: &Keys, head: Head) -> Vote {
+    Vote { voter: voter.id(), time: head.time, signature: voter.signature(&head.signed_content()) }
 }
 
 /// Who has heard a frame of CSP, from whom, how long.
@@ -283,6 +329,7 @@ pub struct Player {
     pub appraised: AtomicUsize,
     pub hangs: AtomicBool,
     pub forgets: AtomicBool,
+    learned: Mutex<Option<(Vec<Committed>, Follower)>>,
 }
 
 impl Player {
@@ -304,6 +351,7 @@ impl Player {
             appraised: AtomicUsize::new(0),
             hangs: AtomicBool::new(false),
             forgets: AtomicBool::new(false),
+            learned: Mutex::default(),
         };
         player.measure("good: start");
         Arc::new(player)
@@ -333,6 +381,17 @@ impl Player {
 
     fn becomes_member(&self) {
         self.member.store(true, Ordering::SeqCst);
+        self.changes();
+    }
+
+    /// Says that it is in no union any more.
+    pub fn leaves(&self) {
+        self.member.store(false, Ordering::SeqCst);
+        self.changes();
+    }
+
+    /// Has the union told anew.
+    pub fn changes(&self) {
         self.world.ledger().version += 1;
         self.world.changed.notify_all();
     }
@@ -366,13 +425,14 @@ impl Member {
 
     /// With what another one left in this folder.
     pub fn start_in(player: Arc<Player>, folder: PathBuf) -> Self {
+        let make: Make = if player.world.real { csp } else { alone };
         let config = Config {
             name: player.keys.name.parse().unwrap(),
             folder: folder.clone(),
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             endpoint: None,
         };
-        let runtime = Runtime::start(config, player.clone(), alone).unwrap();
+        let runtime = Runtime::start(config, player.clone(), make).unwrap();
         Self { player, runtime, folder }
     }
 

@@ -208,7 +208,9 @@ impl Security for Player {
             let page = page::split(record).map_err(|e| e.to_string())?;
             let follower = page::learn(what.union, &page, what.known, what.end, what.from, now(), &P256)
                 .map_err(|e| e.to_string())?;
-            Ok(Box::new(follower.record().view().clone()))
+            let view = follower.record().view().clone();
+            *self.learned.lock().unwrap() = Some((page, follower));
+            Ok(Box::new(view))
         };
         Ok(learn())
     }
@@ -218,34 +220,49 @@ impl Security for Player {
             return Err(fault("the disk is full"));
         }
         if matches!(what, Durable::Membership { .. }) {
+            if let (true, Some((page, follower))) = (self.world.real, self.learned.lock().unwrap().take()) {
+                self.world.replace(page, follower);
+            }
             self.becomes_member();
         }
         Ok(())
     }
 
+    /// In parts of a few entries.
     fn read_record(&self, from: u64, _most: u64) -> Result<Vec<u8>, Fault> {
         let ledger = self.world.ledger();
-        Ok(page::join(ledger.page.get(usize::try_from(from).unwrap()..).unwrap_or_default()))
+        let rest = ledger.page.get(usize::try_from(from).unwrap()..).unwrap_or_default();
+        Ok(page::join(rest.get(..3).unwrap_or(rest)))
     }
 
     fn write_admission(&self, what: &WriteAdmission) -> Result<SignedEntry, Fault> {
         Ok(self.world.next(&self.keys, Act::Admitted(what.admission.clone())))
     }
 
-    fn write_housekeeping(&self, _reachable: Vec<MemberId>) -> Result<Option<SignedEntry>, Fault> {
-        Ok(None)
+    /// Three vote, if there are three.
+    fn write_housekeeping(&self, reachable: Vec<MemberId>) -> Result<Option<SignedEntry>, Fault> {
+        let mut voters = self.world.ledger().follower.record().voters().clone();
+        let new = reachable.into_iter().find(|m| !voters.contains(m));
+        match new.filter(|_| self.world.real && voters.len() < 3) {
+            Some(new) => {
+                voters.insert(new);
+                Ok(Some(self.world.next(&self.keys, Act::Voters(voters))))
+            }
+            None => Ok(None),
+        }
     }
 
     fn vote_for(&self, entry: SignedEntry) -> Result<Voted, Fault> {
-        let (head, vote) = self.world.vote(&entry).map_err(|why| fault(&why))?;
+        let (head, vote) = self.world.vote(&entry)?;
         Ok(Voted { head, vote })
     }
 
     fn vote_again(&self) -> Result<Voted, Fault> {
-        Err(fault("nobody asks for it here"))
+        let (head, vote) = self.world.vote_again()?;
+        Ok(Voted { head, vote })
     }
 
-    fn take_offer(&self, _from: MemberId, offer: &Offer) -> Result<u64, Fault> {
-        self.world.take(offer).map(|new| new as u64).map_err(|why| fault(&why))
+    fn take_offer(&self, from: MemberId, offer: &Offer) -> Result<u64, Fault> {
+        self.world.take(from, offer).map(|new| new as u64)
     }
 }
