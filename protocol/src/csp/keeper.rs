@@ -31,6 +31,9 @@ pub enum VoteRefusal {
     /// This voter has given its word for another one.
     #[error("this voter has signed another entry {0}")]
     Promised(u64),
+    /// This voter has given its word for the entry that comes next: the head that it has may not be the last any more.
+    #[error("this voter has signed entry {0}, which others may have taken by now")]
+    GoesOn(u64),
 }
 
 /// See the module.
@@ -89,13 +92,17 @@ impl Keeper {
         Ok(Head { union: record.view().union, at, time: now })
     }
 
-    /// The head as it is, with a new time: nothing is promised that was not.
+    /// The head as it is, with a new time: nothing is promised that was not. As a majority has promised an entry before anybody takes
+    /// it, no majority puts a new time on the head before it from then on: what is current is what was last.
     ///
     /// # Errors
     /// [`VoteRefusal`].
     pub fn refresh(&self, now: UnixTime) -> Result<Head, VoteRefusal> {
         self.may_vote()?;
         let view = self.record().view();
+        let open = self.promised.filter(|p| p.number > view.head.number);
+        let number = open.map_or(0, |p| p.number);
+        check(Check::LastPromise, open.is_none(), || VoteRefusal::GoesOn(number))?;
         Ok(Head { union: view.union, at: view.head, time: now })
     }
 
@@ -143,6 +150,20 @@ mod tests {
         assert_eq!(refused, VoteRefusal::Promised(head.at.number));
         let control = without(Check::OnePromise, || again.clone().promise(&other, NOW, &Cheap));
         assert!(control.is_ok(), "{control:?}");
+    }
+
+    #[test]
+    fn who_has_signed_the_next_entry_does_not_say_that_this_one_is_the_last() {
+        let mut world = World::begin(&["a", "b"]);
+        let mut voter = keeper(&world, "a");
+        let before = world.record().view().head.number;
+        world.token("p");
+        let offer = world.offer(before, NOW);
+        let number = voter.promise(&offer.entries[0], NOW, &Cheap).unwrap().at.number;
+        assert_eq!(voter.refresh(NOW), Err(VoteRefusal::GoesOn(number)));
+        assert!(without(Check::LastPromise, || voter.refresh(NOW)).is_ok());
+        voter.take(&offer, world.id("a"), NOW, &Cheap).unwrap();
+        assert_eq!(voter.refresh(NOW).unwrap().at.number, number);
     }
 
     #[test]

@@ -216,13 +216,9 @@ impl Node {
     pub fn on(&mut self, event: Event, ctx: Context) -> Vec<Command> {
         self.now = self.now.max(ctx.now);
         self.wall = ctx.wall;
-        if let Event::NotPersisted(why) = event {
-            self.on_not_persisted(&why);
-        } else {
-            self.tick();
-            self.handle(event);
-            self.drive();
-        }
+        self.tick();
+        self.handle(event);
+        self.drive();
         self.commands()
     }
 

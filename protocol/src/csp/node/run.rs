@@ -133,7 +133,7 @@ impl Node {
         }
     }
 
-    pub(super) fn on_not_persisted(&mut self, why: &str) {
+    fn on_not_persisted(&mut self, why: &str) {
         self.tell("raft.disk", format!("what voters have agreed on cannot be written down: {why}"));
         self.timers.disk = Some(self.now.after(DISK));
         self.waits.voting = None;
@@ -172,7 +172,8 @@ impl Node {
                     self.send(to, Offered { offer });
                 }
             }
-            Event::NotPersisted(_) | Event::Tick => {}
+            Event::NotPersisted(why) => self.on_not_persisted(&why),
+            Event::Tick => {}
         }
     }
 
@@ -743,7 +744,7 @@ impl Node {
             self.begin_take(from, offer);
         } else if let Some(head) = self.is_voter().then(fresh).flatten() {
             self.begin_take(self.own, Offer { entries: Vec::new(), head });
-        } else if let Some((from, head)) = self.peers.newer(&union.head, view.head, self.now) {
+        } else if let Some((from, head)) = self.peers.newer(&union.head, &union.voters, view.head, self.now) {
             self.begin_take(from, Offer { entries: Vec::new(), head });
         }
     }
@@ -803,7 +804,10 @@ impl Node {
             }
         }
         let voter = self.is_voter();
-        let Some(order) = self.order.as_ref().filter(|_| voter) else { return };
+        let Some(order) = self.order.as_ref().filter(|_| voter) else {
+            (self.told.leaderless, self.told.no_quorum) = (None, false);
+            return;
+        };
         let (leads, term, leader) = (order.leads(), order.term(), order.leader());
         let deposed = !leads && leader == 0 && self.told.led == Some(term);
         self.told.led = leads.then_some(term).or(self.told.led.filter(|_| !deposed));
