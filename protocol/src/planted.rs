@@ -87,6 +87,8 @@ checks! {
     HeadSigned,
     /// A voter signs one entry a number.
     OnePromise,
+    /// A voter promises nothing under the highest number that its TPM remembers.
+    PromiseFloor,
     /// A voter that signed the next entry does not sign that this one is the last.
     LastPromise,
     /// What is taken is what the head is of.

@@ -145,7 +145,9 @@ impl World {
         self.after(wait, What::Fault);
         if self.config.story == Story::Rollback && self.old_disk.is_none() {
             if let Some(voter) = self.a_voter() {
-                self.old_disk = Some(self.members[voter].disk.clone());
+                let mut old = self.members[voter].disk.clone();
+                old.crash(&mut self.rng.fork());
+                self.old_disk = Some(old);
                 let half = self.config.faulty_ms / 2;
                 self.after(half, What::Mend(Mend::Disk(voter)));
             }

@@ -69,9 +69,11 @@ pub enum Bug {
 pub enum Story {
     /// Everybody keeps to the protocol: all invariants, and that the union goes on.
     Honest,
-    /// One voter lies, with its `security` and its keys: nobody else is fooled.
+    /// The `communication` of one voter of three lies, and its `security` does not: nobody else is fooled.
     Liar,
-    /// One voter's disk goes back to what it was: nobody else is fooled.
+    /// One voter of four lies, with its keys: nobody else is fooled. Of three it could have the other two take different entries.
+    Traitor,
+    /// One voter's disk goes back to what it was, and its TPM does not: nobody else is fooled.
     Rollback,
 }
 
@@ -103,6 +105,7 @@ impl Config {
         let voters = match story {
             Story::Honest => rng.pick(&[1, 2, 3, 3, 4, 5]).unwrap_or(3),
             Story::Liar | Story::Rollback => 3,
+            Story::Traitor => 4,
         };
         let members = voters + usize::try_from(rng.between(1, 3)).unwrap_or(1);
         let faulty_ms = rng.between(20, 90) * 1000;

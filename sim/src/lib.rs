@@ -4,7 +4,7 @@
 //! event for event. Nothing here has a real clock, thread, socket or file. HSP is not in it yet: channels come up between members
 //! that have each other in their records, with the grant that HSP would give.
 //!
-//! `gtvp-sim run SEED honest|liar|rollback [-v]` replays a run; `gtvp-sim soak --minutes N` looks for one that fails.
+//! `gtvp-sim run SEED honest|liar|traitor|rollback [-v]` replays a run; `gtvp-sim soak --minutes N` looks for one that fails.
 
 mod chaos;
 mod config;

@@ -1,9 +1,11 @@
-//! A voter that lies, with its keys: it has two entries decided, signs both, forges what it offers, makes heads newer than they are.
+//! A voter that lies: it has two entries decided, forges what it offers, makes heads newer than they are. A liar is a compromised
+//! `communication`: its `security` gives its word once. A traitor has its keys as well, and signs all it is asked to.
 
 use gtvp_protocol::csp::node::Message;
 use gtvp_protocol::csp::{Act, CoSigned, Entry, Head, SignedEntry};
 use gtvp_protocol::frame::Frame;
 
+use crate::config::Story;
 use crate::keys::{Keys, token};
 use crate::world::World;
 use gtvp_model::union::{RecordHead, UnixTime};
@@ -25,7 +27,7 @@ impl World {
                 }
                 raft.entries = entries.try_into().unwrap_or_default();
             }
-            Message::Voted(voted) if other_half => {
+            Message::Voted(voted) if other_half && self.config.story == Story::Traitor => {
                 let same = self.instead.get(&voted.head.at.hash).map(SignedEntry::hash);
                 if let Some(hash) = same {
                     voted.head.at.hash = hash;
@@ -39,7 +41,7 @@ impl World {
                     let Some(life) = &self.members[from].alive else { return vec![frame] };
                     let forged = self.forged(&keys, life.at());
                     let head = Head { at: forged.1, ..announce.head.head };
-                    announce.head = alone(&keys, head);
+                    announce.head = self.alone(&keys, head, &announce.head);
                 }
                 _ => {}
             },
@@ -47,7 +49,7 @@ impl World {
                 let Some(life) = &self.members[from].alive else { return vec![frame] };
                 let at = life.at();
                 let (entry, place) = self.forged(&keys, at);
-                let union = life.head.head.union;
+                let old = life.head.clone();
                 match (&mut offered.offer, self.rng.between(0, 2)) {
                     // An entry of its own under the voters' words for another.
                     (Some(offer), 0) => {
@@ -59,12 +61,11 @@ impl World {
                         if let Some(last) = offer.entries.last_mut() {
                             *last = self.other(&keys, last);
                             let at = RecordHead { hash: last.hash(), ..offer.head.head.at };
-                            offer.head = alone(&keys, Head { at, ..offer.head.head });
+                            offer.head = self.alone(&keys, Head { at, ..offer.head.head }, &offer.head);
                         }
                     }
                     (None, _) => {
-                        let time = life.head.head.time;
-                        let head = alone(&keys, Head { union, at: place, time });
+                        let head = self.alone(&keys, Head { at: place, ..old.head }, &old);
                         offered.offer = Some(gtvp_protocol::csp::Offer { entries: vec![entry], head });
                     }
                     _ => {}
@@ -102,10 +103,14 @@ impl World {
         let at = RecordHead { number: head.number + 1, hash: entry.hash() };
         (entry, at)
     }
-}
 
-/// A head that only the liar has signed, as often as it likes.
-fn alone(keys: &Keys, head: Head) -> CoSigned {
-    let vote = keys.vote(&head);
-    CoSigned { head, votes: vec![vote.clone(), vote.clone(), vote].try_into().unwrap_or_default() }
+    /// A head that no majority has signed: by the traitor alone, as often as it likes; or with what was signed for another.
+    fn alone(&self, keys: &Keys, head: Head, old: &CoSigned) -> CoSigned {
+        let vote = keys.vote(&head);
+        let votes = match self.config.story {
+            Story::Traitor => vec![vote.clone(), vote.clone(), vote].try_into().unwrap_or_default(),
+            _ => old.votes.clone(),
+        };
+        CoSigned { head, votes }
+    }
 }

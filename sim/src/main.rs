@@ -4,9 +4,13 @@ use std::time::{Duration, Instant};
 
 use gtvp_sim::{Config, Outcome, Story, run};
 
-const USAGE: &str = "gtvp-sim run SEED honest|liar|rollback [-v]\ngtvp-sim soak --minutes N [--seed FIRST]";
-const STORIES: [(&str, Story); 3] =
-    [("honest", Story::Honest), ("liar", Story::Liar), ("rollback", Story::Rollback)];
+const USAGE: &str = "gtvp-sim run SEED honest|liar|traitor|rollback [-v]\ngtvp-sim soak --minutes N [--seed FIRST]";
+const STORIES: [(&str, Story); 4] = [
+    ("honest", Story::Honest),
+    ("liar", Story::Liar),
+    ("traitor", Story::Traitor),
+    ("rollback", Story::Rollback),
+];
 
 fn main() -> std::process::ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

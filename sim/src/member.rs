@@ -46,6 +46,8 @@ pub struct Member {
     pub keys: Keys,
     /// Its files.
     pub disk: Disk,
+    /// The highest number that it has promised: its TPM's counter, which nothing sets back.
+    pub counter: u64,
     /// Seconds by which its clock is wrong.
     pub skew: i64,
     /// Counts starts: what was under way in an earlier life is void.
@@ -71,6 +73,7 @@ impl Member {
         Self {
             keys,
             disk,
+            counter: 0,
             skew: 0,
             life: 0,
             alive: None,
@@ -114,7 +117,7 @@ impl Member {
             record.apply(&committed.entry, &Cheap).map_err(|e| e.to_string())?;
         }
         let promised = self.disk.promise.read().and_then(promise_of);
-        let mut keeper = Keeper::new(self.id(), record, promised);
+        let mut keeper = Keeper::new(self.id(), record, promised).with_floor(self.counter);
         let mut head = journal.last().and_then(|c| c.head.clone()).ok_or("its end is not signed")?;
         let newer =
             self.disk.head.read().and_then(|b| gtvp_protocol::frame::wire::decode::<CoSigned>(b).ok());

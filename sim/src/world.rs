@@ -63,6 +63,7 @@ pub(crate) struct Done {
     events: Vec<Event>,
     seen: Option<Seen>,
     promise: bool,
+    promise_number: u64,
     record: bool,
 }
 
@@ -143,7 +144,7 @@ impl World {
         let ids = members.iter().enumerate().map(|(i, m)| (m.id(), i)).collect();
         let invariants = match config.story {
             Story::Honest => Invariants::all(WALL, config.faults.skew),
-            Story::Liar | Story::Rollback => Invariants::safety(WALL, config.faults.skew),
+            Story::Liar | Story::Traitor | Story::Rollback => Invariants::safety(WALL, config.faults.skew),
         };
         Self {
             rng: Rng::new(config.seed),
@@ -184,7 +185,7 @@ impl World {
         self.until(10_000 + 4_000 * self.config.voters as u64);
         self.faults = self.config.faults.clone();
         self.after(0, What::Fault);
-        if self.config.story == Story::Liar {
+        if matches!(self.config.story, Story::Liar | Story::Traitor) {
             self.liar = self.a_voter();
             if let Some(liar) = self.liar {
                 self.members[liar].exempt = true;
@@ -195,6 +196,11 @@ impl World {
         self.until(self.now + SETTLE);
         let taken = self.last_proposal();
         let heads = self.union_heads();
+        for m in 0..self.members.len() {
+            let raft = self.members[m].alive.as_ref().map(|l| l.node.raft());
+            let voters = self.members[m].alive.as_ref().map(|l| l.keeper.record().voters().len());
+            self.note(m, || format!("{voters:?} voters, raft: {raft:?}"));
+        }
         self.see(Seen::Settled { heads, proposal: taken });
     }
 
@@ -594,7 +600,11 @@ impl World {
             }
         };
         // Nobody hears of it before the disk has it.
-        let done = Done { events, seen: seen.filter(|_| !exempt), promise, record };
+        let promise_number = match &seen {
+            Some(Seen::Promised { at, .. }) => at.number,
+            _ => 0,
+        };
+        let done = Done { events, seen: seen.filter(|_| !exempt), promise, promise_number, record };
         let wait = self.rng.between(1, 12);
         self.after(wait, What::End(m, life_number, done));
     }
@@ -602,6 +612,7 @@ impl World {
     fn end(&mut self, m: usize, done: Done) {
         if done.promise {
             self.members[m].disk.promise.sync();
+            self.members[m].counter = self.members[m].counter.max(done.promise_number);
         }
         if done.record {
             self.members[m].disk.record.sync();

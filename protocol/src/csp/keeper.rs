@@ -31,6 +31,9 @@ pub enum VoteRefusal {
     /// This voter has given its word for another one.
     #[error("this voter has signed another entry {0}")]
     Promised(u64),
+    /// This voter's TPM remembers a promise that its disk does not.
+    #[error("this voter has signed an entry {0} and does not know which: its disk is older than its TPM")]
+    Forgotten(u64),
     /// This voter has given its word for the entry that comes next: the head that it has may not be the last any more.
     #[error("this voter has signed entry {0}, which others may have taken by now")]
     GoesOn(u64),
@@ -42,12 +45,19 @@ pub struct Keeper {
     own: MemberId,
     follower: Follower,
     promised: Option<RecordHead>,
+    floor: u64,
 }
 
 impl Keeper {
     /// With what is on the disk: the record, checked, and the last promise.
     pub fn new(own: MemberId, record: Record, promised: Option<RecordHead>) -> Self {
-        Self { own, follower: Follower::new(record), promised }
+        Self { own, follower: Follower::new(record), promised, floor: 0 }
+    }
+
+    /// With the highest number that was ever promised, by something that does not go back with the disk: a counter of the TPM. What
+    /// was promised under it and is not on the disk any more is not promised otherwise.
+    pub fn with_floor(self, floor: u64) -> Self {
+        Self { floor, ..self }
     }
 
     /// The record.
@@ -88,6 +98,8 @@ impl Keeper {
         let at = record.view().head;
         let free = self.promised.is_none_or(|p| p.number < at.number || p == at);
         check(Check::OnePromise, free, || VoteRefusal::Promised(at.number))?;
+        let known = at.number > self.floor || self.promised == Some(at);
+        check(Check::PromiseFloor, known, || VoteRefusal::Forgotten(at.number))?;
         self.promised = Some(at);
         Ok(Head { union: record.view().union, at, time: now })
     }
@@ -150,6 +162,22 @@ mod tests {
         assert_eq!(refused, VoteRefusal::Promised(head.at.number));
         let control = without(Check::OnePromise, || again.clone().promise(&other, NOW, &Cheap));
         assert!(control.is_ok(), "{control:?}");
+    }
+
+    #[test]
+    fn a_voter_whose_disk_has_gone_back_does_not_promise_again_what_it_forgot() {
+        let world = World::begin(&["a", "b"]);
+        let [one, other] = ["p", "q"].map(|t| {
+            let mut world = world.clone();
+            world.token(t);
+            world.offer(world.record().view().head.number - 1, NOW).entries.remove(0)
+        });
+        let number = keeper(&world, "a").promise(&one, NOW, &Cheap).unwrap().at.number;
+        let mut back = keeper(&world, "a").with_floor(number);
+        assert_eq!(back.promise(&other, NOW, &Cheap), Err(VoteRefusal::Forgotten(number)));
+        let control = without(Check::PromiseFloor, || back.clone().promise(&other, NOW, &Cheap));
+        assert!(control.is_ok(), "without the TPM's word it promises another: {control:?}");
+        assert!(keeper(&world, "a").with_floor(number - 1).promise(&other, NOW, &Cheap).is_ok());
     }
 
     #[test]

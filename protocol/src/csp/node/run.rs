@@ -187,11 +187,11 @@ impl Node {
         let was_voter = same.is_some_and(|b| b.voters.contains(&self.own));
         let news =
             same.is_none_or(|b| b.view.head != union.view.head || b.head.head.time < union.head.head.time);
-        for id in &union.voters {
-            self.ids.entry(raft_id(id)).or_insert(*id);
-        }
         let view = &union.view;
-        self.ids.retain(|_, m| view.members.contains_key(m));
+        if same.is_none_or(|b| b.view.members.len() != view.members.len() || b.view.epoch != view.epoch) {
+            self.ids = view.members.keys().map(|m| (raft_id(m), *m)).collect();
+        }
+        self.voted.extend(union.voters.iter().map(raft_id));
         self.peers.keep(|m| view.members.contains_key(m));
         if same.is_none_or(|b| b.view.head != view.head) {
             self.votes.advance(view.head);
@@ -494,8 +494,7 @@ impl Node {
             return;
         }
         let voters = union.voters.iter().map(raft_id).collect();
-        let known = self.ids.keys().copied().collect();
-        match order.step(id, raft, &voters, &known) {
+        match order.step(id, raft, &voters, &self.voted) {
             Ok(()) | Err(Unfit::Early(_)) => {}
             Err(Unfit::Wrong(why)) => self.wrong(from, why),
             // One of us was told things by a leader that lied, or has an older disk than it had.
