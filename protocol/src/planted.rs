@@ -87,6 +87,10 @@ checks! {
     HeadSigned,
     /// A voter signs one entry a number.
     OnePromise,
+    /// A voter promises nothing under the highest number that its TPM remembers.
+    PromiseFloor,
+    /// A voter that signed the next entry does not sign that this one is the last.
+    LastPromise,
     /// What is taken is what the head is of.
     HeadEntries,
     /// A head is not of a time to come.

@@ -23,6 +23,7 @@ const INSIDE: &[(&str, &[&str])] = &[
     ("gtvp-fetcher", &["gtvp-ipc", "gtvp-model"]),
     ("gtvp-guest-init", &["gtvp-model"]),
     ("gtvp-e2e", &["gtvp-model"]),
+    ("gtvp-sim", &["gtvp-model", "gtvp-protocol"]),
     ("xtask", &[]),
 ];
 

@@ -31,6 +31,12 @@ pub enum VoteRefusal {
     /// This voter has given its word for another one.
     #[error("this voter has signed another entry {0}")]
     Promised(u64),
+    /// This voter's TPM remembers a promise that its disk does not.
+    #[error("this voter has signed an entry {0} and does not know which: its disk is older than its TPM")]
+    Forgotten(u64),
+    /// This voter has given its word for the entry that comes next: the head that it has may not be the last any more.
+    #[error("this voter has signed entry {0}, which others may have taken by now")]
+    GoesOn(u64),
 }
 
 /// See the module.
@@ -39,12 +45,19 @@ pub struct Keeper {
     own: MemberId,
     follower: Follower,
     promised: Option<RecordHead>,
+    floor: u64,
 }
 
 impl Keeper {
     /// With what is on the disk: the record, checked, and the last promise.
     pub fn new(own: MemberId, record: Record, promised: Option<RecordHead>) -> Self {
-        Self { own, follower: Follower::new(record), promised }
+        Self { own, follower: Follower::new(record), promised, floor: 0 }
+    }
+
+    /// With the highest number that was ever promised, by something that does not go back with the disk: a counter of the TPM. What
+    /// was promised under it and is not on the disk any more is not promised otherwise.
+    pub fn with_floor(self, floor: u64) -> Self {
+        Self { floor, ..self }
     }
 
     /// The same with proof of a fork that is on the disk too: it votes for nothing and takes nothing.
@@ -91,17 +104,23 @@ impl Keeper {
         let at = record.view().head;
         let free = self.promised.is_none_or(|p| p.number < at.number || p == at);
         check(Check::OnePromise, free, || VoteRefusal::Promised(at.number))?;
+        let known = at.number > self.floor || self.promised == Some(at);
+        check(Check::PromiseFloor, known, || VoteRefusal::Forgotten(at.number))?;
         self.promised = Some(at);
         Ok(Head { union: record.view().union, at, time: now })
     }
 
-    /// The head as it is, with a new time: nothing is promised that was not.
+    /// The head as it is, with a new time: nothing is promised that was not. As a majority has promised an entry before anybody takes
+    /// it, no majority puts a new time on the head before it from then on: what is current is what was last.
     ///
     /// # Errors
     /// [`VoteRefusal`].
     pub fn refresh(&self, now: UnixTime) -> Result<Head, VoteRefusal> {
         self.may_vote()?;
         let view = self.record().view();
+        let open = self.promised.filter(|p| p.number > view.head.number);
+        let number = open.map_or(0, |p| p.number);
+        check(Check::LastPromise, open.is_none(), || VoteRefusal::GoesOn(number))?;
         Ok(Head { union: view.union, at: view.head, time: now })
     }
 
@@ -149,6 +168,36 @@ mod tests {
         assert_eq!(refused, VoteRefusal::Promised(head.at.number));
         let control = without(Check::OnePromise, || again.clone().promise(&other, NOW, &Cheap));
         assert!(control.is_ok(), "{control:?}");
+    }
+
+    #[test]
+    fn a_voter_whose_disk_has_gone_back_does_not_promise_again_what_it_forgot() {
+        let world = World::begin(&["a", "b"]);
+        let [one, other] = ["p", "q"].map(|t| {
+            let mut world = world.clone();
+            world.token(t);
+            world.offer(world.record().view().head.number - 1, NOW).entries.remove(0)
+        });
+        let number = keeper(&world, "a").promise(&one, NOW, &Cheap).unwrap().at.number;
+        let mut back = keeper(&world, "a").with_floor(number);
+        assert_eq!(back.promise(&other, NOW, &Cheap), Err(VoteRefusal::Forgotten(number)));
+        let control = without(Check::PromiseFloor, || back.clone().promise(&other, NOW, &Cheap));
+        assert!(control.is_ok(), "without the TPM's word it promises another: {control:?}");
+        assert!(keeper(&world, "a").with_floor(number - 1).promise(&other, NOW, &Cheap).is_ok());
+    }
+
+    #[test]
+    fn who_has_signed_the_next_entry_does_not_say_that_this_one_is_the_last() {
+        let mut world = World::begin(&["a", "b"]);
+        let mut voter = keeper(&world, "a");
+        let before = world.record().view().head.number;
+        world.token("p");
+        let offer = world.offer(before, NOW);
+        let number = voter.promise(&offer.entries[0], NOW, &Cheap).unwrap().at.number;
+        assert_eq!(voter.refresh(NOW), Err(VoteRefusal::GoesOn(number)));
+        assert!(without(Check::LastPromise, || voter.refresh(NOW)).is_ok());
+        voter.take(&offer, world.id("a"), NOW, &Cheap).unwrap();
+        assert_eq!(voter.refresh(NOW).unwrap().at.number, number);
     }
 
     #[test]

@@ -163,8 +163,10 @@ pub struct Node {
     union: Option<Arc<UnionState>>,
     loaded: Option<log::Loaded>,
     order: Option<order::Order>,
-    /// Raft's ids of those who are or were voters.
+    /// Members by their ids in Raft.
     ids: BTreeMap<u64, MemberId>,
+    /// Raft's ids of those who vote or did.
+    voted: BTreeSet<u64>,
     /// Entries that Raft has decided and the record has not, in Raft's order.
     decided: VecDeque<run::Decided>,
     /// Entries that a rule of the record refuses: they are decided about, and never taken.
@@ -198,6 +200,7 @@ impl Node {
             loaded,
             order: None,
             ids: BTreeMap::new(),
+            voted: BTreeSet::new(),
             decided: VecDeque::new(),
             dead: VecDeque::new(),
             votes: votes::Votes::default(),
@@ -216,13 +219,9 @@ impl Node {
     pub fn on(&mut self, event: Event, ctx: Context) -> Vec<Command> {
         self.now = self.now.max(ctx.now);
         self.wall = ctx.wall;
-        if let Event::NotPersisted(why) = event {
-            self.on_not_persisted(&why);
-        } else {
-            self.tick();
-            self.handle(event);
-            self.drive();
-        }
+        self.tick();
+        self.handle(event);
+        self.drive();
         self.commands()
     }
 
@@ -234,6 +233,11 @@ impl Node {
     /// Whether this member leads the voters now.
     pub fn leads(&self) -> bool {
         self.order.as_ref().is_some_and(order::Order::leads)
+    }
+
+    /// How this member's Raft stands, for people.
+    pub fn raft(&self) -> String {
+        self.order.as_ref().map_or_else(|| "does not vote".into(), |o| format!("{o:?}"))
     }
 
     fn commands(&mut self) -> Vec<Command> {

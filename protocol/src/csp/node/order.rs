@@ -263,19 +263,23 @@ impl Order {
         if !self.leads() || self.raft.raft.has_pending_conf() {
             return false;
         }
-        if !voters.contains(&self.own) {
-            // Who goes hands over first: nobody could tell the rest that it was allowed to.
-            let to = voters
-                .iter()
-                .find(|v| self.raft.raft.prs().get(**v).is_some_and(|p| p.recent_active) && have.contains(v));
-            if let (Some(to), None) = (to, self.raft.raft.lead_transferee) {
-                self.raft.transfer_leader(*to);
+        let mut go = have.difference(voters).filter(|v| **v != self.own).map(|v| (false, *v));
+        let mut come = voters.difference(&have).map(|v| (true, *v));
+        let change = if voters.contains(&self.own) {
+            // Who goes may be gone already: it is not to be counted on when somebody comes.
+            go.next().or_else(|| come.next())
+        } else {
+            // Who leads and goes hands over first: nobody could tell the rest that it was allowed to.
+            let active = |v: &&u64| self.raft.raft.prs().get(**v).is_some_and(|p| p.recent_active);
+            if let Some(to) = voters.intersection(&have).find(active) {
+                if self.raft.raft.lead_transferee.is_none() {
+                    self.raft.transfer_leader(*to);
+                }
+                return false;
             }
-            return false;
-        }
-        let go = have.difference(voters).map(|v| (false, *v));
-        let come = voters.difference(&have).map(|v| (true, *v));
-        if let Some((add, node)) = go.chain(come).next() {
+            come.next()
+        };
+        if let Some((add, node)) = change {
             let change = ConfChange { node_id: node, change_type: change_type(add), ..ConfChange::default() };
             // Refused by the library: a change is under way, or we lead no more; the next tick sees.
             let _ = self.raft.propose_conf_change(change_context(add, node), change);

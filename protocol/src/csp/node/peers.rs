@@ -124,9 +124,22 @@ impl Peers {
     }
 
     /// A head of the number that we have, which says something new: another time, or another entry.
-    pub fn newer(&self, ours: &CoSigned, head: RecordHead, now: Millis) -> Option<(MemberId, CoSigned)> {
+    pub fn newer(
+        &self,
+        ours: &CoSigned,
+        voters: &BTreeSet<MemberId>,
+        head: RecordHead,
+        now: Millis,
+    ) -> Option<(MemberId, CoSigned)> {
+        // By those who vote now: where the last entry changed who votes, those who voted before say nothing more of it.
+        let by_these = |a: &CoSigned| {
+            let voters = a.votes.as_slice().iter().map(|v| v.voter).filter(|v| voters.contains(v));
+            voters.collect::<BTreeSet<_>>().len()
+        };
         let new = |a: &&CoSigned| {
-            a.head.at.number == head.number && (a.head.at.hash != head.hash || a.head.time > ours.head.time)
+            a.head.at.number == head.number
+                && (a.head.at.hash != head.hash || a.head.time > ours.head.time)
+                && by_these(a) > voters.len() / 2
         };
         let of = |(id, p): (&MemberId, &Peer)| {
             let announced = p.announced.as_ref().filter(new)?;

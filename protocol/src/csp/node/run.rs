@@ -135,7 +135,7 @@ impl Node {
         }
     }
 
-    pub(super) fn on_not_persisted(&mut self, why: &str) {
+    fn on_not_persisted(&mut self, why: &str) {
         self.tell("raft.disk", format!("what voters have agreed on cannot be written down: {why}"));
         self.timers.disk = Some(self.now.after(DISK));
         self.waits.voting = None;
@@ -174,7 +174,8 @@ impl Node {
                     self.send(to, Offered { offer });
                 }
             }
-            Event::NotPersisted(_) | Event::Tick => {}
+            Event::NotPersisted(why) => self.on_not_persisted(&why),
+            Event::Tick => {}
         }
     }
 
@@ -188,12 +189,12 @@ impl Node {
         let was_voter = same.is_some_and(|b| b.voters.contains(&self.own));
         let news =
             same.is_none_or(|b| b.view.head != union.view.head || b.head.head.time < union.head.head.time);
-        for id in &union.voters {
-            self.ids.entry(raft_id(id)).or_insert(*id);
-        }
         let view = &union.view;
         self.part(before.as_deref(), &union);
-        self.ids.retain(|_, m| view.members.contains_key(m));
+        if same.is_none_or(|b| b.view.members.len() != view.members.len() || b.view.epoch != view.epoch) {
+            self.ids = view.members.keys().map(|m| (raft_id(m), *m)).collect();
+        }
+        self.voted.extend(union.voters.iter().map(raft_id));
         self.peers.keep(|m| view.members.contains_key(m));
         if same.is_none_or(|b| b.view.head != view.head) {
             self.votes.advance(view.head);
@@ -511,8 +512,7 @@ impl Node {
             return;
         }
         let voters = union.voters.iter().map(raft_id).collect();
-        let known = self.ids.keys().copied().collect();
-        match order.step(id, raft, &voters, &known) {
+        match order.step(id, raft, &voters, &self.voted) {
             Ok(()) | Err(Unfit::Early(_)) => {}
             Err(Unfit::Wrong(why)) => self.wrong(from, why),
             // One of us was told things by a leader that lied, or has an older disk than it had.
@@ -761,7 +761,7 @@ impl Node {
             self.begin_take(from, offer);
         } else if let Some(head) = self.is_voter().then(fresh).flatten() {
             self.begin_take(self.own, Offer { entries: Vec::new(), head });
-        } else if let Some((from, head)) = self.peers.newer(&union.head, view.head, self.now) {
+        } else if let Some((from, head)) = self.peers.newer(&union.head, &union.voters, view.head, self.now) {
             self.begin_take(from, Offer { entries: Vec::new(), head });
         }
     }
@@ -824,7 +824,10 @@ impl Node {
             }
         }
         let voter = self.is_voter();
-        let Some(order) = self.order.as_ref().filter(|_| voter) else { return };
+        let Some(order) = self.order.as_ref().filter(|_| voter) else {
+            (self.told.leaderless, self.told.no_quorum) = (None, false);
+            return;
+        };
         let (leads, term, leader) = (order.leads(), order.term(), order.leader());
         let deposed = !leads && leader == 0 && self.told.led == Some(term);
         self.told.led = leads.then_some(term).or(self.told.led.filter(|_| !deposed));

@@ -1,0 +1,27 @@
+//! A voter promises one entry a number, whatever it forgets (docs/spec/csp.md, "A voter gives its word once").
+
+use std::collections::BTreeMap;
+
+use gtvp_model::digest::Digest;
+
+use super::{Invariant, Seen};
+
+/// What each voter has promised.
+#[derive(Default)]
+pub struct OnePromise(BTreeMap<(usize, u64), Digest>);
+
+impl Invariant for OnePromise {
+    fn name(&self) -> &'static str {
+        "a voter gives its word once"
+    }
+
+    fn see(&mut self, seen: &Seen, _: u64) -> Result<(), String> {
+        let Seen::Promised { voter, at } = seen else { return Ok(()) };
+        let before = self.0.entry((*voter, at.number)).or_insert(at.hash);
+        if *before == at.hash {
+            Ok(())
+        } else {
+            Err(format!("m{voter} has promised two entries {}", at.number))
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! gtvp-sim: the record among members (`gtvp_protocol::csp`) on a seeded network, clock and disk.
+//!
+//! The nodes and keepers are the product's, with cheap signatures in place of the TPM's; no check is replaced. One seed is one run,
+//! event for event. Nothing here has a real clock, thread, socket or file. HSP is not in it yet: channels come up between members
+//! that have each other in their records, with the grant that HSP would give.
+//!
+//! `gtvp-sim run SEED honest|liar|traitor|rollback [-v]` replays a run; `gtvp-sim soak --minutes N` looks for one that fails.
+
+mod chaos;
+mod config;
+mod disk;
+mod invariant;
+mod keys;
+mod lies;
+mod member;
+mod rng;
+mod work;
+mod world;
+
+pub use config::{Bug, Config, Faults, Story};
+pub use invariant::Violation;
+pub use world::{Outcome, run};

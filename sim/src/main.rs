@@ -1,0 +1,86 @@
+//! `gtvp-sim`: replays one run, or looks for one that fails for as long as it is told to.
+
+use std::time::{Duration, Instant};
+
+use gtvp_sim::{Config, Outcome, Story, run};
+
+const USAGE: &str = "gtvp-sim run SEED honest|liar|traitor|rollback [-v]\ngtvp-sim soak --minutes N [--seed FIRST]";
+const STORIES: [(&str, Story); 4] = [
+    ("honest", Story::Honest),
+    ("liar", Story::Liar),
+    ("traitor", Story::Traitor),
+    ("rollback", Story::Rollback),
+];
+
+fn main() -> std::process::ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let good = match args.as_slice() {
+        ["run", seed, story, rest @ ..] => {
+            let verbose = rest.first() == Some(&"-v");
+            match (seed.parse(), STORIES.iter().find(|(n, _)| n == story)) {
+                (Ok(seed), Some((name, story))) => one(seed, name, *story, verbose),
+                _ => usage(),
+            }
+        }
+        ["soak", "--minutes", minutes, rest @ ..] => {
+            let first = match rest {
+                ["--seed", seed] => seed.parse().ok(),
+                [] => Some(0),
+                _ => None,
+            };
+            match (minutes.parse(), first) {
+                (Ok(minutes), Some(first)) => soak(minutes, first),
+                _ => usage(),
+            }
+        }
+        _ => usage(),
+    };
+    if good { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
+}
+
+fn usage() -> bool {
+    eprintln!("{USAGE}");
+    false
+}
+
+fn one(seed: u64, name: &str, story: Story, verbose: bool) -> bool {
+    let config = Config { verbose, ..Config::of(seed, story) };
+    println!("{config:#?}");
+    let start = Instant::now();
+    let outcome = run(&config);
+    println!("{outcome:#?}");
+    println!("{:.0} × real time", outcome.ms as f64 / 1000.0 / start.elapsed().as_secs_f64());
+    told(seed, name, &outcome)
+}
+
+fn told(seed: u64, name: &str, outcome: &Outcome) -> bool {
+    let Some(violation) = &outcome.violation else { return true };
+    println!(
+        "gtvp-sim run {seed} {name}: at {} ms: {}: {}",
+        violation.at, violation.invariant, violation.what
+    );
+    false
+}
+
+fn soak(minutes: u64, first: u64) -> bool {
+    let (start, limit) = (Instant::now(), Duration::from_secs(minutes * 60));
+    let (mut runs, mut ms, mut bad) = (0u64, 0u64, 0u64);
+    for seed in first.. {
+        for (name, story) in STORIES {
+            let outcome = run(&Config::of(seed, story));
+            runs += 1;
+            ms += outcome.ms;
+            bad += u64::from(!told(seed, name, &outcome));
+        }
+        if start.elapsed() >= limit {
+            break;
+        }
+    }
+    let (hours, real) = (ms as f64 / 3_600_000.0, start.elapsed().as_secs_f64());
+    println!(
+        "{runs} runs, {hours:.1} simulated hours, {:.0} × real time, {bad} failed",
+        hours * 3600.0 / real
+    );
+    bad == 0
+}
