@@ -434,7 +434,10 @@ impl World {
         let member = &mut self.members[m];
         let (life_number, Some(life)) = (member.life, &mut member.alive) else { return };
         if life.node.deadline().is_some_and(|d| life.born + d.0 <= now) {
-            return self.violate("a node rests until something happens", format!("m{m} wants to be woken in the past"));
+            return self.violate(
+                "a node rests until something happens",
+                format!("m{m} wants to be woken in the past"),
+            );
         }
         let Some(at) = life.node.deadline().map(|d| (life.born + d.0).max(now + 1)) else { return };
         if life.timer.is_none_or(|t| t > at) {
