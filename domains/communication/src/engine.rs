@@ -134,7 +134,11 @@ impl Engine {
 
     /// We dial this member, or a stranger by a token.
     pub fn dials(&mut self, whom: Option<MemberId>) -> LinkId {
-        self.link(whom, None)
+        let link = self.link(whom, None);
+        if let Some(peer) = whom.and_then(|w| self.peers.get_mut(&w)) {
+            peer.dialling = Some(link);
+        }
+        link
     }
 
     fn link(&mut self, dialled: Option<MemberId>, address: Option<IpAddr>) -> LinkId {
@@ -253,9 +257,8 @@ impl Engine {
                 peer.problem.get_or_insert_with(|| "nobody has said where it is".into());
                 continue;
             };
-            let (link, way) = (LinkId(self.last + 1), way.clone());
-            peer.dialling = Some(link);
-            dials.push(Do::Dial(self.link(Some(id), None), id, way));
+            let way = way.clone();
+            dials.push(Do::Dial(self.dials(Some(id)), id, way));
         }
         dials
     }
