@@ -433,3 +433,31 @@ fn an_offer_that_a_crash_has_cut_is_taken_again_whole() {
     assert_eq!(behind.view().head, after.head);
     assert_eq!(behind.restart().view().tokens, after.tokens);
 }
+
+#[test]
+fn nobody_shuts_out_the_server_that_they_stand_at() {
+    let m1 = founder();
+    let retire = |name: &str| m1.wish(Wish::RetireReference { name: name.into() });
+    let refused = retire("founder").unwrap_err();
+    assert_eq!(refused.kind, FaultKind::WrongState);
+    assert!(
+        refused.message.contains("this very server") && refused.causes[0].contains("no reference values")
+    );
+    let manifest = |name: &str, files: &str| {
+        let demands = serde_json::json!({ "boot": null, "files": files, "own": null });
+        let rules: [u8; 0] = [];
+        serde_json::json!({
+            "name": name, "version": 1, "issued": 0, "demands": demands, "required_parts": [], "rules": rules,
+        })
+        .to_string()
+    };
+    let refused = m1.wish(Wish::Reference { manifest: manifest("ima", "required") }).unwrap_err();
+    assert!(refused.causes[0].contains("IMA log"), "{refused:?}");
+    // Control: what keeps it healthy may come and go.
+    let written = m1.wish(Wish::Reference { manifest: manifest("ima", "may_be_absent") }).unwrap();
+    Server::decide(&written.entry, &[&m1], &[&m1]).unwrap();
+    let written = retire("ima").unwrap();
+    Server::decide(&written.entry, &[&m1], &[&m1]).unwrap();
+    assert_eq!(m1.union.references().unwrap().len(), 1);
+    assert_eq!(retire("ima").unwrap_err().kind, FaultKind::WrongState, "it is gone");
+}

@@ -2,10 +2,11 @@
 //! after the last entry: whoever is overtaken has it written anew.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gtvp_appraisal::appraise::Failure;
-use gtvp_appraisal::reference::{Manifest, Status, rule_accepting};
+use gtvp_appraisal::appraise::{Failure, State};
+use gtvp_appraisal::reference::{Manifest, ReferenceSet, Status, rule_accepting};
 use gtvp_ipc::security::{Housekeeping, Wish, Written, WrittenToken};
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::MemberName;
@@ -13,7 +14,7 @@ use gtvp_model::token::{TokenId, TokenSecret};
 use gtvp_model::union::{Admission, EkDigest, MemberId, PlatformIdentity, TokenRecord, UnixTime};
 use gtvp_model::unionview::ReferenceRow;
 use gtvp_protocol::csp::act::MAX_NAME;
-use gtvp_protocol::csp::{Act, SignedEntry};
+use gtvp_protocol::csp::{Act, Entry, SignedEntry};
 
 use super::housekeeping::{self, Candidate};
 use super::{Kept, Known, Union};
@@ -63,11 +64,13 @@ impl Union {
                 let read = read.and_then(|m| serde_json::from_str::<Manifest>(m).map_err(|e| e.to_string()));
                 let manifest = read.map_err(|why| invalid("that is no manifest of reference values", why))?;
                 let about = format!("reference values {} {} count", manifest.name, manifest.version);
-                self.manifest(manifest, about, now)
+                let written = self.manifest(manifest, about, now)?;
+                self.keeps_us(&written.entry, now).map(|()| written)
             }
             Wish::RetireReference { name } => {
                 let about = format!("reference values {name} count no more");
-                self.act(Act::ReferenceRetired { name: name.clone() }, about, now)
+                let written = self.act(Act::ReferenceRetired { name: name.clone() }, about, now)?;
+                self.keeps_us(&written.entry, now).map(|()| written)
             }
         }
     }
@@ -263,6 +266,36 @@ impl Union {
         let keys = self.own_keys()?;
         let (name, manifest) = reference::signed(&self.platform, keys.in_tpm()?, &manifest)?;
         self.act(Act::ReferenceAccepted { name, manifest }, about, now)
+    }
+
+    /// That this member is still healthy with this entry, if it is without: nobody shuts out the very server that they stand at, and with
+    /// it perhaps the voters who could take it back.
+    fn keeps_us(&self, signed: &SignedEntry, now: UnixTime) -> Result<(), Fault> {
+        let keys = self.own_keys()?;
+        let Some(tpm) = &keys.tpm else { return Ok(()) };
+        let entry = Entry::decode(signed.entry.as_slice())
+            .map_err(|e| Fault::internal("this member's own entry cannot be read", &e))?;
+        let before = self.read(|kept| Ok(kept.book.clone()))?;
+        let mut after = before.clone();
+        after.note(&entry);
+        let now = i64::try_from(now.0).unwrap_or(i64::MAX);
+        let healthy = |set: Result<Arc<ReferenceSet>, String>| match set {
+            Ok(set) => reference::own_verdict(&self.platform, tpm, &set, now),
+            Err(why) => Err(Fault::new(FaultKind::WrongState, why)),
+        };
+        let with = match healthy(after.set()) {
+            Ok(verdict) if verdict.state == State::Trusted => return Ok(()),
+            Ok(verdict) => verdict.failed.first().map_or_else(String::new, ToString::to_string),
+            Err(fault) => fault.message,
+        };
+        match healthy(before.set()) {
+            Ok(verdict) if verdict.state == State::Trusted => {
+                Err(Fault::new(FaultKind::WrongState, "this very server would be healthy no more")
+                    .because(with)
+                    .hint("have other reference values count first: gtvp reference accept"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The reference values that count.
