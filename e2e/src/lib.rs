@@ -6,6 +6,7 @@
 
 pub mod bench;
 pub mod runner;
+pub mod union;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -238,6 +239,27 @@ impl Member {
             .filter(|(_, uid)| *uid == 0)
             .map(|(pid, _)| pid)
             .min()
+    }
+
+    /// Starts the member again from the binaries and the topology in this folder, which is laid out like `build/`.
+    pub fn run_from(&self, folder: &Path, members: u8) {
+        let lock = self.socket.with_file_name("keeper.lock");
+        let keeper = std::fs::read_to_string(lock).expect("the keeper's lock");
+        let keeper: i32 = keeper.trim().parse().expect("a process id");
+        signal(keeper, rustix::process::Signal::TERM);
+        until("its keeper is gone", SOON, || (!Path::new(&format!("/proc/{keeper}")).exists()).then_some(()));
+        let up = Command::new(folder.join("gtvp"))
+            .args(["lab", "up", "--name", &self.lab, "--members", &members.to_string(), "--dir"])
+            .arg(&self.dir)
+            .stdin(Stdio::null())
+            .output();
+        let up = ran(up.expect("gtvp runs"));
+        assert_eq!(up.code, 0, "{} does not come up: {}{}", self.name, up.out, up.err);
+    }
+
+    /// The socket of its software TPM. Root of the server can use it, as root can use everything.
+    pub fn tpm_socket(&self) -> PathBuf {
+        self.socket.with_file_name("sockets").join("tpm/tpm.sock")
     }
 
     /// Removes a box whatever it does.

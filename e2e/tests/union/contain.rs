@@ -1,11 +1,12 @@
 //! Members that are not what they were, and members that are not wanted.
 
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use gtvp_e2e::{Lab, Member, SOON, signal, until};
+use gtvp_e2e::union::{all_trust, extend, made, reset, verdict};
+use gtvp_e2e::{Lab, Member, SOON, build_dir, signal, until};
 use rustix::process::Signal;
-
-use crate::join::{all_trust, made, verdict};
 
 /// From tampering to containment: with a period of 2 s, and a machine that does other things too.
 const CONTAINED: Duration = Duration::from_secs(10);
@@ -23,13 +24,6 @@ fn contained(at: &Member, of: &str, begun: Instant) {
     println!("    contained after {:.1} s: {:?}", begun.elapsed().as_secs_f32(), failed(at, of));
     assert!(begun.elapsed() < CONTAINED, "{:?}", begun.elapsed());
     assert!(!failed(at, of).is_empty());
-}
-
-/// Resets a member's software TPM: what a restart of a server is.
-fn reset(of: &Member) {
-    let tpm = of.processes(&["swtpm", "socket", "tpm.sock"]);
-    let pid = *tpm.first().expect("it has a software TPM");
-    signal(pid, Signal::KILL);
 }
 
 pub fn a_log_that_was_cut_costs_the_verdict(lab: &Lab) {
@@ -64,6 +58,67 @@ pub fn a_tpm_that_was_reset_proves_itself_anew(lab: &Lab) {
     let before = since(m1);
     reset(m3);
     until("the verdict is another one", SOON, || (since(m1) > before).then_some(()));
+    all_trust(&[m1, m2, m3]);
+}
+
+/// A copy of `build/`, in which something will be changed.
+fn copy(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("gtvp-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder).expect("a folder");
+    for file in std::fs::read_dir(build_dir()).expect("build/").flatten() {
+        std::fs::copy(file.path(), folder.join(file.file_name())).expect("a copy");
+    }
+    folder
+}
+
+fn append(file: &Path, what: &[u8]) {
+    let mut file = std::fs::OpenOptions::new().append(true).open(file).expect("it can be written");
+    file.write_all(what).expect("it can be written");
+}
+
+pub fn a_replaced_program_costs_the_verdict_until_it_is_accepted(lab: &Lab) {
+    made(lab);
+    let (m1, m2, m3) = (lab.member(1), lab.member(2), lab.member(3));
+    let folder = copy("replaced");
+    append(&folder.join("gtvp-drivers"), b"\0");
+    let begun = Instant::now();
+    m3.run_from(&folder, 3);
+    contained(m1, "m3", begun + Duration::from_secs(5));
+    assert!(failed(m1, "m3").concat().contains("drivers"), "the program is named");
+    // An update is accepted by whoever may change the union, on any member.
+    let said = m2.ok(&["reference", "accept", "m3"]);
+    assert!(!said.is_empty());
+    all_trust(&[m1, m2, m3]);
+    // What was healthy before still is.
+    m3.run_from(&build_dir(), 3);
+    all_trust(&[m1, m2, m3]);
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
+pub fn a_changed_topology_costs_the_verdict(lab: &Lab) {
+    made(lab);
+    let (m1, m2, m3) = (lab.member(1), lab.member(2), lab.member(3));
+    let folder = copy("topology");
+    append(&folder.join("topology.toml"), b"# more\n");
+    let begun = Instant::now();
+    m3.run_from(&folder, 3);
+    contained(m1, "m3", begun + Duration::from_secs(5));
+    assert!(failed(m1, "m3").concat().contains("topology.toml"), "the file is named");
+    // Undone it is not forgotten: the log of this life of the TPM has it.
+    m3.run_from(&build_dir(), 3);
+    until("m1 hears of m3 again", SOON, || (verdict(m1, "m3") == "untrusted").then_some(()));
+    reset(m3);
+    all_trust(&[m1, m2, m3]);
+    let _ = std::fs::remove_dir_all(&folder);
+}
+
+pub fn an_extend_that_no_log_has_costs_the_verdict(lab: &Lab) {
+    made(lab);
+    let (m1, m2, m3) = (lab.member(1), lab.member(2), lab.member(3));
+    let begun = extend(m3);
+    contained(m1, "m3", begun);
+    reset(m3);
     all_trust(&[m1, m2, m3]);
 }
 

@@ -1,42 +1,7 @@
 //! Servers that become members, and some that do not.
 
-use gtvp_e2e::{Lab, Member, SOON, until};
-
-/// Period of the lab's attestations.
-pub const PERIOD: &str = "2s";
-
-/// The verdict that `of` has at `at`.
-pub fn verdict(at: &Member, of: &str) -> String {
-    let rows = at.json(&["member", "ls"]);
-    let row = rows.as_array().expect("an array").iter().find(|m| m["name"] == of).cloned();
-    row.map_or("no member".into(), |r| r["verdict"].as_str().expect("a verdict").to_owned())
-}
-
-/// Waits until each of these members holds every other one for trusted.
-pub fn all_trust(members: &[&Member]) {
-    for at in members {
-        for of in members.iter().filter(|m| m.name() != at.name()) {
-            until(&format!("{} trusts {}", at.name(), of.name()), SOON, || {
-                (verdict(at, of.name()) == "trusted").then_some(())
-            });
-        }
-    }
-}
-
-/// Has a union of all members, whatever was before.
-pub fn made(lab: &Lab) {
-    let (m1, m2, m3) = (lab.member(1), lab.member(2), lab.member(3));
-    if m1.gtvp(&["union", "show"]).code != 0 {
-        m1.ok(&["union", "init", "--name", "lab", "--allow-software-tpm", "--attest-every", PERIOD]);
-    }
-    for m in [m2, m3] {
-        if m.gtvp(&["union", "show"]).code != 0 {
-            let token = m1.ok(&["token", "create"]);
-            m.ok(&["join", "--quiet", token.trim()]);
-        }
-    }
-    all_trust(&[m1, m2, m3]);
-}
+use gtvp_e2e::union::{PERIOD, all_trust, made, verdict};
+use gtvp_e2e::{Lab, SOON, until};
 
 pub fn servers_join_by_attestation(lab: &Lab) {
     let (m1, m2, m3) = (lab.member(1), lab.member(2), lab.member(3));

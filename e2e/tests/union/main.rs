@@ -19,6 +19,15 @@ fn main() -> ExitCode {
             ("a_member_that_was_away_catches_up", record::a_member_that_was_away_catches_up),
             ("a_log_that_was_cut_costs_the_verdict", contain::a_log_that_was_cut_costs_the_verdict),
             ("a_tpm_that_was_reset_proves_itself_anew", contain::a_tpm_that_was_reset_proves_itself_anew),
+            (
+                "a_replaced_program_costs_the_verdict_until_it_is_accepted",
+                contain::a_replaced_program_costs_the_verdict_until_it_is_accepted,
+            ),
+            ("a_changed_topology_costs_the_verdict", contain::a_changed_topology_costs_the_verdict),
+            (
+                "an_extend_that_no_log_has_costs_the_verdict",
+                contain::an_extend_that_no_log_has_costs_the_verdict,
+            ),
             ("a_member_leaves_and_comes_back", join::a_member_leaves_and_comes_back),
             ("a_member_is_evicted", contain::a_member_is_evicted),
         ],

@@ -1,10 +1,9 @@
 //! The record: the same on every member, whoever was away.
 
+use gtvp_e2e::union::{all_trust, made};
 use gtvp_e2e::{Lab, Member, SOON, signal, until};
 use rustix::process::Signal;
 use serde_json::Value;
-
-use crate::join::{all_trust, made};
 
 fn head(at: &Member) -> Value {
     at.json(&["union", "show"])["head"].clone()
