@@ -43,7 +43,14 @@ impl Union {
             // `Invalid`: a rule of the record, which every voter sees in the same way.
             let refused =
                 |why: String| Fault::new(FaultKind::Invalid, "no voter takes this entry").because(why);
+            let not_now =
+                |why: String| Fault::new(FaultKind::Denied, "this member does not vote for it").because(why);
             let entry = Entry::decode(signed.entry.as_slice()).map_err(|e| refused(e.to_string()))?;
+            // Whoever asks may not have heard yet how far the record has come, perhaps by this very entry.
+            let head = kept.record().view().head;
+            if entry.number != head.number.saturating_add(1) || entry.previous != head.hash {
+                return Err(not_now(format!("it does not follow entry {}, which is the last", head.number)));
+            }
             // What every voter sees in the same way: or one would have promised what another never takes.
             if let Act::ReferenceAccepted { name, manifest } = &entry.act {
                 let takes = kept.book.would_take(name, manifest, entry.author);
@@ -51,7 +58,7 @@ impl Union {
             }
             let head = kept.keeper.promise(signed, now, &Ecdsa).map_err(|e| match e {
                 VoteRefusal::Entry(e) => refused(causes(&e)),
-                e => Fault::new(FaultKind::Denied, "this member does not vote for it").because(causes(&e)),
+                e => not_now(causes(&e)),
             })?;
             self.disk
                 .promise(head.at)
