@@ -169,6 +169,8 @@ fn a_voter_promises_one_entry_a_number_also_after_it_was_killed() {
     // Control: the same again, and then the record goes on.
     Server::decide(&one, &[&m1], &[&m1]).unwrap();
     assert_eq!(m1.head().hash, one.hash());
+    let late = m1.union.vote_for(&one, at(0).unix()).unwrap_err();
+    assert_eq!(late.kind, FaultKind::Denied, "it is in the record: nobody says that it never will be");
     Server::decide(&token(&m1), &[&m1], &[&m1]).unwrap();
     assert_eq!(m1.head().number, 3);
 

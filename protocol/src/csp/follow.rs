@@ -147,17 +147,55 @@ impl Follower {
         now: UnixTime,
         signatures: &dyn Signatures,
     ) -> Result<usize, OfferRefusal> {
+        let taken = self.admissible(offer, now, signatures).and_then(|()| {
+            if offer.entries.is_empty() {
+                // A head and nothing else: it changes the record last, or not at all.
+                return advance(&mut self.record, offer, signatures);
+            }
+            let mut record = self.record.clone();
+            advance(&mut record, offer, signatures)?;
+            self.record = record;
+            Ok(())
+        });
+        match taken {
+            Ok(()) => Ok(offer.entries.len()),
+            Err(Stop::Refused(refusal)) => Err(refusal),
+            Err(Stop::Contradicts) => Err(self.forked(offer, from)),
+        }
+    }
+
+    /// The same for whoever has no use for a record that an offer was refused for: from a disk, or from somebody who is joined. Its record
+    /// is not copied.
+    ///
+    /// # Errors
+    /// [`OfferRefusal`].
+    pub fn grown(
+        mut self,
+        offer: &Offer,
+        now: UnixTime,
+        signatures: &dyn Signatures,
+    ) -> Result<Self, OfferRefusal> {
+        let taken = self.admissible(offer, now, signatures);
+        match taken.and_then(|()| advance(&mut self.record, offer, signatures)) {
+            Ok(()) => Ok(self),
+            Err(Stop::Refused(refusal)) => Err(refusal),
+            Err(Stop::Contradicts) => Err(OfferRefusal::Forked(offer.head.head.at.number)),
+        }
+    }
+
+    /// What is looked at before any of its entries.
+    fn admissible(&self, offer: &Offer, now: UnixTime, signatures: &dyn Signatures) -> Result<(), Stop> {
         if let Some(fork) = &self.fork {
-            return Err(OfferRefusal::Forked(fork.theirs.head.at.number));
+            return Err(OfferRefusal::Forked(fork.theirs.head.at.number).into());
         }
         if offer.entries.len() > MAX_ENTRIES {
-            return Err(OfferRefusal::TooMany(offer.entries.len()));
+            return Err(OfferRefusal::TooMany(offer.entries.len()).into());
         }
         let ours = self.record.view().head;
         let theirs = offer.head.head;
         if theirs.at.number < ours.number {
             // What the member has is at least as new; a record does not go back.
-            return Err(OfferRefusal::Old { theirs: theirs.at.number, ours: ours.number });
+            return Err(OfferRefusal::Old { theirs: theirs.at.number, ours: ours.number }.into());
         }
         let in_time = theirs.time.0 <= now.0.saturating_add(MAX_LEAD);
         check(Check::HeadTime, in_time, || OfferRefusal::Ahead { theirs: theirs.time, now })?;
@@ -168,38 +206,49 @@ impl Follower {
             check(Check::HeadMajority, false, || OfferRefusal::Head(bad))?;
         }
         let contradicts = theirs.at.number == ours.number && theirs.at.hash != ours.hash;
-        if contradicts && offer.entries.is_empty() {
-            return Err(self.forked(offer, from));
-        }
-        let mut record = self.record.clone();
-        for (i, signed) in offer.entries.iter().enumerate() {
-            let number = record.view().head.number.saturating_add(1);
-            let voters = record.voters().clone();
-            match record.apply(signed, signatures) {
-                Ok(()) => {}
-                // Only a chain that leads to what a majority has signed proves anything.
-                Err(Refusal::Fork(_)) if i == 0 && is_chain(offer) => return Err(self.forked(offer, from)),
-                Err(refusal) => return Err(OfferRefusal::Entry { number, refusal }),
-            }
-            let last = i + 1 == offer.entries.len();
-            check(Check::VotersLast, last || voters == *record.voters(), || {
-                OfferRefusal::VotersInside(number)
-            })?;
-        }
-        let end = record.view().head;
-        if end.number != theirs.at.number {
-            return Err(OfferRefusal::HeadElsewhere { head: theirs.at.number, end: end.number });
-        }
-        check(Check::HeadEntries, end.hash == theirs.at.hash, || OfferRefusal::OtherEntries)?;
-        record.timed(theirs.time);
-        self.record = record;
-        Ok(offer.entries.len())
+        if contradicts && offer.entries.is_empty() { Err(Stop::Contradicts) } else { Ok(()) }
     }
 
     fn forked(&mut self, offer: &Offer, from: MemberId) -> OfferRefusal {
         self.fork = Some(Fork { ours: self.record.view().head, theirs: offer.head.clone(), from });
         OfferRefusal::Forked(offer.head.head.at.number)
     }
+}
+
+/// Why an offer is not taken, before it is told.
+enum Stop {
+    Refused(OfferRefusal),
+    Contradicts,
+}
+
+impl From<OfferRefusal> for Stop {
+    fn from(refusal: OfferRefusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// Adds an offer's entries, and notes its time. If it is refused, the record may have some of them.
+fn advance(record: &mut Record, offer: &Offer, signatures: &dyn Signatures) -> Result<(), Stop> {
+    let theirs = offer.head.head;
+    for (i, signed) in offer.entries.iter().enumerate() {
+        let number = record.view().head.number.saturating_add(1);
+        let voters = record.voters().clone();
+        match record.apply(signed, signatures) {
+            Ok(()) => {}
+            // Only a chain that leads to what a majority has signed proves anything.
+            Err(Refusal::Fork(_)) if i == 0 && is_chain(offer) => return Err(Stop::Contradicts),
+            Err(refusal) => return Err(OfferRefusal::Entry { number, refusal }.into()),
+        }
+        let last = i + 1 == offer.entries.len();
+        check(Check::VotersLast, last || voters == *record.voters(), || OfferRefusal::VotersInside(number))?;
+    }
+    let end = record.view().head;
+    if end.number != theirs.at.number {
+        return Err(OfferRefusal::HeadElsewhere { head: theirs.at.number, end: end.number }.into());
+    }
+    check(Check::HeadEntries, end.hash == theirs.at.hash, || OfferRefusal::OtherEntries)?;
+    record.timed(theirs.time);
+    Ok(())
 }
 
 /// Whether the entries lead, each to the next, to the head.
@@ -255,6 +304,26 @@ mod tests {
         assert_eq!(*follower.record(), world.record_at(NOW));
         assert!(follower.is_current(UnixTime(NOW.0 + CURRENT)));
         assert!(!follower.is_current(UnixTime(NOW.0 + CURRENT + 1)), "17: frozen updates are not current");
+    }
+
+    #[test]
+    fn a_record_that_is_not_copied_is_the_same_or_none() {
+        let (mut world, mut follower) = union();
+        let from = follower.record().view().head.number;
+        world.token("e");
+        let offer = world.offer(from, NOW);
+        let grown = follower.clone().grown(&offer, NOW, &Cheap).unwrap();
+        follower.take(&offer, world.id("a"), NOW, &Cheap).unwrap();
+        assert_eq!(grown.record(), follower.record());
+        let mut cut = offer.clone();
+        cut.entries.pop();
+        let (_, fresh) = union();
+        assert!(matches!(fresh.grown(&cut, NOW, &Cheap), Err(OfferRefusal::HeadElsewhere { .. })));
+        let mut world = world.clone();
+        world.undo();
+        world.evict("c");
+        let other = Offer { entries: Vec::new(), ..world.offer(from, NOW) };
+        assert!(matches!(grown.grown(&other, NOW, &Cheap), Err(OfferRefusal::Forked(_))));
     }
 
     #[test]

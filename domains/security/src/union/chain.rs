@@ -64,7 +64,6 @@ pub struct Whole {
 
 /// Entries so far.
 pub struct Chain {
-    from: MemberId,
     now: UnixTime,
     follower: Option<Follower>,
     book: Book,
@@ -73,10 +72,9 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Nothing yet. `from` is who gave them; heads must not be later than `now`, as far as clocks go.
-    pub fn new(own: MemberId, from: MemberId, now: UnixTime) -> Self {
-        let book = Book::new(own);
-        Self { from, now, follower: None, book, head: None, pending: Vec::new() }
+    /// Nothing yet. Heads must not be later than `now`, as far as clocks go.
+    pub fn new(own: MemberId, now: UnixTime) -> Self {
+        Self { now, follower: None, book: Book::new(own), head: None, pending: Vec::new() }
     }
 
     /// The number of the next entry.
@@ -85,33 +83,29 @@ impl Chain {
         have.saturating_add(self.pending.len() as u64)
     }
 
-    /// Adds an entry. Those without a head count with the next that has one.
-    pub fn add(&mut self, item: Committed) -> Result<(), BadChain> {
+    /// The same with an entry more. Those without a head count with the next that has one. What was refused is gone, with all before it.
+    pub fn with(mut self, item: Committed) -> Result<Self, BadChain> {
         let number = self.next();
-        let Some(follower) = &mut self.follower else {
-            let record = Record::begin(&item.entry, &Ecdsa).map_err(|r| BadChain::entry(0, r))?;
-            note(&mut self.book, &item.entry)?;
-            let mut follower = Follower::new(record);
-            if let Some(head) = item.head {
-                let offer = Offer { entries: Vec::new(), head };
-                follower.take(&offer, self.from, self.now, &Ecdsa).map_err(BadChain::Refused)?;
-                self.head = Some(offer.head);
+        let follower = match self.follower.take() {
+            Some(follower) => {
+                self.pending.push(item.entry);
+                follower
             }
-            self.follower = Some(follower);
-            return Ok(());
+            None => {
+                let record = Record::begin(&item.entry, &Ecdsa).map_err(|r| BadChain::entry(0, r))?;
+                note(&mut self.book, &item.entry)?;
+                Follower::new(record)
+            }
         };
-        self.pending.push(item.entry);
-        match item.head {
-            None if self.pending.len() >= MAX_ENTRIES => Err(BadChain::Unsigned(number)),
-            None => Ok(()),
-            Some(head) => {
-                let offer = Offer { entries: std::mem::take(&mut self.pending), head };
-                follower.take(&offer, self.from, self.now, &Ecdsa).map_err(BadChain::Refused)?;
-                offer.entries.iter().try_for_each(|e| note(&mut self.book, e))?;
-                self.head = Some(offer.head);
-                Ok(())
-            }
-        }
+        let Some(head) = item.head else {
+            self.follower = Some(follower);
+            return if self.pending.len() < MAX_ENTRIES { Ok(self) } else { Err(BadChain::Unsigned(number)) };
+        };
+        let offer = Offer { entries: std::mem::take(&mut self.pending), head };
+        self.follower = Some(follower.grown(&offer, self.now, &Ecdsa).map_err(BadChain::Refused)?);
+        offer.entries.iter().try_for_each(|e| note(&mut self.book, e))?;
+        self.head = Some(offer.head);
+        Ok(self)
     }
 
     /// What they came to, up to the last head; and how many entries came after it.
@@ -185,7 +179,7 @@ pub fn learn(
             known = Some(hash);
         }
         each(number, &item)?;
-        chain.add(item)?;
+        chain = chain.with(item)?;
     }
     let (whole, after) = chain.finish()?;
     let head = whole.follower.record().view().head;

@@ -93,12 +93,12 @@ impl Disk {
             .and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::from))
             .map_err(|e| unreadable(OWN, e))?;
         // Of what was checked when it was taken, the time is not looked at again: this clock may be wrong now.
-        let mut chain = Chain::new(own, own, UnixTime(u64::MAX));
+        let mut chain = Chain::new(own, UnixTime(u64::MAX));
         for number in numbers {
             if number != chain.next() {
                 return Err(BadChain::Unreadable(chain.next(), io::ErrorKind::NotFound.into()).into());
             }
-            chain.add(self.entry(number)?)?;
+            chain = chain.with(self.entry(number)?)?;
         }
         // Those without a head were never taken.
         let (whole, _) = chain.finish()?;

@@ -88,9 +88,8 @@ impl Union {
             Committed { entry: second, head: Some(CoSigned { head, votes }) },
         ];
         let refused = |e| Fault::internal("the union's first entries are refused", &e);
-        let mut chain = Chain::new(own, own, now);
-        items.iter().try_for_each(|item| chain.add(item.clone())).map_err(refused)?;
-        let (whole, _) = chain.finish().map_err(refused)?;
+        let chain = items.iter().try_fold(Chain::new(own, now), |chain, item| chain.with(item.clone()));
+        let (whole, _) = chain.and_then(Chain::finish).map_err(refused)?;
         whole.book.set().map_err(|why| {
             Fault::new(FaultKind::Internal, "the first reference values are refused").because(why)
         })?;

@@ -92,7 +92,7 @@ impl Union {
         };
         let expected = Expected { union: asked.union, known: asked.known, end: asked.end };
         let read = reader(&bytes).map_err(|e| BadChain::Unreadable(0, e));
-        let chain = Chain::new(own, asked.from, now);
+        let chain = Chain::new(own, now);
         Ok(match read.and_then(|read| learn(read, &expected, chain, |_, _| Ok(()))) {
             Err(e) => Err(causes(&e)),
             Ok(whole) => {
@@ -158,7 +158,7 @@ impl Union {
         }
         // Once more from its bytes: whoever gave them may have changed them since.
         let new = self.disk.begin(entry.id()).map_err(|e| cannot(&e))?;
-        let chain = Chain::new(entry.id(), entry.id(), now);
+        let chain = Chain::new(entry.id(), now);
         let written = reader(&learned.bytes).map_err(|e| BadChain::Unreadable(0, e)).and_then(|read| {
             learn(read, &learned.expected, chain, |number, item| {
                 new.add(number, item).map_err(|e| BadChain::Unreadable(number, e))

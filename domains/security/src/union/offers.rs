@@ -43,7 +43,14 @@ impl Union {
             // `Invalid`: a rule of the record, which every voter sees in the same way.
             let refused =
                 |why: String| Fault::new(FaultKind::Invalid, "no voter takes this entry").because(why);
+            let not_now =
+                |why: String| Fault::new(FaultKind::Denied, "this member does not vote for it").because(why);
             let entry = Entry::decode(signed.entry.as_slice()).map_err(|e| refused(e.to_string()))?;
+            // Whoever asks may not have heard yet how far the record has come, perhaps by this very entry.
+            let head = kept.record().view().head;
+            if entry.number != head.number.saturating_add(1) || entry.previous != head.hash {
+                return Err(not_now(format!("it does not follow entry {}, which is the last", head.number)));
+            }
             // What every voter sees in the same way: or one would have promised what another never takes.
             if let Act::ReferenceAccepted { name, manifest } = &entry.act {
                 let takes = kept.book.would_take(name, manifest, entry.author);
@@ -51,7 +58,7 @@ impl Union {
             }
             let head = kept.keeper.promise(signed, now, &Ecdsa).map_err(|e| match e {
                 VoteRefusal::Entry(e) => refused(causes(&e)),
-                e => Fault::new(FaultKind::Denied, "this member does not vote for it").because(causes(&e)),
+                e => not_now(causes(&e)),
             })?;
             self.disk
                 .promise(head.at)
@@ -91,29 +98,31 @@ impl Union {
         drop(bytes);
         let taken = self.kept(|kept| {
             let before = kept.record().view().head.number;
-            let mut keeper = kept.keeper.clone();
-            let new = match keeper.take(&offer, from, now, &Ecdsa) {
+            // What is written down first is tried on a copy; a newer head of the same record needs neither.
+            let mut copy = (!offer.entries.is_empty()).then(|| kept.keeper.clone());
+            let taken = copy.as_mut().unwrap_or(&mut kept.keeper).take(&offer, from, now, &Ecdsa);
+            let new = match taken {
                 Ok(new) => new,
-                Err(refusal) => {
-                    if let Some(fork) = keeper.follower().fork().filter(|_| !kept.known.forked) {
-                        if let Err(e) = self.disk.forked(fork) {
-                            eprintln!("gtvp-security: that the record is forked cannot be written down: {e}");
-                        }
-                        kept.known = Known::of(keeper.follower(), &kept.head, &kept.book);
+                Err(refusal @ OfferRefusal::Forked(_)) => {
+                    if let Some(keeper) = copy {
                         kept.keeper = keeper;
-                        self.bump();
                     }
-                    let kind = match &refusal {
-                        OfferRefusal::Forked(_) => FaultKind::Integrity,
-                        _ => FaultKind::Denied,
-                    };
-                    return Err(Fault::new(kind, "the offer is refused").because(causes(&refusal)));
+                    self.forked(kept);
+                    return Err(
+                        Fault::new(FaultKind::Integrity, "the offer is refused").because(causes(&refusal))
+                    );
+                }
+                Err(refusal) => {
+                    return Err(
+                        Fault::new(FaultKind::Denied, "the offer is refused").because(causes(&refusal))
+                    );
                 }
             };
-            if new > 0 {
+            if let Some(keeper) = copy {
                 self.disk
                     .append(before.saturating_add(1), &Committed::of(&offer))
                     .map_err(|e| Fault::internal("the record cannot be written", &e))?;
+                kept.keeper = keeper;
             }
             for signed in &offer.entries {
                 // It was decoded when it was taken.
@@ -121,7 +130,6 @@ impl Union {
                     kept.book.note(&entry);
                 }
             }
-            kept.keeper = keeper;
             let newer = new > 0 || offer.head.head.time > kept.head.head.time;
             if newer {
                 kept.head = offer.head.clone();
@@ -131,6 +139,16 @@ impl Union {
             Ok(new)
         })?;
         Ok(Taken { new: taken as u64 })
+    }
+
+    /// A majority has said two things: that is written down and told, once.
+    fn forked(&self, kept: &mut Kept) {
+        let Some(fork) = kept.keeper.follower().fork().filter(|_| !kept.known.forked) else { return };
+        if let Err(e) = self.disk.forked(fork) {
+            eprintln!("gtvp-security: that the record is forked cannot be written down: {e}");
+        }
+        kept.known = Known::of(kept.keeper.follower(), &kept.head, &kept.book);
+        self.bump();
     }
 
     /// Entries from `from` on, in a descriptor: up to some head, and no more bytes than `most` if there is a head within these.
