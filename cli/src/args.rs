@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use gtvp_model::boxspec::{Need, Publish};
+use gtvp_model::digest::Digest;
 use gtvp_model::ids::{BoxName, MemberName, UnionName};
 use gtvp_model::token::TokenId;
 use gtvp_model::union::EkDigest;
@@ -445,6 +446,28 @@ pub enum UnionCommand {
   gtvp union history
   gtvp union history -o json | jq -r '.[] | select(.act==\"admitted\") | .about'")]
     History(Output),
+    /// Recover a union whose voters are lost: this member becomes the only voter. Without --yes it says what that gives up, and does nothing.
+    /// The administrators of the other members say on each of them that they follow.
+    #[command(after_help = "Examples:
+  gtvp union recover
+  gtvp union recover --yes --reason 'm2 and m3 have burnt'
+  gtvp union recover --follow 5f0c…       # on each other member")]
+    Recover {
+        /// Do it.
+        #[arg(long)]
+        yes: bool,
+        /// Why, in a sentence: it goes into the record.
+        #[arg(long, default_value = "")]
+        reason: String,
+        /// Give this member up too, beside the voters that cannot be reached. Repeatable.
+        #[arg(long, value_name = "MEMBER")]
+        lost: Vec<MemberName>,
+        /// Let the entry with this hash, which another member's recovery has printed, replace the voters.
+        #[arg(long, value_name = "HASH", conflicts_with_all = ["yes", "lost", "reason"])]
+        follow: Option<Digest>,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Leave the union: this server is a member no more. Its boxes run on.
     #[command(after_help = "Examples:
   gtvp union leave")]

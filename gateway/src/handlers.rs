@@ -241,6 +241,16 @@ handlers! {
     member_history(c) { relay(&c, &m::History { member: Some(member(&c)?) }).await }
     /// What the record says.
     union_history(c) { relay(&c, &m::History { member: None }).await }
+    /// Recover the union.
+    recover_union(c) {
+        let wish = c.body().await?;
+        relay(&c, &m::RecoverUnion { wish }).await
+    }
+    /// Follow a recovery.
+    follow_recovery(c) {
+        let follow = c.body().await?;
+        relay(&c, &m::FollowRecovery { follow }).await
+    }
     /// Reference values.
     list_references(c) { relay(&c, &m::ListReferences {}).await }
     /// One manifest of reference values.

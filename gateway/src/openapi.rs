@@ -197,6 +197,8 @@ mod tests {
                 "joinUnion" => reads::<unionview::UnionJoin>(body),
                 "createToken" => reads::<unionview::TokenWish>(body),
                 "evictMember" => reads::<unionview::Eviction>(body),
+                "recoverUnion" => reads::<unionview::RecoveryWish>(body),
+                "followRecovery" => reads::<unionview::RecoveryFollow>(body),
                 "acceptReference" => reads::<unionview::ReferenceWish>(body),
                 other => panic!("{other} has a body that this test does not know"),
             };

@@ -10,8 +10,8 @@ use gtvp_model::event::Event;
 use gtvp_model::member::{HostCheck, MemberView};
 use gtvp_model::operation::Operation;
 use gtvp_model::unionview::{
-    Change, Eviction, HistoryRow, MemberRow, PeerView, ReferenceRow, ReferenceWish, TokenMade, TokenWish,
-    UnionBegin, UnionJoin, UnionSummary,
+    Change, Eviction, HistoryRow, MemberRow, PeerView, Recovery, RecoveryFollow, RecoveryWish, ReferenceRow,
+    ReferenceWish, TokenMade, TokenWish, UnionBegin, UnionJoin, UnionSummary,
 };
 use hyper::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -255,6 +255,18 @@ pub static ROUTES: &[Route] = &[
         method: Method::POST, path: "/v1/union/leave", id: "leaveUnion", tag: "union", summary: "Leave the union.",
         query: &[], body: None, status: 200, reply: json::<Change>(r#"{"about":"m2 has left the union"}"#), faults: &[404, 409],
         handler: handlers::leave_union,
+    },
+    Route {
+        method: Method::POST, path: "/v1/union/recover", id: "recoverUnion", tag: "union",
+        summary: "Make this member the only voter of a union whose voters are lost; unless it is confirmed, say what that gives up.",
+        query: &[], body: json::<RecoveryWish>(r#"{"lost":["m3"],"reason":"burnt","confirmed":false}"#), status: 200,
+        reply: json::<Recovery>(""), faults: &[404, 409], handler: handlers::recover_union,
+    },
+    Route {
+        method: Method::POST, path: "/v1/union/recover/follow", id: "followRecovery", tag: "union",
+        summary: "Say, on another member, that an entry may replace the union's voters.",
+        query: &[], body: json::<RecoveryFollow>(r#"{"hash":"5f0c…"}"#), status: 200,
+        reply: json::<Change>(r#"{"about":"entry 5f0c may replace the union's voters"}"#), faults: &[404, 409], handler: handlers::follow_recovery,
     },
     Route {
         method: Method::POST, path: "/v1/tokens", id: "createToken", tag: "union", summary: "Make a join token. It is shown once, and lets one server in.",

@@ -12,8 +12,8 @@ use gtvp_model::member::{HostCheck, MemberView};
 use gtvp_model::operation::Operation;
 use gtvp_model::token::TokenId;
 use gtvp_model::unionview::{
-    Change, Eviction, HistoryRow, MemberRow, PeerView, ReferenceRow, ReferenceWish, TokenMade, TokenWish,
-    UnionBegin, UnionJoin, UnionSummary,
+    Change, Eviction, HistoryRow, MemberRow, PeerView, Recovery, RecoveryFollow, RecoveryWish, ReferenceRow,
+    ReferenceWish, TokenMade, TokenWish, UnionBegin, UnionJoin, UnionSummary,
 };
 use gtvp_model::units::Bytes;
 use serde::{Deserialize, Serialize};
@@ -253,6 +253,20 @@ pub struct History {
     pub member: Option<MemberName>,
 }
 
+/// What a recovery of the union would give up; and, if that is confirmed, the recovery.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RecoverUnion {
+    /// Which.
+    pub wish: RecoveryWish,
+}
+
+/// Say that an entry may replace the union's voters.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FollowRecovery {
+    /// Which.
+    pub follow: RecoveryFollow,
+}
+
 /// The reference values that count.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ListReferences {}
@@ -365,6 +379,10 @@ crate::interface!("management" {
     ShowPeer = "show_peer" -> PeerView;
     /// See [`History`].
     History = "history" -> Vec<HistoryRow>;
+    /// See [`RecoverUnion`].
+    RecoverUnion = "recover_union" -> Recovery;
+    /// See [`FollowRecovery`].
+    FollowRecovery = "follow_recovery" -> Change;
     /// See [`ListReferences`].
     ListReferences = "list_references" -> Vec<ReferenceRow>;
     /// See [`ShowReference`].

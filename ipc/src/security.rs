@@ -11,7 +11,9 @@ use gtvp_model::union::{
     Admission, EkDigest, Hardware, Identity, KeyName, MemberId, PlatformIdentity, RecordHead, RosterEntry,
     SpkiDigest, UnionId, UnionView, UnixTime,
 };
-use gtvp_model::unionview::{HistoryRow, MemberRow, PeerView, ReferenceRow, UnionBegin, UnionSummary};
+use gtvp_model::unionview::{
+    Change, HistoryRow, MemberRow, PeerView, Recovery, ReferenceRow, UnionBegin, UnionSummary,
+};
 use gtvp_protocol::csp::node::UnionState;
 use gtvp_protocol::csp::{Head, SignedEntry, Vote};
 use gtvp_protocol::frame::wire::{List, hex};
@@ -514,6 +516,30 @@ pub struct WrittenToken {
     pub expires: UnixTime,
 }
 
+/// What a recovery of the union would give up; and, if that is confirmed, the recovery: this member becomes the only voter.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Recover {
+    /// Members that are given up beside the voters that cannot be reached.
+    pub lost: Vec<MemberName>,
+    /// Why, for the record.
+    pub reason: String,
+    /// Whether it is to be done.
+    pub confirmed: bool,
+    /// Members with which there is a channel.
+    pub reachable: Vec<MemberId>,
+    /// Uid of the person.
+    pub operator_uid: u32,
+}
+
+/// Say that the entry with this hash may replace the union's voters.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FollowRecovery {
+    /// The entry.
+    pub hash: Digest,
+    /// Uid of the person.
+    pub operator_uid: u32,
+}
+
 /// The reference values that count.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ListReferences {}
@@ -577,6 +603,10 @@ crate::interface!("security" {
     Attest = "attest" -> Nothing;
     /// See [`WriteEntry`].
     WriteEntry = "write_entry" -> Written;
+    /// See [`Recover`].
+    Recover = "recover" -> Recovery;
+    /// See [`FollowRecovery`].
+    FollowRecovery = "follow_recovery" -> Change;
     /// See [`ListReferences`].
     ListReferences = "list_references" -> Vec<ReferenceRow>;
     /// See [`ShowReference`].

@@ -218,3 +218,44 @@ pub struct Change {
     /// In a sentence.
     pub about: String,
 }
+
+/// A recovery of a union whose voters are lost: what it gives up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Recovery {
+    /// Entries that are kept. What a majority of the voters has decided after them is lost.
+    pub entries: u64,
+    /// Hash of the last one, in hexadecimal.
+    pub head: String,
+    /// When a majority was last heard of: seconds since 1970-01-01 UTC.
+    pub head_time: u64,
+    /// Members that are members no more.
+    pub lost: Vec<String>,
+    /// Members that stay, once their own administrators say that they follow.
+    pub follow: Vec<String>,
+    /// Hash of the entry that replaces the voters, in hexadecimal; none before it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
+}
+
+/// A recovery that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RecoveryWish {
+    /// Members that are given up beside the voters that cannot be reached.
+    #[serde(default)]
+    pub lost: Vec<String>,
+    /// Why, for the record.
+    #[serde(default)]
+    pub reason: String,
+    /// Whether it is to be done; else only what it would do is told.
+    #[serde(default)]
+    pub confirmed: bool,
+}
+
+/// A recovery that is followed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RecoveryFollow {
+    /// Hash of the entry that replaces the voters, in hexadecimal.
+    pub hash: String,
+}

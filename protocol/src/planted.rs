@@ -85,6 +85,10 @@ checks! {
     HeadMajority,
     /// Voters have signed the time of a head, or a later one.
     HeadSigned,
+    /// An entry that replaces the voters is taken only if this member's administrator has said so.
+    Recovery,
+    /// Only members with a TPM change the union.
+    AuthorTpm,
     /// A voter signs one entry a number.
     OnePromise,
     /// A voter promises nothing under the highest number that its TPM remembers.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::operation::Operation;
 use gtvp_model::unionview::{
-    Change, HistoryRow, ReferenceRow, ReferenceWish, TokenMade, TokenWish, UnionBegin, UnionJoin,
-    UnionSummary,
+    Change, HistoryRow, Recovery, RecoveryFollow, RecoveryWish, ReferenceRow, ReferenceWish, TokenMade,
+    TokenWish, UnionBegin, UnionJoin, UnionSummary,
 };
 use hyper::Method;
 
@@ -35,6 +35,24 @@ pub async fn run(api: &Api, command: &UnionCommand) -> Result<(), Fault> {
         }
         UnionCommand::Show(output) => shown(&api.get("/v1/union").await?, *output),
         UnionCommand::History(output) => history(api, "/v1/union/history", *output).await,
+        UnionCommand::Recover { follow: Some(hash), .. } => {
+            let follow = RecoveryFollow { hash: hash.to_string() };
+            told(&api.change(Method::POST, "/v1/union/recover/follow", &follow).await?);
+            Ok(())
+        }
+        UnionCommand::Recover { yes, reason, lost, output, follow: None } => {
+            let wish = RecoveryWish {
+                lost: lost.iter().map(ToString::to_string).collect(),
+                reason: reason.clone(),
+                confirmed: *yes,
+            };
+            let recovery: Recovery = api.change(Method::POST, "/v1/union/recover", &wish).await?;
+            match output.output {
+                Format::Json | Format::Yaml => value(output.output, &recovery)?,
+                _ => print(&recovered(&recovery)),
+            }
+            Ok(())
+        }
         UnionCommand::Leave => leave(api).await,
     }
 }
@@ -179,6 +197,25 @@ fn show(u: &UnionSummary) -> String {
         ("entries", u.entries.to_string()),
         ("head", u.head.clone()),
     ])
+}
+
+fn recovered(r: &Recovery) -> String {
+    let none = |names: &[String]| if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
+    let kept = format!(
+        "{} entries, as a majority had them at {}",
+        r.entries,
+        time(r.head_time.saturating_mul(1000))
+    );
+    let lost = format!("whatever a majority has decided since then, and as members: {}", none(&r.lost));
+    let mut lines = vec![("keeps", kept), ("gives up", lost), ("stay", none(&r.follow))];
+    match &r.hash {
+        Some(hash) => {
+            lines.push(("now", "this member is the union's only voter".into()));
+            lines.push(("next", format!("on each that stays: gtvp union recover --follow {hash}")));
+        }
+        None => lines.push(("now", "nothing was done: gtvp union recover --yes does it".into())),
+    }
+    facts(&lines)
 }
 
 /// What the loss of voters means.

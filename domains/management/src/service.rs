@@ -129,6 +129,10 @@ impl Service for Management {
             Request::History(r) => {
                 peers::ask(&security::History { member: r.member }).map(|h| Answer::of(&h))
             }
+            Request::RecoverUnion(r) => runtime.recover_union(r.wish, operator).map(|r| Answer::of(&r)),
+            Request::FollowRecovery(r) => {
+                runtime.follow_recovery(&r.follow, operator).map(|c| Answer::of(&c))
+            }
             Request::ListReferences(_) => peers::ask(&security::ListReferences {}).map(|l| Answer::of(&l)),
             Request::ShowReference(r) => {
                 peers::ask(&security::ShowReference { name: r.name }).map(|m| Answer::of(&m))

@@ -14,7 +14,8 @@ use gtvp_model::operation::{Operation, Progress};
 use gtvp_model::token::JoinToken;
 use gtvp_model::union::{Hardware, RecordHead};
 use gtvp_model::unionview::{
-    Change, ReferenceWish, TokenMade, TokenWish, UnionBegin, UnionJoin, UnionSummary,
+    Change, ChannelRow, Recovery, RecoveryFollow, RecoveryWish, ReferenceWish, TokenMade, TokenWish,
+    UnionBegin, UnionJoin, UnionSummary,
 };
 
 use crate::peers;
@@ -132,6 +133,35 @@ impl Runtime {
             _ => return Err(invalid("reference values come from a member or from a manifest")),
         };
         put(&wish, operator_uid).map(|w| Change { about: w.about })
+    }
+
+    /// Recovers a union whose voters are lost, or says what that would give up.
+    pub fn recover_union(&self, wish: RecoveryWish, operator_uid: u32) -> Result<Recovery, Fault> {
+        let open = |c: &ChannelRow| (c.state == "open").then(|| c.id.parse().ok()).flatten();
+        let channels = peers::ask(&communication::Channels {})?;
+        let lost = wish.lost.iter().map(|n| n.parse()).collect::<Result<_, gtvp_model::ids::BadName>>();
+        let recover = security::Recover {
+            lost: lost.map_err(|e| Fault::new(FaultKind::Invalid, e.to_string()))?,
+            reason: wish.reason,
+            confirmed: wish.confirmed,
+            reachable: channels.iter().filter_map(open).collect(),
+            operator_uid,
+        };
+        let recovery = peers::ask(&recover)?;
+        if recovery.hash.is_some() {
+            let message =
+                format!("this member is the union's only voter now; lost: {}", recovery.lost.join(", "));
+            self.events.tell(Severity::Warning, "union.recovered", None, message);
+        }
+        Ok(recovery)
+    }
+
+    /// Has this member follow a recovery.
+    pub fn follow_recovery(&self, follow: &RecoveryFollow, operator_uid: u32) -> Result<Change, Fault> {
+        let hash = follow.hash.parse().map_err(|e: gtvp_model::digest::BadDigest| {
+            Fault::new(FaultKind::Invalid, e.to_string()).hint("gtvp union recover has printed it")
+        })?;
+        peers::ask(&security::FollowRecovery { hash, operator_uid })
     }
 
     /// Tells what happens to the union, for as long as this domain lives.

@@ -74,6 +74,14 @@ impl Service for Security {
                 self.engine.permit_union(w.operator_uid)?;
                 self.peers.write_entry(&w, now).map(|w| Answer::of(&w))
             }
+            Request::Recover(r) => {
+                self.engine.permit_union(r.operator_uid)?;
+                self.union.recover(&r, now.unix()).map(|r| Answer::of(&r))
+            }
+            Request::FollowRecovery(f) => {
+                self.engine.permit_union(f.operator_uid)?;
+                self.union.follow(&f).map(|c| Answer::of(&c))
+            }
             Request::ListReferences(_) => self.union.references().map(|r| Answer::of(&r)),
             Request::ShowReference(r) => self.union.reference(&r.name).map(|r| Answer::of(&r)),
             Request::History(h) => self.union.history(h.member.as_ref()).map(|h| Answer::of(&h)),

@@ -28,7 +28,7 @@ use gtvp_model::stream::{self, StreamKind};
 use gtvp_model::topology::Topology;
 use gtvp_model::union::TpmClass;
 use gtvp_model::unionview::{
-    Change, CheckRow, HistoryRow, MemberRow, PeerView, ReferenceRow, TokenMade, UnionSummary,
+    Change, CheckRow, HistoryRow, MemberRow, PeerView, Recovery, ReferenceRow, TokenMade, UnionSummary,
 };
 
 /// Evidence of a lab's member, for this nonce.
@@ -584,6 +584,15 @@ impl Played {
                 about: r.member.map_or_else(|| "union lab begins with m1".into(), |m| format!("about {m}")),
                 hash: "0a".repeat(32),
             }])),
+            Request::RecoverUnion(r) => Ok(Answer::of(&Recovery {
+                entries: 9,
+                head: "0a".repeat(32),
+                head_time: 1_790_000_000,
+                lost: r.wish.lost,
+                follow: vec!["m2".into()],
+                hash: r.wish.confirmed.then(|| "0b".repeat(32)),
+            })),
+            Request::FollowRecovery(r) => change(format!("{} may replace the voters", r.follow.hash)),
             Request::ListReferences(_) => Ok(Answer::of(&vec![ReferenceRow {
                 name: "founder".into(),
                 version: 1,

@@ -47,6 +47,14 @@ pub enum Act {
     },
     /// Who votes from the next entry on.
     Voters(BTreeSet<MemberId>),
+    /// The voters are lost: the author is the only one from here on. No majority stands behind this entry; a member takes it only if its
+    /// own administrator says so, by its hash.
+    Recovered {
+        /// Members that are given up: they are members no more. Raises the epoch.
+        lost: BTreeSet<MemberId>,
+        /// Why, as the administrator said it.
+        reason: String,
+    },
     /// Reference values come to count, instead of those of the same name that counted before.
     ReferenceAccepted {
         /// Their name: `gtvp_appraisal::reference` has more to say about it.

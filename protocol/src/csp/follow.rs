@@ -10,9 +10,13 @@
 //!
 //! The record is *current* while a majority has put a time on its head that is not long ago. What is not current serves nothing.
 
+use std::collections::BTreeSet;
+
+use gtvp_model::digest::Digest;
 use gtvp_model::union::{MemberId, RecordHead, UnionId, UnixTime};
 use minicbor::{Decode, Encode};
 
+use super::act::Act;
 use super::entry::{Entry, Signatures, SignedEntry};
 use super::head::{BadHead, CoSigned};
 use super::record::{Record, Refusal};
@@ -53,6 +57,16 @@ pub enum OfferRefusal {
         /// Number of ours.
         ours: u64,
     },
+    /// It replaces the voters.
+    #[error(
+        "entry {number} replaces the voters, and this member's administrator has not said that it may: gtvp union recover --follow {hash}"
+    )]
+    Recovered {
+        /// Its number.
+        number: u64,
+        /// Its hash.
+        hash: Digest,
+    },
     /// Its head is not the end of its entries.
     #[error("its head is entry {head}, its entries end at {end}")]
     HeadElsewhere {
@@ -91,6 +105,29 @@ pub enum OfferRefusal {
     Forked(u64),
 }
 
+/// Which entries that replace the voters ([`Act::Recovered`]) are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Recoveries {
+    /// None: the union's voters decide, and nobody else.
+    #[default]
+    None,
+    /// The one with this hash: this member's administrator has said so.
+    This(Digest),
+    /// Those up to the entry with this number: whoever made a token has vouched for the record so far, and what this member has on its
+    /// disk it has taken before.
+    UpTo(u64),
+}
+
+impl Recoveries {
+    fn allow(self, number: u64, hash: Digest) -> bool {
+        match self {
+            Self::None => false,
+            Self::This(wanted) => hash == wanted,
+            Self::UpTo(last) => number <= last,
+        }
+    }
+}
+
 /// Two heads that a majority has signed, and that cannot both be: kept, shown, never resolved by a program.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Fork {
@@ -107,18 +144,30 @@ pub struct Fork {
 pub struct Follower {
     record: Record,
     fork: Option<Fork>,
+    recoveries: Recoveries,
 }
 
 impl Follower {
     /// With a record that this member has checked before.
     pub fn new(record: Record) -> Self {
-        Self { record, fork: None }
+        Self { record, fork: None, recoveries: Recoveries::None }
     }
 
     /// The same with proof of a fork, which was seen before: it takes nothing more.
     #[must_use]
     pub fn forked_by(self, fork: Fork) -> Self {
         Self { fork: Some(fork), ..self }
+    }
+
+    /// The same, which takes these entries that replace the voters.
+    #[must_use]
+    pub fn allowing(self, recoveries: Recoveries) -> Self {
+        Self { recoveries, ..self }
+    }
+
+    /// Takes these entries that replace the voters from now on.
+    pub fn allow(&mut self, recoveries: Recoveries) {
+        self.recoveries = recoveries;
     }
 
     /// The record.
@@ -201,7 +250,9 @@ impl Follower {
         check(Check::HeadTime, in_time, || OfferRefusal::Ahead { theirs: theirs.time, now })?;
         // The voters before any of this: those whom it makes voters do not speak for it.
         let view = self.record.view();
-        let co_signed = offer.head.check(view.union, self.record.voters(), &view.members, signatures);
+        let alone = self.recovered(offer)?;
+        let voters = alone.as_ref().unwrap_or_else(|| self.record.voters());
+        let co_signed = offer.head.check(view.union, voters, &view.members, signatures);
         if let Err(bad) = co_signed {
             check(Check::HeadMajority, false, || OfferRefusal::Head(bad))?;
         }
@@ -209,10 +260,27 @@ impl Follower {
         if contradicts && offer.entries.is_empty() { Err(Stop::Contradicts) } else { Ok(()) }
     }
 
+    /// The one voter of an offer whose last entry replaces the voters, if that may be.
+    fn recovered(&self, offer: &Offer) -> Result<Option<BTreeSet<MemberId>>, Stop> {
+        let Some((signed, entry)) = offer.entries.last().and_then(recovery) else { return Ok(None) };
+        let (number, hash) = (entry.number, signed.hash());
+        check(Check::Recovery, self.recoveries.allow(number, hash), || OfferRefusal::Recovered {
+            number,
+            hash,
+        })?;
+        Ok(Some([entry.author].into()))
+    }
+
     fn forked(&mut self, offer: &Offer, from: MemberId) -> OfferRefusal {
         self.fork = Some(Fork { ours: self.record.view().head, theirs: offer.head.clone(), from });
         OfferRefusal::Forked(offer.head.head.at.number)
     }
+}
+
+/// The entry, if it replaces the voters.
+fn recovery(signed: &SignedEntry) -> Option<(&SignedEntry, Entry)> {
+    let entry = Entry::decode(signed.entry.as_slice()).ok()?;
+    matches!(entry.act, Act::Recovered { .. }).then_some((signed, entry))
 }
 
 /// Why an offer is not taken, before it is told.
@@ -233,13 +301,23 @@ fn advance(record: &mut Record, offer: &Offer, signatures: &dyn Signatures) -> R
     for (i, signed) in offer.entries.iter().enumerate() {
         let number = record.view().head.number.saturating_add(1);
         let voters = record.voters().clone();
-        match record.apply(signed, signatures) {
+        let last = i + 1 == offer.entries.len();
+        // Whether it may is looked at before: only the last can.
+        let taken = match recovery(signed).filter(|_| last) {
+            Some(_) => record.recover(signed, signatures),
+            None => record.apply(signed, signatures),
+        };
+        match taken {
             Ok(()) => {}
             // Only a chain that leads to what a majority has signed proves anything.
-            Err(Refusal::Fork(_)) if i == 0 && is_chain(offer) => return Err(Stop::Contradicts),
+            // One that replaces the voters has no majority behind it.
+            Err(Refusal::Fork(_))
+                if i == 0 && is_chain(offer) && offer.entries.last().and_then(recovery).is_none() =>
+            {
+                return Err(Stop::Contradicts);
+            }
             Err(refusal) => return Err(OfferRefusal::Entry { number, refusal }.into()),
         }
-        let last = i + 1 == offer.entries.len();
         check(Check::VotersLast, last || voters == *record.voters(), || OfferRefusal::VotersInside(number))?;
     }
     let end = record.view().head;
@@ -494,6 +572,47 @@ mod tests {
         let control =
             without(Check::EntrySignature, || follower.clone().take(&offer, world.id("b"), NOW, &Cheap));
         assert!(control.is_ok(), "{control:?}");
+    }
+
+    #[test]
+    fn voters_are_replaced_only_where_an_administrator_has_said_so() {
+        let mut world = World::begin(&["a", "b", "c", "d"]);
+        world.voters(&["a", "b"]);
+        world.voters(&["a", "b", "c"]);
+        let follower = world.follower();
+        let epoch = follower.record().view().epoch;
+        let offer = world.recover("c", &["a", "b"]);
+        let hash = offer.entries[0].hash();
+        let take = |follower: &Follower, offer: &Offer| {
+            let mut follower = follower.clone();
+            follower.take(offer, world.id("c"), NOW, &Cheap).map(|_| follower)
+        };
+        let number = follower.record().view().head.number + 1;
+        assert_eq!(take(&follower, &offer).unwrap_err(), OfferRefusal::Recovered { number, hash });
+        let control = without(Check::Recovery, || take(&follower, &offer).map(|_| ()));
+        assert_eq!(control, Ok(()), "without the check a member alone would decide");
+        // Another one's recovery is not the one that was said.
+        let mut other = world.clone();
+        other.undo();
+        let others = other.recover("d", &["a", "b", "c"]);
+        let told = follower.clone().allowing(Recoveries::This(hash));
+        assert!(matches!(take(&told, &others).unwrap_err(), OfferRefusal::Recovered { .. }));
+        // The author alone signs its head: nobody else can in its name.
+        let mut forged = offer.clone();
+        forged.head = world.co_sign_by(&["d"], forged.head.head);
+        assert!(matches!(take(&told, &forged).unwrap_err(), OfferRefusal::Head(_)));
+        let followed = take(&told, &offer).unwrap();
+        let view = followed.record().view();
+        assert_eq!(view.epoch.0, epoch.0 + 1, "sessions of before end");
+        assert!(!view.members.contains_key(&world.id("a")) && view.members.contains_key(&world.id("d")));
+        assert_eq!(*followed.record().voters(), [world.id("c")].into());
+        // What the lost ones decide without it is another record, and no fork for whoever follows.
+        let mut old = world.clone();
+        old.undo();
+        old.token("z");
+        let offer = old.offer(number - 1, NOW);
+        assert!(matches!(take(&followed, &offer).unwrap_err(), OfferRefusal::Head(_)));
+        assert_eq!(followed.fork(), None);
     }
 
     #[test]

@@ -11,7 +11,7 @@
 use gtvp_model::union::{MemberId, RecordHead, UnixTime};
 
 use super::entry::{Signatures, SignedEntry};
-use super::follow::{Follower, Fork, Offer, OfferRefusal};
+use super::follow::{Follower, Fork, Offer, OfferRefusal, Recoveries};
 use super::head::Head;
 use super::record::{Record, Refusal};
 use crate::planted::{Check, check};
@@ -108,6 +108,29 @@ impl Keeper {
         check(Check::PromiseFloor, known, || VoteRefusal::Forgotten(at.number))?;
         self.promised = Some(at);
         Ok(Head { union: record.view().union, at, time: now })
+    }
+
+    /// The head after an entry that makes this member the only voter, whatever was promised before: what was promised then is given up by
+    /// this member's administrator, with the other voters. To be durable before the head is signed, like a promise.
+    ///
+    /// # Errors
+    /// [`VoteRefusal`]; nothing is promised.
+    pub fn recover(
+        &mut self,
+        entry: &SignedEntry,
+        now: UnixTime,
+        signatures: &dyn Signatures,
+    ) -> Result<Head, VoteRefusal> {
+        let mut record = self.record().clone();
+        record.recover(entry, signatures)?;
+        let at = record.view().head;
+        self.promised = Some(at);
+        Ok(Head { union: record.view().union, at, time: now })
+    }
+
+    /// Which entries that replace the voters are taken from now on.
+    pub fn allow(&mut self, recoveries: Recoveries) {
+        self.follower.allow(recoveries);
     }
 
     /// The head as it is, with a new time: nothing is promised that was not. As a majority has promised an entry before anybody takes

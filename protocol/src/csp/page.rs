@@ -42,7 +42,7 @@ pub fn offer(page: &[Committed]) -> Option<Offer> {
             best = Some((i, head));
             // Voters may have changed: who signs from here on is to be looked at anew.
             if super::Entry::decode(item.entry.entry.as_slice())
-                .is_ok_and(|e| matches!(e.act, super::Act::Voters(_)))
+                .is_ok_and(|e| matches!(e.act, super::Act::Voters(_) | super::Act::Recovered { .. }))
             {
                 break;
             }

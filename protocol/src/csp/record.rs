@@ -16,8 +16,10 @@ use crate::planted::{Check, check};
 
 /// Most members: what the software is made for, and some.
 pub const MAX_MEMBERS: usize = 1000;
-/// Most tokens that are remembered: used ones and ended ones stay, so that none is used twice.
-pub const MAX_TOKENS: usize = 100_000;
+/// Most tokens that are remembered, used ones and ended ones among them. All of them are told at once to whoever needs the union.
+pub const MAX_TOKENS: usize = 5_000;
+/// For so long after its end a token is remembered, seconds: a joiner that did not hear of its entry asks again.
+pub const TOKENS_REMEMBERED: u64 = 86_400;
 /// Most sets of reference values that count at once.
 pub const MAX_REFERENCES: usize = 1000;
 
@@ -95,8 +97,8 @@ pub enum Refusal {
     /// A member cannot admit itself.
     #[error("a member cannot admit itself")]
     AdmitsItself,
-    /// A member without a TPM admits nobody and does not vote.
-    #[error("member {0} has no TPM: it neither admits nor votes")]
+    /// A member without a TPM does not vote, and changes nothing but its own membership.
+    #[error("member {0} has no TPM: it neither votes nor changes the union")]
     WithoutTpm(MemberId),
     /// A voter leaves by ceasing to vote first.
     #[error("{0} votes: it must cease to before it goes")]
@@ -110,9 +112,15 @@ pub enum Refusal {
     /// Too long.
     #[error("the reason has {0} bytes, at most {MAX_REASON} are kept")]
     Reason(usize),
+    /// No majority is behind it.
+    #[error("it replaces the voters, and nobody here has said that it may")]
+    Recovery,
     /// Empty, or too long.
     #[error("a name of reference values has 1 to {MAX_NAME} bytes")]
     ReferenceName,
+    /// Without any, nobody could be trusted any more.
+    #[error("reference values {0:?} are the last: accept others first")]
+    LastReference(String),
     /// None of this name count.
     #[error("there are no reference values called {0:?}")]
     Reference(String),
@@ -160,6 +168,15 @@ impl Record {
     /// # Errors
     /// [`Refusal`].
     pub fn apply(&mut self, signed: &SignedEntry, signatures: &dyn Signatures) -> Result<(), Refusal> {
+        let entry = self.next(signed, signatures)?;
+        self.may(&entry)?;
+        self.act(&entry)?;
+        self.view.head = RecordHead { number: entry.number, hash: signed.hash() };
+        Ok(())
+    }
+
+    /// The entry, if it is the next one and its author's.
+    fn next(&self, signed: &SignedEntry, signatures: &dyn Signatures) -> Result<Entry, Refusal> {
         let entry = Entry::decode(signed.entry.as_slice())?;
         check(Check::EntryUnion, entry.union == self.view.union, || Refusal::OtherUnion)?;
         let next = self.view.head.number.saturating_add(1);
@@ -168,9 +185,15 @@ impl Record {
         check(Check::EntryChain, follows, || Refusal::Fork(entry.number))?;
         let author = self.view.members.get(&entry.author).ok_or(Refusal::Author(entry.author))?;
         check(Check::EntrySignature, signed_by(signed, author, signatures), || Refusal::Signature)?;
-        self.act(&entry)?;
-        self.view.head = RecordHead { number: entry.number, hash: signed.hash() };
-        Ok(())
+        Ok(entry)
+    }
+
+    /// Whether its author may do this. Who cannot prove what it has booted changes nothing but its own membership.
+    fn may(&self, entry: &Entry) -> Result<(), Refusal> {
+        let own = matches!(entry.act, Act::Left);
+        let author = self.view.members.get(&entry.author).ok_or(Refusal::Author(entry.author))?;
+        let proves = author.identity.class() != TpmClass::None;
+        check(Check::AuthorTpm, own || proves, || Refusal::WithoutTpm(entry.author))
     }
 
     /// Carries an act out, after every rule about it has been looked at.
@@ -179,6 +202,9 @@ impl Record {
             Act::Genesis { .. } => return Err(Refusal::Genesis),
             Act::TokenMade(token) => {
                 let id = token.key.id();
+                // Those that nobody can use any more, nor ask about: the same key is never made again, it is random.
+                let since = entry.time.0.saturating_sub(TOKENS_REMEMBERED);
+                self.view.tokens.retain(|_, t| t.expires.0 >= since);
                 if self.view.tokens.len() >= MAX_TOKENS {
                     return Err(Refusal::Full(MAX_TOKENS, "tokens"));
                 }
@@ -204,6 +230,7 @@ impl Record {
                 self.view.epoch = Epoch(self.view.epoch.0.saturating_add(1));
             }
             Act::Voters(voters) => self.vote(voters)?,
+            Act::Recovered { .. } => return Err(Refusal::Recovery),
             Act::ReferenceAccepted { name, manifest } => {
                 if name.is_empty() || name.len() > MAX_NAME {
                     return Err(Refusal::ReferenceName);
@@ -214,9 +241,14 @@ impl Record {
                 self.references.insert(name.clone(), Arc::new(manifest.clone()));
             }
             Act::ReferenceRetired { name } => {
-                if self.references.remove(name).is_none() {
-                    return Err(Refusal::Reference(name.chars().take(MAX_NAME).collect()));
+                let words = || name.chars().take(MAX_NAME).collect();
+                if !self.references.contains_key(name) {
+                    return Err(Refusal::Reference(words()));
                 }
+                if self.references.len() == 1 {
+                    return Err(Refusal::LastReference(words()));
+                }
+                self.references.remove(name);
             }
         }
         Ok(())
@@ -231,10 +263,6 @@ impl Record {
     fn admit(&mut self, entry: &Entry, admission: &Admission) -> Result<(), Refusal> {
         let token = self.unused(&admission.token)?;
         let joiner = &admission.member;
-        let author = self.view.members.get(&entry.author).ok_or(Refusal::Author(entry.author))?;
-        if author.identity.class() == TpmClass::None {
-            return Err(Refusal::WithoutTpm(entry.author));
-        }
         if joiner.id() == entry.author {
             return Err(Refusal::AdmitsItself);
         }
@@ -294,6 +322,40 @@ impl Record {
         }
         self.voters.clone_from(voters);
         Ok(())
+    }
+
+    /// The record with the entry that replaces its voters: see [`Act::Recovered`]. Whoever calls this has been told to.
+    ///
+    /// # Errors
+    /// [`Refusal`]; the record is as it was.
+    pub(super) fn recover(
+        &mut self,
+        signed: &SignedEntry,
+        signatures: &dyn Signatures,
+    ) -> Result<(), Refusal> {
+        let entry = self.next(signed, signatures)?;
+        let Act::Recovered { lost, reason } = &entry.act else { return Err(Refusal::Recovery) };
+        if reason.len() > MAX_REASON {
+            return Err(Refusal::Reason(reason.len()));
+        }
+        let author = self.view.members.get(&entry.author).ok_or(Refusal::Author(entry.author))?;
+        if author.identity.class() == TpmClass::None || lost.contains(&entry.author) {
+            return Err(Refusal::WithoutTpm(entry.author));
+        }
+        if let Some(unknown) = lost.iter().find(|m| !self.view.members.contains_key(m)) {
+            return Err(Refusal::NoMember(*unknown));
+        }
+        self.view.members.retain(|id, _| !lost.contains(id));
+        self.voters = [entry.author].into();
+        self.view.epoch = Epoch(self.view.epoch.0.saturating_add(1));
+        self.view.head = RecordHead { number: entry.number, hash: signed.hash() };
+        Ok(())
+    }
+
+    /// A member that nobody has admitted.
+    #[cfg(test)]
+    pub(super) fn put(&mut self, member: RosterEntry) {
+        self.view.members.insert(member.id(), member);
     }
 
     /// Notes the time that a majority of voters has put on this head.
@@ -418,6 +480,39 @@ mod tests {
         let b = w.id("b");
         let evict = Act::Evicted { member: b, reason: String::new() };
         assert_eq!(refused(&mut w, "a", evict), Refusal::Votes(b));
+    }
+
+    #[test]
+    fn who_has_no_tpm_changes_nothing_but_its_own_membership() {
+        let mut world = World::begin(&["a", "b"]);
+        let bare = world.bare("bare");
+        for act in [
+            Act::Evicted { member: world.id("b"), reason: String::new() },
+            Act::TokenMade(World::token_for("q")),
+            Act::Voters([world.id("a"), world.id("b")].into()),
+            Act::ReferenceAccepted { name: "r".into(), manifest: Blob::new(vec![1]).unwrap() },
+        ] {
+            let refused = world.write("bare", act.clone()).unwrap_err();
+            assert_eq!(refused, Refusal::WithoutTpm(bare));
+            let mut control = world.clone();
+            let taken = crate::planted::without(Check::AuthorTpm, || control.write("bare", act));
+            assert_eq!(taken, Ok(()));
+        }
+        assert_eq!(world.write("bare", Act::Left), Ok(()));
+    }
+
+    #[test]
+    fn the_last_reference_values_stay() {
+        let mut world = World::begin(&["a"]);
+        let accept = |name: &str| Act::ReferenceAccepted {
+            name: name.into(),
+            manifest: Blob::new(vec![1]).unwrap(),
+        };
+        world.write("a", accept("one")).unwrap();
+        let retire = |name: &str| Act::ReferenceRetired { name: name.into() };
+        assert_eq!(world.write("a", retire("one")), Err(Refusal::LastReference("one".into())));
+        world.write("a", accept("two")).unwrap();
+        assert_eq!(world.write("a", retire("one")), Ok(()));
     }
 
     #[test]

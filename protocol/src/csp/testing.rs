@@ -98,7 +98,19 @@ impl World {
     }
 
     pub fn id(&self, name: &str) -> MemberId {
-        Keys::of(name).entry.id()
+        self.keys.get(name).map_or_else(|| Keys::of(name).entry.id(), |k| k.entry.id())
+    }
+
+    /// A member without a TPM, which nobody has admitted.
+    pub fn bare(&mut self, name: &str) -> MemberId {
+        let mut keys = Keys::of(name);
+        let identity = Identity::Bare { spki: keys.entry.identity.spki() };
+        let (level, hardware) = (keys.entry.platform_identity, keys.entry.hardware.clone());
+        keys.entry = RosterEntry::new(name.parse().unwrap(), identity, level, hardware);
+        let id = keys.entry.id();
+        self.record.put(keys.entry.clone());
+        self.keys.insert(name.to_owned(), keys);
+        id
     }
 
     pub fn genesis(&self) -> SignedEntry {
@@ -183,6 +195,16 @@ impl World {
     }
 
     /// Takes the last entry back.
+    /// `by` becomes the only voter, and gives up `lost`.
+    pub fn recover(&mut self, by: &str, lost: &[&str]) -> Offer {
+        let lost = lost.iter().map(|n| self.id(n)).collect();
+        let entry = self.next(by, Act::Recovered { lost, reason: "a test".into() });
+        self.record.recover(&entry, &Cheap).unwrap();
+        self.entries.push(entry.clone());
+        let head = Head { union: self.union(), at: self.record.view().head, time: UnixTime(1_000) };
+        Offer { entries: vec![entry], head: self.co_sign_by(&[by], head) }
+    }
+
     pub fn undo(&mut self) {
         self.entries.pop();
         let mut record = Record::begin(&self.entries[0], &Cheap).unwrap();

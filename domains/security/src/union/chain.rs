@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use gtvp_model::digest::Digest;
 use gtvp_model::union::{MemberId, RecordHead, UnionId, UnixTime};
 use gtvp_protocol::csp::entry::MAX_ENTRY;
-use gtvp_protocol::csp::follow::{Follower, MAX_ENTRIES, OfferRefusal};
+use gtvp_protocol::csp::follow::{Follower, MAX_ENTRIES, MAX_LEAD, OfferRefusal, Recoveries};
 use gtvp_protocol::csp::page::Committed;
 use gtvp_protocol::csp::{CoSigned, Entry, Offer, Record, Refusal, SignedEntry};
 use gtvp_protocol::frame::wire::{self, BodyFault};
@@ -65,6 +65,7 @@ pub struct Whole {
 /// Entries so far.
 pub struct Chain {
     now: UnixTime,
+    recoveries: Recoveries,
     follower: Option<Follower>,
     book: Book,
     head: Option<CoSigned>,
@@ -72,9 +73,10 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Nothing yet. Heads must not be later than `now`, as far as clocks go.
-    pub fn new(own: MemberId, now: UnixTime) -> Self {
-        Self { now, follower: None, book: Book::new(own), head: None, pending: Vec::new() }
+    /// Nothing yet. Its end must not be later than `now`, as far as clocks go; of heads before it the time is past in any case, whatever
+    /// a voter's clock once said. These entries that replace the voters are taken.
+    pub fn new(own: MemberId, now: UnixTime, recoveries: Recoveries) -> Self {
+        Self { now, recoveries, follower: None, book: Book::new(own), head: None, pending: Vec::new() }
     }
 
     /// The number of the next entry.
@@ -94,7 +96,7 @@ impl Chain {
             None => {
                 let record = Record::begin(&item.entry, &Ecdsa).map_err(|r| BadChain::entry(0, r))?;
                 note(&mut self.book, &item.entry)?;
-                Follower::new(record)
+                Follower::new(record).allowing(self.recoveries)
             }
         };
         let Some(head) = item.head else {
@@ -102,7 +104,8 @@ impl Chain {
             return if self.pending.len() < MAX_ENTRIES { Ok(self) } else { Err(BadChain::Unsigned(number)) };
         };
         let offer = Offer { entries: std::mem::take(&mut self.pending), head };
-        self.follower = Some(follower.grown(&offer, self.now, &Ecdsa).map_err(BadChain::Refused)?);
+        let then = offer.head.head.time;
+        self.follower = Some(follower.grown(&offer, then, &Ecdsa).map_err(BadChain::Refused)?);
         offer.entries.iter().try_for_each(|e| note(&mut self.book, e))?;
         self.head = Some(offer.head);
         Ok(self)
@@ -112,6 +115,12 @@ impl Chain {
     pub fn finish(self) -> Result<(Whole, usize), BadChain> {
         let follower = self.follower.ok_or(BadChain::Empty)?;
         let head = self.head.ok_or(BadChain::Unsigned(0))?;
+        if head.head.time.0 > self.now.0.saturating_add(MAX_LEAD) {
+            let (theirs, now) = (head.head.time, self.now);
+            return Err(BadChain::Refused(OfferRefusal::Ahead { theirs, now }));
+        }
+        // What comes after it is decided by the union's voters.
+        let follower = follower.allowing(Recoveries::None);
         Ok((Whole { follower, head, book: self.book }, self.pending.len()))
     }
 }

@@ -7,8 +7,9 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use gtvp_model::digest::Digest;
 use gtvp_model::union::{MemberId, RecordHead, UnixTime};
-use gtvp_protocol::csp::follow::Fork;
+use gtvp_protocol::csp::follow::{Fork, Recoveries};
 use gtvp_protocol::csp::page::Committed;
 use gtvp_protocol::frame::wire;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -26,6 +27,8 @@ const OWN: &str = "own";
 const PROMISE: &str = "promise";
 /// Proof that a majority has said two things.
 const FORK: &str = "fork";
+/// The entry that may replace the voters, by its administrator's word.
+const FOLLOW: &str = "follow";
 /// Longest of these.
 const MAX_SMALL: u64 = 8 * 1024 * 1024;
 
@@ -53,6 +56,8 @@ pub struct Kept {
     pub promised: Option<RecordHead>,
     /// Proof that a majority has said two things.
     pub fork: Option<Fork>,
+    /// The entry that may replace the voters.
+    pub follow: Option<Digest>,
 }
 
 /// The record's place.
@@ -80,7 +85,7 @@ impl Disk {
             let name = name.map_err(|e| unreadable("its folder", e))?.file_name();
             let text = name.to_string_lossy();
             // `.new`: a write that did not come to its end.
-            if text.ends_with(".new") || [OWN, PROMISE, FORK].contains(&&*text) {
+            if text.ends_with(".new") || [OWN, PROMISE, FORK, FOLLOW].contains(&&*text) {
                 continue;
             }
             let number = text.parse::<u64>().ok().filter(|n| n.to_string() == text);
@@ -93,7 +98,7 @@ impl Disk {
             .and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::from))
             .map_err(|e| unreadable(OWN, e))?;
         // Of what was checked when it was taken, the time is not looked at again: this clock may be wrong now.
-        let mut chain = Chain::new(own, UnixTime(u64::MAX));
+        let mut chain = Chain::new(own, UnixTime(u64::MAX), Recoveries::UpTo(u64::MAX));
         for number in numbers {
             if number != chain.next() {
                 return Err(BadChain::Unreadable(chain.next(), io::ErrorKind::NotFound.into()).into());
@@ -104,7 +109,8 @@ impl Disk {
         let (whole, _) = chain.finish()?;
         let promised = self.json(PROMISE)?;
         let fork = self.json(FORK)?;
-        Ok(Some(Kept { own, whole, promised, fork }))
+        let follow = self.json(FOLLOW)?;
+        Ok(Some(Kept { own, whole, promised, fork, follow }))
     }
 
     fn small(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -144,6 +150,11 @@ impl Disk {
     /// Writes down a promise.
     pub fn promise(&self, promised: RecordHead) -> io::Result<()> {
         saved::replace(&self.folder, PROMISE, &serde_json::to_vec(&promised)?)
+    }
+
+    /// Writes down which entry may replace the voters.
+    pub fn follow(&self, entry: Digest) -> io::Result<()> {
+        saved::replace(&self.folder, FOLLOW, &serde_json::to_vec(&entry)?)
     }
 
     /// Writes down that the record has gone two ways.

@@ -6,6 +6,7 @@ use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::union::{PlatformIdentity, RosterEntry, TpmClass, UnionId, UnionSettings, UnixTime};
 use gtvp_model::unionview::UnionSummary;
+use gtvp_protocol::csp::follow::Recoveries;
 use gtvp_protocol::csp::page::Committed;
 use gtvp_protocol::csp::{Act, CoSigned, Entry, Head, Keeper, Vote};
 use gtvp_protocol::frame::wire::TooManyBytes;
@@ -88,7 +89,9 @@ impl Union {
             Committed { entry: second, head: Some(CoSigned { head, votes }) },
         ];
         let refused = |e| Fault::internal("the union's first entries are refused", &e);
-        let chain = items.iter().try_fold(Chain::new(own, now), |chain, item| chain.with(item.clone()));
+        let chain = items
+            .iter()
+            .try_fold(Chain::new(own, now, Recoveries::None), |chain, item| chain.with(item.clone()));
         let (whole, _) = chain.and_then(Chain::finish).map_err(refused)?;
         whole.book.set().map_err(|why| {
             Fault::new(FaultKind::Internal, "the first reference values are refused").because(why)

@@ -93,6 +93,11 @@ fn told(act: &Act, name: &dyn Fn(&MemberId) -> String) -> (&'static str, String,
             let names: Vec<String> = voters.iter().map(name).collect();
             ("voters", format!("those who vote: {}", names.join(", ")), None)
         }
+        Act::Recovered { lost, reason } => {
+            let names: Vec<String> = lost.iter().map(name).collect();
+            let why = if reason.is_empty() { "no reason was given" } else { reason };
+            ("recovered", format!("it votes alone; given up: {}: {why}", names.join(", ")), None)
+        }
         Act::ReferenceAccepted { name, manifest } => {
             let bytes = manifest.as_slice().len();
             ("reference_accepted", format!("reference values {name} count ({bytes} bytes)"), None)

@@ -11,6 +11,7 @@ use gtvp_ipc::security::LearnRecord;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::union::{RecordHead, RosterEntry, UnionId, UnionView, UnixTime};
 use gtvp_protocol::csp::Keeper;
+use gtvp_protocol::csp::follow::Recoveries;
 use gtvp_protocol::hsp::Durable;
 use gtvp_protocol::hsp::join::MAX_RECORD;
 use rustix::fs::FileType;
@@ -92,7 +93,7 @@ impl Union {
         };
         let expected = Expected { union: asked.union, known: asked.known, end: asked.end };
         let read = reader(&bytes).map_err(|e| BadChain::Unreadable(0, e));
-        let chain = Chain::new(own, now);
+        let chain = Chain::new(own, now, Recoveries::UpTo(asked.known.number));
         Ok(match read.and_then(|read| learn(read, &expected, chain, |_, _| Ok(()))) {
             Err(e) => Err(causes(&e)),
             Ok(whole) => {
@@ -158,7 +159,7 @@ impl Union {
         }
         // Once more from its bytes: whoever gave them may have changed them since.
         let new = self.disk.begin(entry.id()).map_err(|e| cannot(&e))?;
-        let chain = Chain::new(entry.id(), now);
+        let chain = Chain::new(entry.id(), now, Recoveries::UpTo(learned.expected.known.number));
         let written = reader(&learned.bytes).map_err(|e| BadChain::Unreadable(0, e)).and_then(|read| {
             learn(read, &learned.expected, chain, |number, item| {
                 new.add(number, item).map_err(|e| BadChain::Unreadable(number, e))

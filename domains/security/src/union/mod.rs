@@ -12,6 +12,7 @@ mod history;
 pub mod housekeeping;
 mod joining;
 mod offers;
+mod recovery;
 mod wishes;
 
 use std::collections::BTreeMap;
@@ -32,7 +33,7 @@ use gtvp_model::union::{
     UnionId, UnixTime,
 };
 use gtvp_model::unionview::UnionSummary;
-use gtvp_protocol::csp::follow::Follower;
+use gtvp_protocol::csp::follow::{Follower, Recoveries};
 use gtvp_protocol::csp::node::UnionState;
 use gtvp_protocol::csp::{Act, CoSigned, Entry, Head, Keeper, Record, Signature, Signatures, SignedEntry};
 use gtvp_protocol::frame::wire;
@@ -168,10 +169,11 @@ impl Union {
             Ok(None) => Held::Nothing,
             Ok(Some(kept)) => {
                 let keeper = Keeper::new(kept.own, kept.whole.follower.record().clone(), kept.promised);
-                let keeper = match kept.fork {
+                let mut keeper = match kept.fork {
                     Some(fork) => keeper.forked_by(fork),
                     None => keeper,
                 };
+                keeper.allow(kept.follow.map_or(Recoveries::None, Recoveries::This));
                 Held::Record(Box::new(Kept::new(keeper, kept.whole.head, kept.whole.book)))
             }
             Err(damage) => Held::Damaged(damage.to_string()),
@@ -319,6 +321,13 @@ impl Union {
 
     /// An entry that does this, signed, after the last one. It is tried on the record first: nobody is asked for what none would take.
     fn write(&self, kept: &Kept, act: Act, now: UnixTime) -> Result<SignedEntry, Fault> {
+        let (entry, signed) = self.next(kept, act, now)?;
+        self.fits(kept, &signed, &entry)?;
+        Ok(signed)
+    }
+
+    /// The entry that would be the next, signed. Whether it may be is not looked at.
+    fn next(&self, kept: &Kept, act: Act, now: UnixTime) -> Result<(Entry, SignedEntry), Fault> {
         let own = self.own_keys()?.identity;
         let view = kept.record().view();
         let member = view.members.get(&own.member_id()).filter(|m| m.identity.same_keys(&own));
@@ -335,8 +344,7 @@ impl Union {
             act,
         };
         let signed = self.sign(&entry)?;
-        self.fits(kept, &signed, &entry)?;
-        Ok(signed)
+        Ok((entry, signed))
     }
 
     /// That an entry may be the next.

@@ -22,6 +22,10 @@ const MAX_OFFERED: usize = MAX_OFFER + MAX_ENTRIES * 1200 + MAX_VOTERS * 1200 + 
 const MAX_PAGE: u64 = 16 * 1024 * 1024;
 
 impl Union {
+    pub(super) fn change<T>(&self, f: impl FnOnce(&mut Kept) -> Result<T, Fault>) -> Result<T, Fault> {
+        self.kept(f)
+    }
+
     fn kept<T>(&self, f: impl FnOnce(&mut Kept) -> Result<T, Fault>) -> Result<T, Fault> {
         match &mut *self.held() {
             Held::Nothing => Err(no_union()),
@@ -124,21 +128,25 @@ impl Union {
                     .map_err(|e| Fault::internal("the record cannot be written", &e))?;
                 kept.keeper = keeper;
             }
-            for signed in &offer.entries {
-                // It was decoded when it was taken.
-                if let Ok(entry) = Entry::decode(signed.entry.as_slice()) {
-                    kept.book.note(&entry);
-                }
-            }
-            let newer = new > 0 || offer.head.head.time > kept.head.head.time;
-            if newer {
-                kept.head = offer.head.clone();
-                kept.known = Known::of(kept.keeper.follower(), &kept.head, &kept.book);
+            if new > 0 || offer.head.head.time > kept.head.head.time {
+                self.taken(kept, &offer);
                 self.bump();
             }
             Ok(new)
         })?;
         Ok(Taken { new: taken as u64 })
+    }
+
+    /// What follows from an offer that was taken and is on the disk.
+    pub(super) fn taken(&self, kept: &mut Kept, offer: &Offer) {
+        for signed in &offer.entries {
+            // It was decoded when it was taken.
+            if let Ok(entry) = Entry::decode(signed.entry.as_slice()) {
+                kept.book.note(&entry);
+            }
+        }
+        kept.head = offer.head.clone();
+        kept.known = Known::of(kept.keeper.follower(), &kept.head, &kept.book);
     }
 
     /// A majority has said two things: that is written down and told, once.

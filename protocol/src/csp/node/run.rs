@@ -235,8 +235,13 @@ impl Node {
         }
         let alone = union.voters.len() == 1;
         if let Some(order) = &mut self.order {
+            let only = alone && order.voters() != [own].into();
+            // Alone it decides alone, whatever Raft was waiting for: the others that it knows are lost, or on their way out.
+            if only && order.forget([own].into(), now).is_ok() {
+                self.decided.clear();
+                self.persist = true;
             // It became a voter anew: what it had before is of a time when its word was not needed.
-            if !was_voter && !order.has(own) && order.forget(BTreeSet::new(), now).is_ok() {
+            } else if !was_voter && !order.has(own) && order.forget(BTreeSet::new(), now).is_ok() {
                 self.decided.clear();
                 self.persist = true;
             }
