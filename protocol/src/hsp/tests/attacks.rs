@@ -564,7 +564,7 @@ impl Joining {
 #[test]
 fn every_guard_of_hsp_has_an_attack_that_it_stops() {
     let of_csp = |c: &Check| {
-        ["Entry", "Head", "Voters", "OnePromise", "LastPromise"]
+        ["Entry", "Head", "Voters", "OnePromise", "LastPromise", "Promise"]
             .iter()
             .any(|p| format!("{c:?}").starts_with(p))
     };
