@@ -104,6 +104,16 @@ impl Evidence {
             return Err(BadEvidence::TooLong(bytes.len()));
         }
         let evidence: Self = from_cbor(bytes).map_err(BadEvidence::NotEvidence)?;
+        evidence.check()?;
+        Ok(evidence)
+    }
+
+    /// Whether it is of this version and within its bounds.
+    ///
+    /// # Errors
+    /// [`BadEvidence`].
+    pub fn check(&self) -> Result<(), BadEvidence> {
+        let evidence = self;
         if evidence.version != VERSION {
             return Err(BadEvidence::Version(evidence.version));
         }
@@ -123,7 +133,7 @@ impl Evidence {
                 return Err(BadEvidence::PartTooLong { what, len, max });
             }
         }
-        Ok(evidence)
+        Ok(())
     }
 
     /// Its encoding.

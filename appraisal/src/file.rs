@@ -16,7 +16,7 @@ use crate::appraise::{
 use crate::boxes::{self, BoxEvidence, BoxFinding, BoxRefusal};
 use crate::cose::{from_cbor, to_cbor};
 use crate::ek::{self, EkKey, EkRefusal, Pin, Roots, VerifiedEk};
-use crate::evidence::{Evidence, LogPart, MAX_EVIDENCE};
+use crate::evidence::{BadEvidence, Evidence, LogPart, MAX_EVIDENCE};
 use crate::reference::{
     ComposeRefusal, MAX_MANIFEST, ManifestRefusal, ReferenceSet, SignedManifest, TrustedManifest,
 };
@@ -115,6 +115,9 @@ pub enum FileRefusal {
     /// The nonce is shorter or longer than one may be.
     #[error("its nonce has {0} bytes; {min} to {max} are taken", min = NONCE.start(), max = NONCE.end())]
     Nonce(usize),
+    /// Its evidence is of another version, or a part of it too long.
+    #[error(transparent)]
+    Evidence(#[from] BadEvidence),
     /// Its EK is malformed.
     #[error("its endorsement key is malformed")]
     Ek(#[source] Malformed),
@@ -242,6 +245,7 @@ impl EvidenceFile {
         if file.format != MAGIC {
             return Err(FileRefusal::Format(file.format.chars().take(80).collect()));
         }
+        file.evidence.check()?;
         for (what, len, max) in [
             ("reference manifests", file.references.len(), MAX_MANIFESTS),
             ("authorities", file.authorities.len(), MAX_MANIFESTS),

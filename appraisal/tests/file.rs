@@ -345,6 +345,10 @@ fn other_bytes_are_no_file() {
     let mut file = world().file;
     file.format = "gtvp-evidence/2".to_owned();
     assert!(matches!(EvidenceFile::decode(&file.encode()), Err(FileRefusal::Format(_))));
+    file.format = EvidenceFile::format();
+    assert!(EvidenceFile::decode(&file.encode()).is_ok());
+    file.evidence.version = 0;
+    assert!(matches!(EvidenceFile::decode(&file.encode()), Err(FileRefusal::Evidence(_))));
     // A list of a billion, announced and not there.
     assert!(EvidenceFile::decode(&[0xbf, 0x9b, 0, 0, 0, 0, 0x40, 0, 0, 0]).is_err());
 }

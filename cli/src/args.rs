@@ -558,9 +558,9 @@ pub enum ReferenceCommand {
     Accept {
         /// The member, or who asked to join by this name and was refused.
         #[arg(group = "what", value_name = "MEMBER")]
-        member: Option<MemberName>,
+        of: Option<MemberName>,
         /// It will count when the member has started again: for an update that is about to be made.
-        #[arg(long, requires = "member")]
+        #[arg(long, requires = "of")]
         next: bool,
         /// A manifest, JSON; - reads it from standard input.
         #[arg(long, group = "what", value_name = "FILE")]
@@ -656,6 +656,7 @@ pub enum MemberCommand {
 }
 
 #[derive(Debug, Args)]
+#[group(skip)]
 pub struct Attest {
     /// What the TPM's signature is to cover, 16 to 64 bytes in hexadecimal: whoever chose it knows that the evidence is no older
     /// [default: 32 random bytes].

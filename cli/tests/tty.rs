@@ -131,7 +131,7 @@ fn evidence_is_not_written_to_a_terminal() {
     let member = Member::start();
     let mut terminal = Terminal::new(24, 80);
     let mut child = terminal.run(&member, &["member", "attest"]);
-    terminal.until("try: gtvp member attest > evidence.cbor");
+    terminal.until("> evidence.cbor");
     assert_eq!(child.wait().unwrap().code(), Some(1));
     assert!(member.played.state().calls.is_empty(), "it was made in vain");
     let mut child = terminal.run(&member, &["member", "attest", "--explain"]);

@@ -141,13 +141,12 @@ pub async fn reference(api: &Api, command: &ReferenceCommand) -> Result<(), Faul
             };
             value(format, &manifest)
         }
-        ReferenceCommand::Accept { member, next, file } => {
+        ReferenceCommand::Accept { of, next, file } => {
             let manifest = file.as_deref().map(read).transpose()?;
             let manifest = manifest.map(|text| serde_json::from_str(&text)).transpose().map_err(|e| {
                 invalid(format!("the manifest is not JSON: {e}")).hint("docs/spec/evidence.md has its form")
             })?;
-            let wish =
-                ReferenceWish { member: member.as_ref().map(ToString::to_string), next: *next, manifest };
+            let wish = ReferenceWish { member: of.as_ref().map(ToString::to_string), next: *next, manifest };
             told(&api.change(Method::POST, "/v1/references", &wish).await?);
             Ok(())
         }
