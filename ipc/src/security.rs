@@ -365,7 +365,8 @@ pub struct Housekeeping {
 }
 
 /// Promise that this entry is the next one, and sign the head with it (`csp::keeper`). An entry that a rule of the record refuses
-/// (`VoteRefusal::Entry`) is `Denied`, so that another one may be next (`NoVote::Never`); nothing else is.
+/// (`VoteRefusal::Entry`) is `Denied`, so that another one may be next (`NoVote::Never`); one whose number this voter has promised
+/// otherwise (`Promised`, `Forgotten`) is `InUse` (`NoVote::Another`); other faults pass (`NoVote::NotNow`).
 #[derive(Debug, Serialize, Deserialize)]
 pub struct VoteFor {
     /// What the voters' Raft has decided.

@@ -109,6 +109,15 @@ impl Config {
         };
         let members = voters + usize::try_from(rng.between(1, 3)).unwrap_or(1);
         let faulty_ms = rng.between(20, 90) * 1000;
-        Self { seed, members, voters, faulty_ms, faults: Faults::any(&mut rng), story, bug: None, verbose: false }
+        Self {
+            seed,
+            members,
+            voters,
+            faulty_ms,
+            faults: Faults::any(&mut rng),
+            story,
+            bug: None,
+            verbose: false,
+        }
     }
 }

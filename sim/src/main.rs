@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use gtvp_sim::{Config, Outcome, Story, run};
 
-const USAGE: &str = "gtvp-sim run SEED honest|liar|traitor|rollback [-v]\ngtvp-sim soak --minutes N [--seed FIRST]";
+const USAGE: &str =
+    "gtvp-sim run SEED honest|liar|traitor|rollback [-v]\ngtvp-sim soak --minutes N [--seed FIRST]";
 const STORIES: [(&str, Story); 4] = [
     ("honest", Story::Honest),
     ("liar", Story::Liar),

@@ -434,7 +434,10 @@ impl World {
         let member = &mut self.members[m];
         let (life_number, Some(life)) = (member.life, &mut member.alive) else { return };
         if life.node.deadline().is_some_and(|d| life.born + d.0 <= now) {
-            return self.violate("a node rests until something happens", format!("m{m} wants to be woken in the past"));
+            return self.violate(
+                "a node rests until something happens",
+                format!("m{m} wants to be woken in the past"),
+            );
         }
         let Some(at) = life.node.deadline().map(|d| (life.born + d.0).max(now + 1)) else { return };
         if life.timer.is_none_or(|t| t > at) {
@@ -555,6 +558,7 @@ impl World {
                 }
                 let outcome = outcome.map(|h| (h, member.keys.vote(&h))).map_err(|e| match e {
                     VoteRefusal::Entry(e) => NoVote::Never(e.to_string()),
+                    VoteRefusal::Promised(_) | VoteRefusal::Forgotten(_) => NoVote::Another(e.to_string()),
                     other => NoVote::NotNow(other.to_string()),
                 });
                 vec![Event::Voted { entry: entry.hash(), outcome }]
