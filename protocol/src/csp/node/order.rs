@@ -237,6 +237,11 @@ impl Order {
         stored.chain(unstable).any(|e| e.get_entry_type() == EntryType::EntryNormal && !e.data.is_empty())
     }
 
+    /// Entries of the record in the log, decided or not.
+    pub fn entries(&self) -> Vec<SignedEntry> {
+        self.log().after(0).filter_map(|e| logged(e).entry).collect()
+    }
+
     /// Appends, as the leader. `false`: not now.
     pub fn propose(&mut self, entry: &SignedEntry) -> bool {
         self.leads() && !self.log().is_full() && self.raft.propose(Vec::new(), wire::encode(entry)).is_ok()

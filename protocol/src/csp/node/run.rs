@@ -344,8 +344,6 @@ impl Node {
         let Some(head) = self.head() else { return };
         match outcome {
             Ok((signed, vote)) if signed.at.number > head.number => {
-                let promised = self.decided.iter().find(|d| d.place.hash == hash).map(|d| d.entry.clone());
-                self.keep_open(promised);
                 self.votes.add(signed.at, vote.clone(), head);
                 self.say(&Voted { head: signed, vote });
             }
@@ -548,19 +546,22 @@ impl Node {
 
     /// Our log of Raft leads nowhere: it begins where each voter's did, with the record's voters. The record does not rest on it.
     fn begin_anew(&mut self, why: &str) {
-        let (Some(order), Some(union)) = (&mut self.order, &self.union) else { return };
+        let (Some(order), Some(union)) = (&mut self.order, self.union.clone()) else { return };
+        let in_log = order.entries();
         if order.forget(union.voters.iter().map(raft_id).collect(), self.now).is_ok() {
             self.persist = true;
             let decided: Vec<SignedEntry> = self.decided.drain(..).map(|d| d.entry).collect();
-            self.keep_open(decided);
+            self.keep_open(decided.into_iter().chain(in_log));
             self.tell("raft.began_anew", format!("what voters had agreed on is forgotten: {why}"));
         }
     }
 
     /// Entries that others may have promised: they are proposed again until the record has their number.
     fn keep_open(&mut self, entries: impl IntoIterator<Item = SignedEntry>) {
+        let number = self.head().map_or(0, |h| h.number);
         for entry in entries {
-            if self.open.len() < MAX_DECIDED && !self.open.contains(&entry) {
+            let past = Place::of(&entry).is_none_or(|p| p.number <= number);
+            if !past && self.open.len() < MAX_DECIDED && !self.open.contains(&entry) {
                 self.open.push(entry);
             }
         }
@@ -747,8 +748,12 @@ impl Node {
         if self.votes.has_next(&self.own).is_some() {
             return;
         }
-        self.waits.voting = Some(next.place.hash);
-        self.then.push(Command::Vote(next.entry.clone()));
+        let (hash, entry) = (next.place.hash, next.entry.clone());
+        self.waits.voting = Some(hash);
+        // Raft may forget what was promised, another member's disk may: it can be proposed again as long as this one has it.
+        self.keep_open([entry.clone()]);
+        self.persist = true;
+        self.then.push(Command::Vote(entry));
     }
 
     fn say_again(&mut self, head: RecordHead) {
