@@ -261,10 +261,8 @@ impl World {
     }
 
     fn see(&mut self, seen: Seen) {
-        if self.violation.is_none()
-            && let Err(violation) = self.invariants.see(&seen, self.now)
-        {
-            self.violation = Some(violation);
+        if self.violation.is_none() {
+            self.violation = self.invariants.see(&seen, self.now).err();
         }
     }
 

@@ -36,6 +36,7 @@ fn crashing(config: &mut Config) {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow without optimization: cargo test --release -p gtvp-sim")]
 fn a_record_that_is_not_synchronized() {
     let bug = |c: &mut Config| {
         crashing(c);
@@ -45,6 +46,7 @@ fn a_record_that_is_not_synchronized() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow without optimization: cargo test --release -p gtvp-sim")]
 fn a_promise_that_is_not_synchronized() {
     let bug = |c: &mut Config| {
         crashing(c);
@@ -54,6 +56,7 @@ fn a_promise_that_is_not_synchronized() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow without optimization: cargo test --release -p gtvp-sim")]
 fn a_raft_that_is_not_synchronized() {
     let bug = |c: &mut Config| {
         crashing(c);
@@ -64,42 +67,49 @@ fn a_raft_that_is_not_synchronized() {
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow without optimization: cargo test --release -p gtvp-sim")]
 fn two_promises_for_a_number() {
     let violation = without(Check::OnePromise, || find(60, Story::Liar, |_| {}));
     found("two promises", &[TWICE, FORK], violation);
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow without optimization: cargo test --release -p gtvp-sim")]
 fn a_counter_that_is_not_looked_at() {
     let violation = without(Check::PromiseFloor, || find(200, Story::Rollback, crashing));
     found("disk gone back, counter not looked at", &[FORK, ACKNOWLEDGED, CURRENT], violation);
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow without optimization: cargo test --release -p gtvp-sim")]
 fn a_majority_that_is_not_counted() {
     let violation = without(Check::HeadMajority, || find(20, Story::Liar, |_| {}));
     found("majority not counted", &[FORK, CURRENT, ACKNOWLEDGED], violation);
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow without optimization: cargo test --release -p gtvp-sim")]
 fn entries_that_are_not_the_heads() {
     let violation = without(Check::HeadEntries, || find(40, Story::Liar, |_| {}));
     found("entries not compared with the head", &[FORK], violation);
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow without optimization: cargo test --release -p gtvp-sim")]
 fn a_time_that_nobody_signed() {
     let violation = without(Check::HeadSigned, || find(20, Story::Liar, |_| {}));
     found("time not compared with the votes", &[CURRENT], violation);
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow without optimization: cargo test --release -p gtvp-sim")]
 fn a_voter_that_signs_the_last_head_after_the_next_one() {
     let violation = without(Check::LastPromise, || find(300, Story::Rollback, crashing));
     found("last promise not looked at", &[CURRENT], violation);
 }
 
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow without optimization: cargo test --release -p gtvp-sim")]
 fn the_same_runs_find_nothing_where_nothing_is_wrong() {
     for story in [Story::Honest, Story::Liar, Story::Rollback] {
         assert_eq!(find(10, story, crashing), None, "{story:?}");
@@ -109,6 +119,7 @@ fn the_same_runs_find_nothing_where_nothing_is_wrong() {
 /// What docs/spec/csp.md says of unions with three voters: two of them make a majority, so who has one's keys can have the other two
 /// take different entries. With four, three make one.
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow without optimization: cargo test --release -p gtvp-sim")]
 fn a_traitor_among_three_voters_forks_the_record_and_among_four_it_does_not() {
     let three = |c: &mut Config| c.voters = 3;
     found("a traitor of three", &[FORK], find(60, Story::Traitor, three));
@@ -117,6 +128,7 @@ fn a_traitor_among_three_voters_forks_the_record_and_among_four_it_does_not() {
 
 /// Of two voters both must sign, so one that has forgotten what it promised signs nothing else with the other. It may hold both up.
 #[test]
+#[cfg_attr(debug_assertions, ignore = "slow without optimization: cargo test --release -p gtvp-sim")]
 fn a_disk_that_goes_back_forks_no_record_of_two_voters_even_without_the_counter() {
     let two = |c: &mut Config| {
         crashing(c);

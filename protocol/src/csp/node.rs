@@ -251,14 +251,10 @@ impl Node {
 
     fn commands(&mut self) -> Vec<Command> {
         let mut commands = std::mem::take(&mut self.first);
-        if std::mem::take(&mut self.persist)
-            && let (Some(order), Some(union)) = (&self.order, &self.union)
-        {
-            commands.push(Command::Persist(order.to_bytes(
-                union.view.union,
-                self.is_voter(),
-                self.open.clone(),
-            )));
+        let persist = std::mem::take(&mut self.persist);
+        if let (true, Some(order), Some(union)) = (persist, &self.order, &self.union) {
+            let bytes = order.to_bytes(union.view.union, self.is_voter(), self.open.clone());
+            commands.push(Command::Persist(bytes));
         }
         commands.append(&mut self.then);
         commands

@@ -159,9 +159,9 @@ impl Log {
     /// Appends, in place of whatever was there from the first one's index on.
     pub fn append(&mut self, entries: Vec<Entry>) {
         if let Some(first) = entries.first() {
-            while self.last() >= first.index
-                && let Some(gone) = self.entries.pop_back()
-            {
+            let first = first.index;
+            while self.last() >= first {
+                let Some(gone) = self.entries.pop_back() else { break };
                 self.bytes = self.bytes.saturating_sub(gone.data.len());
             }
         }

@@ -494,10 +494,11 @@ impl Node {
             self.send(from, Refused { entry: hash, reason });
         } else if self.leads() {
             self.proposals.queue(propose.entry, head, self.now);
-        } else if !propose.passed
-            && let Some(leader) = self.leader().filter(|l| self.peers.is_full(l) && *l != from)
-        {
-            self.send(leader, Propose { passed: true, entry: propose.entry });
+        } else if !propose.passed {
+            let leader = self.leader().filter(|l| self.peers.is_full(l) && *l != from);
+            if let Some(leader) = leader {
+                self.send(leader, Propose { passed: true, entry: propose.entry });
+            }
         }
     }
 
@@ -804,10 +805,8 @@ impl Node {
     }
 
     fn pull(&mut self, head: RecordHead) {
-        if let Some((from, until)) = self.waits.pulling
-            && until <= self.now
-        {
-            self.waits.pulling = None;
+        let now = self.now;
+        if let Some((from, _)) = self.waits.pulling.take_if(|(_, until)| *until <= now) {
             self.blame(from, "it does not answer");
         }
         let busy = self.waits.pulling.is_some() || self.waits.pulled.is_some() || self.waits.taking.is_some();

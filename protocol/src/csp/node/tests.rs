@@ -2,6 +2,7 @@
 //! hours do is the simulator's (`sim/`).
 
 mod attacks;
+mod spec;
 mod story;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
