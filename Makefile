@@ -9,7 +9,7 @@ BINARIES := gtvpd gtvp-probe gtvp gtvp-management gtvp-security gtvp-components 
 	gtvp-lazyfs gtvp-fetcher gtvp-guest-init
 PREFIX ?= /usr/local
 
-.PHONY: help demo down setup build test verify models bench install clean
+.PHONY: help demo down setup build test verify soak models bench install clean
 
 help:            ## show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1\t/' | expand -t 10
@@ -34,6 +34,9 @@ test: setup build ## install what is needed, pass every test
 
 verify:          ## formatting, lints, layers: changes nothing
 	@cargo xtask verify
+
+soak:            ## an hour of simulated unions, or MINUTES=N
+	@cargo run --locked --release -p gtvp-sim -- soak --minutes $(or $(MINUTES),60)
 
 models:          ## verify the formal models of the protocols, and that each guard is needed
 	@command -v verifpal >/dev/null || cargo install verifpal --version 1.6.7 --locked --ignore-rust-version

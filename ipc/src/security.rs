@@ -404,8 +404,9 @@ pub struct Housekeeping {
 }
 
 /// Promise that this entry is the next one, and sign the head with it (`csp::keeper`). An entry that a rule of the record refuses
-/// (`VoteRefusal::Entry`) is `Invalid`, so that another one may be next (`NoVote::Never`); nothing else is.
-/// One that does not follow the last entry is `Denied`: whoever asks has not heard of that yet.
+/// (`VoteRefusal::Entry`) is `Invalid`, so that another one may be next (`NoVote::Never`); one whose number this voter has promised
+/// otherwise (`Promised`, `Forgotten`) is `InUse` (`NoVote::Another`); one that does not follow the last entry is `Denied`: whoever asks
+/// has not heard of that yet. That and other faults pass (`NoVote::NotNow`).
 #[derive(Debug, Serialize, Deserialize)]
 pub struct VoteFor {
     /// What the voters' Raft has decided.

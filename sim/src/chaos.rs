@@ -141,15 +141,16 @@ impl World {
         if !self.working {
             return;
         }
-        let wait = self.rng.between(500, 5000);
+        let wait = self.rng.between(self.faults.pace / 10, self.faults.pace);
         self.after(wait, What::Fault);
         if self.config.story == Story::Rollback && self.old_disk.is_none() {
-            if let Some(voter) = self.a_voter() {
+            self.rolled = self.rolled.or_else(|| self.a_voter());
+            if let Some(voter) = self.rolled {
                 let mut old = self.members[voter].disk.clone();
                 old.crash(&mut self.rng.fork());
                 self.old_disk = Some(old);
-                let half = self.config.faulty_ms / 2;
-                self.after(half, What::Mend(Mend::Disk(voter)));
+                let wait = self.rng.between(1000, 15_000);
+                self.after(wait, What::Mend(Mend::Disk(voter)));
             }
         }
         let all: Vec<usize> = (0..self.members.len()).collect();
@@ -182,7 +183,7 @@ impl World {
     /// A voter's disk is what it was some time ago.
     pub(crate) fn go_back(&mut self, m: usize) {
         self.crash(m);
-        if let Some(old) = self.old_disk.clone() {
+        if let Some(old) = self.old_disk.take() {
             self.members[m].disk = old;
             self.members[m].exempt = true;
         }

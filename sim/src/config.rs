@@ -5,6 +5,8 @@ use crate::rng::Rng;
 /// Faults of a run, until it is to settle.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Faults {
+    /// The next thing goes wrong after so long at most, ms.
+    pub pace: u64,
     /// Of 1,000 frames so many are lost without a word.
     pub loss: u64,
     /// So many come twice.
@@ -26,6 +28,7 @@ pub struct Faults {
 impl Faults {
     /// A network and machines as they should be.
     pub const NONE: Self = Self {
+        pace: 5000,
         loss: 0,
         duplicates: 0,
         delay: (1, 3),
@@ -39,6 +42,7 @@ impl Faults {
     /// Some of all.
     pub fn any(rng: &mut Rng) -> Self {
         Self {
+            pace: 5000,
             loss: rng.pick(&[0, 0, 10, 100]).unwrap_or(0),
             duplicates: rng.pick(&[0, 10, 100]).unwrap_or(0),
             delay: rng.pick(&[(1, 3), (1, 50), (5, 400)]).unwrap_or((1, 3)),

@@ -2,11 +2,13 @@
 //! `communication`: its `security` gives its word once. A traitor has its keys as well, and signs all it is asked to.
 
 use gtvp_protocol::csp::node::Message;
+use gtvp_protocol::csp::node::message::Voted;
 use gtvp_protocol::csp::{Act, CoSigned, Entry, Head, SignedEntry};
 use gtvp_protocol::frame::Frame;
 
-use crate::config::Story;
-use crate::keys::{Keys, token};
+use crate::config::{Bug, Story};
+use crate::keys::{Cheap, Keys, token};
+use crate::member::promise_bytes;
 use crate::world::World;
 use gtvp_model::union::{RecordHead, UnixTime};
 
@@ -17,6 +19,7 @@ impl World {
         let keys = self.members[from].keys.clone();
         // The others are fooled in two halves.
         let other_half = to % 2 == 1;
+        let second = if other_half && self.rng.permille(100) { self.second(from) } else { None };
         match &mut message {
             Message::Raft(raft) if other_half => {
                 let mut entries = raft.entries.as_slice().to_vec();
@@ -73,7 +76,28 @@ impl World {
             }
             _ => {}
         }
-        vec![message.encode()]
+        std::iter::once(message.encode()).chain(second).collect()
+    }
+
+    /// Its own `security` is asked to promise the other entry as well, and does if it has forgotten that it promised one.
+    fn second(&mut self, from: usize) -> Option<Frame> {
+        let wall = self.ctx(from).wall;
+        let bug = self.config.bug;
+        let member = &mut self.members[from];
+        let life = member.alive.as_mut()?;
+        let next = life.at().number + 1;
+        let other = self
+            .instead
+            .values()
+            .find(|e| Entry::decode(e.entry.as_slice()).is_ok_and(|e| e.number == next))?;
+        let head = life.keeper.promise(other, wall, &Cheap).ok()?;
+        member.disk.promise.write(promise_bytes(head.at));
+        if bug != Some(Bug::PromiseNotSynced) {
+            member.disk.promise.sync();
+            member.counter = member.counter.max(head.at.number);
+        }
+        let vote = member.keys.vote(&head);
+        Some(Message::from(Voted { head, vote }).encode())
     }
 
     /// An entry by the liar in the place of this one.

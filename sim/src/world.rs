@@ -110,7 +110,8 @@ pub struct World {
     told: BTreeMap<&'static str, u64>,
     proposals: BTreeMap<&'static str, u64>,
     last: Option<(u64, String)>,
-    /// An older state of the disk of the member that is to go back.
+    /// The voter whose disk goes back, and an older state of it.
+    pub(crate) rolled: Option<usize>,
     pub(crate) old_disk: Option<crate::disk::Disk>,
     /// Who lies, and what it says in place of what.
     pub(crate) liar: Option<usize>,
@@ -167,6 +168,7 @@ impl World {
             told: BTreeMap::new(),
             proposals: BTreeMap::new(),
             last: None,
+            rolled: None,
             old_disk: None,
             liar: None,
             instead: BTreeMap::new(),
@@ -259,10 +261,8 @@ impl World {
     }
 
     fn see(&mut self, seen: Seen) {
-        if self.violation.is_none()
-            && let Err(violation) = self.invariants.see(&seen, self.now)
-        {
-            self.violation = Some(violation);
+        if self.violation.is_none() {
+            self.violation = self.invariants.see(&seen, self.now).err();
         }
     }
 
@@ -388,12 +388,13 @@ impl World {
             paused: 0,
         };
         let at = life.at();
+        let promised = life.keeper.promised().map_or(0, |p| p.number);
         let state = life.state();
         member.alive = Some(life);
         self.record(200, m, &at.hash.0);
         self.note(m, || format!("starts with entry {}", at.number));
         if !self.members[m].exempt {
-            self.see(Seen::Loaded { member: m, head: at });
+            self.see(Seen::Loaded { member: m, head: at, promised });
         }
         self.event(m, Event::Union(state));
         self.review_of(m);
@@ -558,6 +559,7 @@ impl World {
                 }
                 let outcome = outcome.map(|h| (h, member.keys.vote(&h))).map_err(|e| match e {
                     VoteRefusal::Entry(e) => NoVote::Never(e.to_string()),
+                    VoteRefusal::Promised(_) | VoteRefusal::Forgotten(_) => NoVote::Another(e.to_string()),
                     other => NoVote::NotNow(other.to_string()),
                 });
                 vec![Event::Voted { entry: entry.hash(), outcome }]

@@ -141,9 +141,8 @@ impl Keeper {
     pub fn refresh(&self, now: UnixTime) -> Result<Head, VoteRefusal> {
         self.may_vote()?;
         let view = self.record().view();
-        let open = self.promised.filter(|p| p.number > view.head.number);
-        let number = open.map_or(0, |p| p.number);
-        check(Check::LastPromise, open.is_none(), || VoteRefusal::GoesOn(number))?;
+        let last = self.promised.map_or(0, |p| p.number).max(self.floor);
+        check(Check::LastPromise, last <= view.head.number, || VoteRefusal::GoesOn(last))?;
         Ok(Head { union: view.union, at: view.head, time: now })
     }
 
@@ -206,6 +205,11 @@ mod tests {
         assert_eq!(back.promise(&other, NOW, &Cheap), Err(VoteRefusal::Forgotten(number)));
         let control = without(Check::PromiseFloor, || back.clone().promise(&other, NOW, &Cheap));
         assert!(control.is_ok(), "without the TPM's word it promises another: {control:?}");
+        assert_eq!(
+            back.refresh(NOW),
+            Err(VoteRefusal::GoesOn(number)),
+            "nor does it say that what it has is the last"
+        );
         assert!(keeper(&world, "a").with_floor(number - 1).promise(&other, NOW, &Cheap).is_ok());
     }
 

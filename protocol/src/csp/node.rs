@@ -9,7 +9,7 @@
 //! `security` does, before anything is taken or signed. docs/spec/csp.md has the messages and what a member can do that lies.
 
 mod log;
-mod message;
+pub mod message;
 mod order;
 mod peers;
 mod proposals;
@@ -94,7 +94,9 @@ pub enum Event {
 pub enum NoVote {
     /// A rule of the record refuses the entry (`VoteRefusal::Entry`), as every voter will: another one may be next.
     Never(String),
-    /// It cannot now, or has promised another entry: this one stays the one to be next.
+    /// It has promised another entry of this number (`VoteRefusal::Promised`, `Forgotten`): that one may be decided too.
+    Another(String),
+    /// It cannot now: this one stays the one to be next.
     NotNow(String),
 }
 
@@ -171,6 +173,10 @@ pub struct Node {
     decided: VecDeque<run::Decided>,
     /// Entries that a rule of the record refuses: they are decided about, and never taken.
     dead: VecDeque<(Digest, String)>,
+    /// Entries that our `security` has promised others of the same number for.
+    passed: BTreeSet<[u8; 32]>,
+    /// What it has promised, and others may have, until the record has the number.
+    open: Vec<SignedEntry>,
     votes: votes::Votes,
     peers: peers::Peers,
     proposals: proposals::Proposals,
@@ -203,6 +209,8 @@ impl Node {
             voted: BTreeSet::new(),
             decided: VecDeque::new(),
             dead: VecDeque::new(),
+            passed: BTreeSet::new(),
+            open: Vec::new(),
             votes: votes::Votes::default(),
             peers: peers::Peers::default(),
             proposals: proposals::Proposals::default(),
@@ -217,9 +225,10 @@ impl Node {
 
     /// What is to be done about `event`.
     pub fn on(&mut self, event: Event, ctx: Context) -> Vec<Command> {
-        self.now = self.now.max(ctx.now);
+        let before = self.now;
+        self.now = before.max(ctx.now);
         self.wall = ctx.wall;
-        self.tick();
+        self.tick(before);
         self.handle(event);
         self.drive();
         self.commands()
@@ -242,10 +251,10 @@ impl Node {
 
     fn commands(&mut self) -> Vec<Command> {
         let mut commands = std::mem::take(&mut self.first);
-        if std::mem::take(&mut self.persist)
-            && let (Some(order), Some(union)) = (&self.order, &self.union)
-        {
-            commands.push(Command::Persist(order.to_bytes(union.view.union, self.is_voter())));
+        let persist = std::mem::take(&mut self.persist);
+        if let (true, Some(order), Some(union)) = (persist, &self.order, &self.union) {
+            let bytes = order.to_bytes(union.view.union, self.is_voter(), self.open.clone());
+            commands.push(Command::Persist(bytes));
         }
         commands.append(&mut self.then);
         commands

@@ -31,6 +31,8 @@ pub enum Seen {
         member: usize,
         /// Its last entry.
         head: RecordHead,
+        /// The number of the last entry that it knows it has promised.
+        promised: u64,
     },
     /// A voter has promised an entry.
     Promised {

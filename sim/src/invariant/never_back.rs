@@ -16,7 +16,9 @@ impl Invariant for NeverBack {
     }
 
     fn see(&mut self, seen: &Seen, _: u64) -> Result<(), String> {
-        let (Seen::Took { member, head, .. } | Seen::Loaded { member, head }) = seen else { return Ok(()) };
+        let (Seen::Took { member, head, .. } | Seen::Loaded { member, head, .. }) = seen else {
+            return Ok(());
+        };
         match self.0.insert(*member, *head) {
             Some(before) if before.number > head.number => {
                 Err(format!("m{member} had entry {} and has come back to {}", before.number, head.number))

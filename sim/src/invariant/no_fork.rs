@@ -18,7 +18,7 @@ impl Invariant for NoFork {
     fn see(&mut self, seen: &Seen, _: u64) -> Result<(), String> {
         let (member, entries) = match seen {
             Seen::Took { member, entries, head, .. } => (*member, [&entries[..], &[*head]].concat()),
-            Seen::Loaded { member, head } => (*member, vec![*head]),
+            Seen::Loaded { member, head, .. } => (*member, vec![*head]),
             _ => return Ok(()),
         };
         for at in entries {

@@ -16,12 +16,22 @@ impl Invariant for OnePromise {
     }
 
     fn see(&mut self, seen: &Seen, _: u64) -> Result<(), String> {
-        let Seen::Promised { voter, at } = seen else { return Ok(()) };
-        let before = self.0.entry((*voter, at.number)).or_insert(at.hash);
-        if *before == at.hash {
-            Ok(())
-        } else {
-            Err(format!("m{voter} has promised two entries {}", at.number))
+        match seen {
+            Seen::Promised { voter, at } => {
+                let before = self.0.entry((*voter, at.number)).or_insert(at.hash);
+                if *before != at.hash {
+                    return Err(format!("m{voter} has promised two entries {}", at.number));
+                }
+            }
+            Seen::Loaded { member, head, promised } => {
+                let last =
+                    self.0.range((*member, 0)..=(*member, u64::MAX)).next_back().map_or(0, |((_, n), _)| *n);
+                if last > (*promised).max(head.number) {
+                    return Err(format!("m{member} has promised entry {last} and has forgotten it"));
+                }
+            }
+            _ => {}
         }
+        Ok(())
     }
 }

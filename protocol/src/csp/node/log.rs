@@ -17,6 +17,8 @@ const VERSION: u8 = 1;
 const KEPT: usize = 32;
 /// Bytes of them.
 const KEPT_BYTES: usize = 64 * 1024;
+/// Most entries beside the log that are kept for being proposed again.
+pub const MAX_OPEN: usize = 16;
 /// Most entries, and bytes of them, that a log has before it takes no more: only a leader that lies appends so many.
 const MAX_LOG: usize = 4096;
 const MAX_LOG_BYTES: usize = 16 * 1024 * 1024;
@@ -58,6 +60,8 @@ struct Kept {
     voters: List<u64, MAX_CONF>,
     #[n(9)]
     entries: List<Logged, { MAX_LOG + 64 }>,
+    #[n(10)]
+    open: List<SignedEntry, MAX_OPEN>,
 }
 
 /// What was written down.
@@ -66,6 +70,8 @@ pub struct Loaded {
     pub union: UnionId,
     /// Whether the record had this member as a voter.
     pub voter: bool,
+    /// What this voter had promised, and others might have, if the record had not come to it.
+    pub open: Vec<SignedEntry>,
     pub log: Log,
 }
 
@@ -81,7 +87,7 @@ impl Log {
         Self { term: term.max(1), vote, ..Self::default() }
     }
 
-    pub fn to_bytes(&self, union: UnionId, voter: bool) -> Vec<u8> {
+    pub fn to_bytes(&self, union: UnionId, voter: bool, open: Vec<SignedEntry>) -> Vec<u8> {
         let entries: Vec<Logged> = self.entries.iter().map(logged).collect();
         wire::encode(&Kept {
             version: VERSION,
@@ -94,6 +100,7 @@ impl Log {
             start_term: self.start_term,
             voters: self.voters.iter().copied().collect::<Vec<_>>().try_into().unwrap_or_default(),
             entries: entries.try_into().unwrap_or_default(),
+            open: open.try_into().unwrap_or_default(),
         })
     }
 
@@ -123,7 +130,7 @@ impl Log {
             return Err("it begins at a term that is not yet".into());
         }
         log.commit = kept.commit.clamp(log.start, log.last());
-        Ok(Loaded { union: kept.union, voter: kept.voter, log })
+        Ok(Loaded { union: kept.union, voter: kept.voter, open: kept.open.as_slice().to_vec(), log })
     }
 
     pub fn last(&self) -> u64 {
@@ -152,9 +159,9 @@ impl Log {
     /// Appends, in place of whatever was there from the first one's index on.
     pub fn append(&mut self, entries: Vec<Entry>) {
         if let Some(first) = entries.first() {
-            while self.last() >= first.index
-                && let Some(gone) = self.entries.pop_back()
-            {
+            let first = first.index;
+            while self.last() >= first {
+                let Some(gone) = self.entries.pop_back() else { break };
                 self.bytes = self.bytes.saturating_sub(gone.data.len());
             }
         }
@@ -193,14 +200,6 @@ impl Log {
         }
     }
 
-    /// Raft's voters after the entry `index`.
-    pub fn voters_at(&self, index: u64) -> BTreeSet<u64> {
-        let mut voters = self.voters.clone();
-        let until = self.entries.iter().take_while(|e| e.index <= index);
-        until.filter_map(change).for_each(|c| changed(&mut voters, c));
-        voters
-    }
-
     fn conf(&self) -> ConfState {
         ConfState { voters: self.voters.iter().copied().collect(), ..ConfState::default() }
     }
@@ -217,7 +216,7 @@ pub fn change(entry: &Entry) -> Option<(bool, u64)> {
 }
 
 /// Carries a [`change`] out.
-pub fn changed(voters: &mut BTreeSet<u64>, (add, node): (bool, u64)) {
+fn changed(voters: &mut BTreeSet<u64>, (add, node): (bool, u64)) {
     if add {
         voters.insert(node);
     } else {

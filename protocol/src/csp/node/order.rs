@@ -11,7 +11,7 @@ use raft::{ProgressState, RawNode, SnapshotStatus, StateRole};
 use slog::{Discard, Logger, o};
 
 use super::Rng;
-use super::log::{Loaded, Log, change, change_context, changed, logged, unlogged};
+use super::log::{Log, change, change_context, logged, unlogged};
 use super::message::{self, Does, MAX_APPENDED, MAX_APPENDED_BYTES, RaftKind};
 use crate::csp::SignedEntry;
 use crate::frame::wire;
@@ -123,18 +123,6 @@ impl Order {
         Ok(order)
     }
 
-    /// With what was written down, if it is this union's.
-    pub fn load(
-        own: u64,
-        union: UnionId,
-        loaded: Option<Loaded>,
-        rng: Rng,
-        now: Millis,
-    ) -> Option<(Self, bool)> {
-        let loaded = loaded.filter(|l| l.union == union)?;
-        Self::new(own, loaded.log, rng, now).ok().map(|o| (o, loaded.voter))
-    }
-
     /// Whether Raft has it as a voter.
     pub fn has(&self, node: u64) -> bool {
         self.raft.raft.prs().conf().voters().contains(node)
@@ -160,8 +148,8 @@ impl Order {
         self.raft.raft.store()
     }
 
-    pub fn to_bytes(&self, union: UnionId, voter: bool) -> Vec<u8> {
-        self.log().to_bytes(union, voter)
+    pub fn to_bytes(&self, union: UnionId, voter: bool, open: Vec<SignedEntry>) -> Vec<u8> {
+        self.log().to_bytes(union, voter, open)
     }
 
     /// Forgets the log, and remembers term and vote. With these voters it goes on at once; with none it waits for a leader's log.
@@ -249,6 +237,11 @@ impl Order {
         stored.chain(unstable).any(|e| e.get_entry_type() == EntryType::EntryNormal && !e.data.is_empty())
     }
 
+    /// Entries of the record in the log, decided or not.
+    pub fn entries(&self) -> Vec<SignedEntry> {
+        self.log().after(0).filter_map(|e| logged(e).entry).collect()
+    }
+
     /// Appends, as the leader. `false`: not now.
     pub fn propose(&mut self, entry: &SignedEntry) -> bool {
         self.leads() && !self.log().is_full() && self.raft.propose(Vec::new(), wire::encode(entry)).is_ok()
@@ -331,7 +324,7 @@ impl Order {
         }
         let kind = match m.kind {
             RaftKind::Append => {
-                self.fit_append(m, voters)?;
+                self.fit_append(m)?;
                 let numbered = (m.index.saturating_add(1)..).zip(m.entries.as_slice());
                 message.entries = numbered.map(|(i, e)| unlogged(i, e)).collect::<Vec<Entry>>().into();
                 MessageType::MsgAppend
@@ -391,7 +384,7 @@ impl Order {
         Ok(message)
     }
 
-    fn fit_append(&self, m: &message::Raft, voters: &BTreeSet<u64>) -> Result<(), Unfit> {
+    fn fit_append(&self, m: &message::Raft) -> Result<(), Unfit> {
         let raft = &self.raft.raft;
         let log = &raft.raft_log;
         if m.log_term == 0 || m.index == 0 {
@@ -410,19 +403,6 @@ impl Order {
         }
         if m.term < raft.term || m.index < log.committed {
             return Ok(());
-        }
-        // So no leader, whatever it is, makes Raft wait for voters whom the record does not have.
-        let changes = m.entries.as_slice().iter().filter_map(|e| match e.does {
-            Does::Add => Some((true, e.node)),
-            Does::Remove => Some((false, e.node)),
-            Does::Nothing | Does::Entry => None,
-        });
-        let before = self.log().voters_at(m.index);
-        let mut after = before.clone();
-        changes.for_each(|c| changed(&mut after, c));
-        let stranger = after.difference(&before).any(|v| !voters.contains(v));
-        if stranger || before.difference(&after).any(|v| voters.contains(v)) {
-            return Err(Unfit::Early("voters that the record does not have"));
         }
         let conflicts = |(i, e): (u64, &message::Logged)| {
             i <= log.committed && i >= log.first_index() && !log.match_term(i, e.term)

@@ -22,6 +22,8 @@ pub struct Peer {
     pub told: Option<(u64, UnixTime)>,
     /// It has asked for entries, and `security` reads them.
     pub reads: bool,
+    /// When something came of it last.
+    pub heard: Option<Millis>,
     /// When it asked us last to sign the head anew.
     pub refreshed: Option<Millis>,
 }
@@ -45,7 +47,7 @@ pub struct Peers {
 
 impl Peers {
     pub fn up(&mut self, member: MemberId, grant: Grant) {
-        let peer = Peer { grant, announced: None, told: None, reads: false, refreshed: None };
+        let peer = Peer { grant, announced: None, told: None, reads: false, heard: None, refreshed: None };
         self.up.insert(member, peer);
     }
 

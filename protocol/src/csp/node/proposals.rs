@@ -89,10 +89,11 @@ impl Proposals {
         self.queue.push_back(Queued { place, entry, until: now.after(DEADLINE) });
     }
 
-    /// The first that can be next.
-    pub fn pop(&mut self, head: RecordHead, now: Millis) -> Option<SignedEntry> {
+    /// The first that can be next, and is none of these.
+    pub fn pop(&mut self, head: RecordHead, but: &[Digest], now: Millis) -> Option<SignedEntry> {
         self.queue.retain(|q| q.place.number > head.number && q.until > now);
-        let i = self.queue.iter().position(|q| q.place.follows(head))?;
+        let good = |q: &Queued| q.place.follows(head) && !but.contains(&q.place.hash);
+        let i = self.queue.iter().position(good)?;
         self.queue.remove(i).map(|q| q.entry)
     }
 

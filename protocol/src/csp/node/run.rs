@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gtvp_model::digest::Digest;
 use gtvp_model::union::{MemberId, RecordHead};
 
-use super::log::Log;
+use super::log::{Log, MAX_OPEN};
 use super::message::{Announce, Lost, MAX_REASON, Message, Offered, Propose, Pull, Refresh, Refused, Voted};
 use super::order::{Order, Unfit, raft_id};
 use super::proposals::{DEADLINE, MAX_WAITING, Own, Place};
@@ -32,9 +32,14 @@ const PULL: u64 = 10_000;
 /// Without a leader for so long, ms, a voter says that there is no quorum: elections take 2 s.
 const LEADERLESS: u64 = 10_000;
 /// Most decided entries that wait for their place in the record: leaders have one decided at a time.
-const MAX_DECIDED: usize = 16;
+const MAX_DECIDED: usize = MAX_OPEN;
 /// Most refused entries that are remembered.
 const MAX_DEAD: usize = 64;
+/// Without a leader for so long, ms, though a majority of voters is reached, Raft begins anew: its voters are not the record's, or
+/// their logs were made not to agree.
+const RESET: u64 = 30_000;
+/// A voter is reached if something came of it not longer ago, ms: without a leader voters ask each other for votes each 2 s.
+const HEARD: u64 = 5_000;
 /// An entry that is decided and has no majority of votes after so long, ms, is decided again: votes take less than a second.
 const STUCK: u64 = 3_000;
 /// After a disk that did not write, it is tried again after so long, ms.
@@ -86,11 +91,20 @@ pub struct Timers {
     disk: Option<Millis>,
     /// What is decided and not taken is decided again.
     stuck: Option<Millis>,
+    /// Raft begins anew.
+    reset: Millis,
 }
 
 impl Timers {
     pub fn new(now: Millis) -> Self {
-        Self { again: now, refresh: now, gossip: now.after(GOSSIP), disk: None, stuck: None }
+        Self {
+            again: now,
+            refresh: now,
+            gossip: now.after(GOSSIP),
+            disk: None,
+            stuck: None,
+            reset: now.after(RESET),
+        }
     }
 }
 
@@ -124,7 +138,11 @@ impl Node {
         }
     }
 
-    pub(super) fn tick(&mut self) {
+    pub(super) fn tick(&mut self, before: Millis) {
+        if before.after(HEARD) < self.now {
+            // This member stood still, or has slept: it knows nothing of the others.
+            self.timers.reset = self.now.after(RESET);
+        }
         if self.timers.disk.is_some_and(|at| at <= self.now) {
             self.timers.disk = None;
             self.persist = true;
@@ -198,6 +216,8 @@ impl Node {
         self.peers.keep(|m| view.members.contains_key(m));
         if same.is_none_or(|b| b.view.head != view.head) {
             self.votes.advance(view.head);
+            self.passed.clear();
+            self.open.retain(|e| Place::of(e).is_some_and(|p| p.number > view.head.number));
         }
         self.place_voter(&union, was_voter, same.is_none());
         self.resolve();
@@ -222,10 +242,11 @@ impl Node {
         let (own, now, id) = (raft_id(&self.own), self.now, union.view.union);
         let mut was_voter = was_voter;
         if first && self.order.is_none() {
-            let loaded = Order::load(own, id, self.loaded.take(), self.rng.fork(), now);
-            if let Some((order, voter)) = loaded {
-                self.order = Some(order);
-                was_voter = voter;
+            let seed = self.rng.fork();
+            if let Some(loaded) = self.loaded.take().filter(|l| l.union == id) {
+                was_voter = loaded.voter;
+                self.open = loaded.open;
+                self.order = Order::new(own, loaded.log, seed, now).ok();
             }
         }
         if !self.is_voter() {
@@ -346,6 +367,11 @@ impl Node {
                 self.say(&Voted { head: signed, vote });
             }
             Ok(_) => {}
+            Err(NoVote::Another(why)) => {
+                if self.passed.insert(hash.0) {
+                    self.tell("vote.withheld", why);
+                }
+            }
             Err(NoVote::NotNow(why)) => {
                 self.waits.vote_again = Some(self.now.after(AGAIN));
                 if self.told.withheld.replace(hash) != Some(hash) {
@@ -420,7 +446,9 @@ impl Node {
             Err(fault) => return self.wrong(from, &fault.to_string()),
         };
         let of_record = matches!(message, Message::Announce(_) | Message::Pull(_) | Message::Offered(_));
-        let Some(peer) = self.peers.get(&from) else { return };
+        let now = self.now;
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        peer.heard = Some(now);
         if !union.view.members.contains_key(&from) || (peer.grant != Grant::Full && !of_record) {
             return;
         }
@@ -489,10 +517,11 @@ impl Node {
             self.send(from, Refused { entry: hash, reason });
         } else if self.leads() {
             self.proposals.queue(propose.entry, head, self.now);
-        } else if !propose.passed
-            && let Some(leader) = self.leader().filter(|l| self.peers.is_full(l) && *l != from)
-        {
-            self.send(leader, Propose { passed: true, entry: propose.entry });
+        } else if !propose.passed {
+            let leader = self.leader().filter(|l| self.peers.is_full(l) && *l != from);
+            if let Some(leader) = leader {
+                self.send(leader, Propose { passed: true, entry: propose.entry });
+            }
         }
     }
 
@@ -524,7 +553,7 @@ impl Node {
             Err(Unfit::Ahead) => self.send(from, Lost {}),
             Err(Unfit::Lost) => {
                 self.send(from, Lost {});
-                self.begin_anew(from);
+                self.begin_anew("it is not what the leader has");
             }
         }
     }
@@ -535,20 +564,30 @@ impl Node {
                 order.lost_by(raft_id(&from));
             }
         } else if self.leader() == Some(from) {
-            self.begin_anew(from);
+            self.begin_anew("it is not what the leader has");
         }
     }
 
-    /// Our log of Raft is not what the leader's is, and never will be: it begins where each voter's did, with the record's voters.
-    fn begin_anew(&mut self, leader: MemberId) {
-        let (Some(order), Some(union)) = (&mut self.order, &self.union) else { return };
+    /// Our log of Raft leads nowhere: it begins where each voter's did, with the record's voters. The record does not rest on it.
+    fn begin_anew(&mut self, why: &str) {
+        let (Some(order), Some(union)) = (&mut self.order, self.union.clone()) else { return };
+        let in_log = order.entries();
         if order.forget(union.voters.iter().map(raft_id).collect(), self.now).is_ok() {
             self.persist = true;
-            self.decided.clear();
-            self.tell(
-                "raft.log_lost",
-                format!("what voters had agreed on is not what {leader} has; it sends it again"),
-            );
+            let decided: Vec<SignedEntry> = self.decided.drain(..).map(|d| d.entry).collect();
+            self.keep_open(decided.into_iter().chain(in_log));
+            self.tell("raft.began_anew", format!("what voters had agreed on is forgotten: {why}"));
+        }
+    }
+
+    /// Entries that others may have promised: they are proposed again until the record has their number.
+    fn keep_open(&mut self, entries: impl IntoIterator<Item = SignedEntry>) {
+        let number = self.head().map_or(0, |h| h.number);
+        for entry in entries {
+            let past = Place::of(&entry).is_none_or(|p| p.number <= number);
+            if !past && self.open.len() < MAX_DECIDED && !self.open.contains(&entry) {
+                self.open.push(entry);
+            }
         }
     }
 
@@ -652,14 +691,17 @@ impl Node {
         let free = order.follow(&voters) && !order.is_deciding();
         if self.decided.is_empty() {
             self.timers.stuck = None;
-            if let Some(entry) = free.then(|| self.proposals.pop(head, self.now)).flatten() {
-                order.propose(&entry);
-            }
-        } else if free && self.timers.stuck.get_or_insert(self.now.after(STUCK)) <= &mut self.now {
-            // Some voter may have lost it, or have been told that it is over.
+        }
+        let decided: Vec<Digest> = self.decided.iter().map(|d| d.place.hash).collect();
+        let stuck =
+            !decided.is_empty() && *self.timers.stuck.get_or_insert(self.now.after(STUCK)) <= self.now;
+        if free && (decided.is_empty() || stuck) {
             self.timers.stuck = None;
-            if let Some(next) = self.decided.iter().find(|d| d.place.follows(head)) {
-                order.propose(&next.entry);
+            // Some voters may have promised another entry, or have lost this one, or been told that it is over.
+            let other = self.proposals.pop(head, &decided, self.now);
+            let again = || self.decided.iter().find(|d| d.place.follows(head)).map(|d| d.entry.clone());
+            if let Some(entry) = other.or_else(again) {
+                order.propose(&entry);
             }
         }
         if self.timers.refresh <= self.now {
@@ -717,7 +759,7 @@ impl Node {
         }
     }
 
-    /// The first entry that can be next has our word, and no other.
+    /// The first entry that can be next has our word; a later one if we have given it for that one before.
     fn vote(&mut self, head: RecordHead) {
         if self.waits.voting.is_some() || !self.is_voter() || self.timers.disk.is_some() {
             return;
@@ -725,12 +767,17 @@ impl Node {
         if self.waits.vote_again.is_some_and(|at| at > self.now) {
             return;
         }
-        let Some(next) = self.decided.iter().find(|d| d.place.follows(head)) else { return };
-        if self.votes.has_next(&self.own).is_some_and(|(at, _)| at.hash == next.place.hash) {
+        let open = |d: &&Decided| d.place.follows(head) && !self.passed.contains(&d.place.hash.0);
+        let Some(next) = self.decided.iter().find(open) else { return };
+        if self.votes.has_next(&self.own).is_some() {
             return;
         }
-        self.waits.voting = Some(next.place.hash);
-        self.then.push(Command::Vote(next.entry.clone()));
+        let (hash, entry) = (next.place.hash, next.entry.clone());
+        self.waits.voting = Some(hash);
+        // Raft may forget what was promised, another member's disk may: it can be proposed again as long as this one has it.
+        self.keep_open([entry.clone()]);
+        self.persist = true;
+        self.then.push(Command::Vote(entry));
     }
 
     fn say_again(&mut self, head: RecordHead) {
@@ -741,7 +788,8 @@ impl Node {
             self.say(&Voted { head: signed, vote });
         }
         let own = self.proposals.own.values().filter(|o| o.place.number > head.number);
-        for entry in own.map(|o| o.entry.clone()).collect::<Vec<_>>() {
+        // What we have promised may be all that can be next: no majority is left for another.
+        for entry in own.map(|o| o.entry.clone()).chain(self.open.clone()).collect::<Vec<_>>() {
             self.pass_on(entry);
         }
     }
@@ -783,10 +831,8 @@ impl Node {
     }
 
     fn pull(&mut self, head: RecordHead) {
-        if let Some((from, until)) = self.waits.pulling
-            && until <= self.now
-        {
-            self.waits.pulling = None;
+        let now = self.now;
+        if let Some((from, _)) = self.waits.pulling.take_if(|(_, until)| *until <= now) {
             self.blame(from, "it does not answer");
         }
         let busy = self.waits.pulling.is_some() || self.waits.pulled.is_some() || self.waits.taking.is_some();
@@ -847,6 +893,16 @@ impl Node {
         } else if leader != 0 && self.told.no_quorum {
             self.told.no_quorum = false;
             self.tell("quorum.regained", "a majority of voters is reached again");
+        }
+        let heard = |m: &MemberId| {
+            self.peers.get(m).and_then(|p| p.heard).is_some_and(|at| at.after(HEARD) > self.now)
+        };
+        let reached = self.peers.full(&union.voters).into_iter().filter(heard).count() + 1;
+        if leader != 0 || reached <= union.voters.len() / 2 {
+            self.timers.reset = self.now.after(RESET);
+        } else if self.timers.reset <= self.now {
+            self.timers.reset = self.now.after(RESET);
+            self.begin_anew("no leader is found");
         }
     }
 

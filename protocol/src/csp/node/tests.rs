@@ -2,6 +2,7 @@
 //! hours do is the simulator's (`sim/`).
 
 mod attacks;
+mod spec;
 mod story;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -243,6 +244,7 @@ impl Member {
                 let outcome = self.keeper.promise(&entry, ctx.wall, &Cheap);
                 let outcome = outcome.map(|head| (head, world.vote(self.name, &head))).map_err(|e| match e {
                     VoteRefusal::Entry(e) => NoVote::Never(e.to_string()),
+                    VoteRefusal::Promised(_) | VoteRefusal::Forgotten(_) => NoVote::Another(e.to_string()),
                     other => NoVote::NotNow(other.to_string()),
                 });
                 events.push_back(Event::Voted { entry: entry.hash(), outcome });

@@ -1,0 +1,33 @@
+//! A seed is a run: the same again, byte for byte; and much faster than the time that it simulates.
+
+use std::time::Instant;
+
+use gtvp_sim::{Config, Story, run};
+
+#[test]
+fn a_seed_replays_byte_for_byte() {
+    for story in [Story::Honest, Story::Liar] {
+        let config = Config::of(7, story);
+        let (first, again) = (run(&config), run(&config));
+        assert_eq!(first, again, "{story:?}");
+        assert_ne!(first.trace, run(&Config::of(8, story)).trace, "another seed is another run");
+    }
+}
+
+#[test]
+#[cfg_attr(debug_assertions, ignore = "slow without optimization: cargo test --release -p gtvp-sim")]
+fn runs_are_real() {
+    let (mut taken, mut overtaken, mut entries) = (0, 0, 0);
+    let start = Instant::now();
+    let mut ms = 0;
+    for seed in 0..10 {
+        let outcome = run(&Config::of(seed, Story::Honest));
+        taken += outcome.proposals.get("taken").copied().unwrap_or(0);
+        overtaken += outcome.proposals.get("overtaken").copied().unwrap_or(0);
+        entries += outcome.entries;
+        ms += outcome.ms;
+    }
+    let times = ms as f64 / 1000.0 / start.elapsed().as_secs_f64();
+    println!("{times:.0} × real time, {entries} entries, {taken} proposals taken, {overtaken} overtaken");
+    assert!(taken > 200 && overtaken > 20 && entries > 200, "{taken} {overtaken} {entries}");
+}
