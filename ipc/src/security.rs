@@ -282,7 +282,8 @@ pub struct AppraiseKeys {
     pub spki: SpkiDigest,
 }
 
-/// Make a credential for an AK that only the TPM with this EK can open.
+/// Make a credential for an AK that only the TPM with this EK can open. The secret in it stays in `security`, which must have believed
+/// these keys a short time ago.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct MakeCredential {
     /// TPMT_PUBLIC of the EK, in hexadecimal.
@@ -297,8 +298,6 @@ pub struct MakeCredential {
 pub struct CredentialMade {
     /// To be sent.
     pub credential: Credential,
-    /// What is in it.
-    pub secret: CredentialSecret,
 }
 
 /// Open a credential in this member's TPM.
@@ -315,12 +314,16 @@ pub struct Certify {
     pub binding: JoinBinding,
 }
 
-/// Appraise a joiner's certification of its TLS key.
+/// Appraise what a joiner proves its keys by: the secret of the credential that was made for it, and its certification of its TLS key.
+/// The secret is good for one try.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct AppraiseCertification {
+    /// HMAC by the credential's secret.
+    #[serde(with = "hex")]
+    pub proof: [u8; 32],
     /// From the joiner.
     pub certification: Certification,
-    /// What it must be bound to.
+    /// What both must be bound to: this member is the verifier, of its own union.
     pub binding: JoinBinding,
     /// As [`AppraiseKeys`] gave them.
     pub keys: CheckedKeys,

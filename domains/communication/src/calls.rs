@@ -88,7 +88,7 @@ impl Calls {
     pub fn make_credential(&self, request: Request, what: MakeCredential) {
         self.call(move |s| {
             let made = said(s.make_credential(&what));
-            Event::CredentialMade { request, outcome: made.map(|m| (Box::new(m.credential), m.secret)) }
+            Event::CredentialMade { request, outcome: made.map(|m| Box::new(m.credential)) }
         });
     }
 

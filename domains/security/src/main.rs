@@ -95,7 +95,7 @@ impl Service for Security {
             Request::OwnKeys(_) => self.peers.own_keys().map(|k| Answer::of(&k)),
             Request::Quote(q) => self.peers.quote(&q).map(|(q, fd)| Answer::of(&q).with_fds(vec![fd])),
             Request::AppraiseKeys(k) => Ok(Answer::of(&self.peers.appraise_keys(&k, now))),
-            Request::MakeCredential(m) => self.peers.make_credential(&m).map(|c| Answer::of(&c)),
+            Request::MakeCredential(m) => self.peers.make_credential(&m, now).map(|c| Answer::of(&c)),
             Request::ActivateCredential(a) => self.peers.activate_credential(&a).map(|s| Answer::of(&s)),
             Request::Certify(c) => self.peers.certify(&c).map(|c| Answer::of(&c)),
             Request::AppraiseCertification(c) => Ok(Answer::of(&self.peers.appraise_certification(&c, now))),

@@ -8,13 +8,15 @@ mod played;
 use gtvp_appraisal::ek::{self, EkKey, Roots};
 use gtvp_appraisal::ownlog::{EntryKind, PCR};
 use gtvp_ipc::security::{
-    ActivateCredential, AppraiseKeys, AskOf, Challenged, MakeCredential, Quote, Wish, WriteAdmission,
-    WriteHousekeeping,
+    ActivateCredential, AppraiseCertification, AppraiseKeys, AskOf, Challenged, MakeCredential, Quote, Wish,
+    WriteAdmission, WriteHousekeeping,
 };
+use gtvp_model::digest::Digest;
 use gtvp_model::fault::FaultKind;
 use gtvp_model::token::{JoinToken, TokenSecret};
 use gtvp_model::union::{Admission, PlatformIdentity, RosterEntry, TpmClass, TpmKind};
-use gtvp_protocol::hsp::message::LogKind;
+use gtvp_protocol::hsp::join::{CredentialSecret, JoinBinding};
+use gtvp_protocol::hsp::message::{Certification, JoinKeys, LogKind};
 use gtvp_protocol::hsp::{Event, Rejection, RejectionKind, Role};
 use gtvp_security::tpm::client::Client;
 use gtvp_security::tpm::pcrs::Bank;
@@ -165,7 +167,7 @@ fn nobody_is_admitted_of_whom_less_was_seen_here() {
     let asked = AppraiseKeys { keys: keys.keys.clone().unwrap(), spki: keys.identity.spki() };
     let checked = m1.peers.appraise_keys(&asked, at(0)).unwrap();
     let refused = admit(&token.secret).unwrap_err();
-    assert!(refused.causes[0].contains("certified"), "{refused:?}");
+    assert!(refused.causes[0].contains("has not proven"), "{refused:?}");
     // Control: after all of it the entry is written.
     let (mut j, mut v) = enrolment(&m2, &m1, &token);
     run(&mut j, &mut v);
@@ -179,15 +181,72 @@ fn nobody_is_admitted_of_whom_less_was_seen_here() {
     let (what, why) = kind(m1.peers.appraise_keys(&swapped, at(0)));
     assert_eq!(what, RejectionKind::Keys);
     assert!(why.contains("attestation key is not restricted"), "{why}");
-    // A credential opens in the TPM with that EK, for that AK, and in no other.
+    // A credential opens in the TPM with that EK, for that AK, and in no other; none is made for keys that were not believed.
+    m1.peers.appraise_keys(&asked, at(0)).unwrap();
     let make = |ek: &[u8]| MakeCredential { ek: ek.to_vec(), ak: checked.ak.clone() };
-    let made = m1.peers.make_credential(&make(&checked.ek_public)).unwrap();
+    let made = m1.peers.make_credential(&make(&checked.ek_public), at(0)).unwrap();
     let open = |s: &Server, credential| s.peers.activate_credential(&ActivateCredential { credential });
-    assert_eq!(open(&m2, made.credential.clone()).unwrap(), made.secret);
+    assert!(open(&m2, made.credential.clone()).is_ok());
     assert!(open(&m1, made.credential).is_err());
     let own = m1.peers.own_keys().unwrap().keys.unwrap();
-    let foreign = m1.peers.make_credential(&make(own.ek.as_slice())).unwrap();
-    assert!(open(&m2, foreign.credential).is_err(), "another TPM's endorsement key");
+    let foreign = m1.peers.make_credential(&make(own.ek.as_slice()), at(0)).unwrap_err();
+    assert_eq!(foreign.kind, FaultKind::Denied, "another TPM's endorsement key");
+}
+
+#[test]
+fn a_communication_that_is_taken_over_admits_no_tpm_whose_credential_was_not_opened() {
+    let (m1, m2, forger) = (Server::start("m1"), Server::start("m2"), Server::start("forger"));
+    m1.begin().unwrap();
+    let token = token(&m1);
+    // What is proven in m1's name, with keys of the forger's beside this endorsement key; whether its entry is written then.
+    let admit = |of: &Server, own: bool, change: &dyn Fn(&mut JoinBinding)| {
+        let ek = of.peers.own_keys().unwrap().keys.unwrap().ek;
+        let keys = JoinKeys { ek, ..forger.peers.own_keys().unwrap().keys.unwrap() };
+        let asked = AppraiseKeys { keys, spki: forger.identity().spki() };
+        let keys = *m1.peers.appraise_keys(&asked, at(0)).unwrap();
+        let ask = MakeCredential { ek: keys.ek_public.clone(), ak: keys.ak.clone() };
+        let credential = m1.peers.make_credential(&ask, at(0)).unwrap().credential;
+        let mut binding = JoinBinding {
+            union: token.union,
+            token: token.secret.key().id(),
+            verifier: m1.id(),
+            exporter: [5; 32],
+            transcript: Digest([6; 32]),
+        };
+        change(&mut binding);
+        let secret = match own {
+            true => forger.peers.activate_credential(&ActivateCredential { credential }).unwrap(),
+            false => CredentialSecret([0; 32]),
+        };
+        let proof = binding.prove(&secret, &keys.ak, &keys.tls);
+        let made = forger.actor.certify_tls(binding.certify_data().0.to_vec()).unwrap();
+        let certification = Certification {
+            attest: made.attest.try_into().unwrap(),
+            signature: made.signature.try_into().unwrap(),
+        };
+        let what = AppraiseCertification { proof, certification, binding, keys: keys.clone() };
+        let outcome = m1.peers.appraise_certification(&what, at(0));
+        let member = RosterEntry::new(
+            "m2".parse().unwrap(),
+            keys.identity(),
+            PlatformIdentity::try_from(8).unwrap(),
+            hardware(),
+        );
+        let secret = token.secret.clone();
+        let admission = Admission { member, token: secret.key().id(), secret };
+        let written = m1.peers.write_admission(&WriteAdmission { admission }, at(0)).unwrap_err();
+        (outcome.map_err(|r| r.kind), written.causes[0].clone())
+    };
+    let unproven = "it has not proven here that its keys are in the TPM of its endorsement key".to_owned();
+    assert_eq!(admit(&m2, false, &|_| ()), (Err(RejectionKind::Credential), unproven.clone()));
+    assert_eq!(admit(&forger, false, &|_| ()), (Err(RejectionKind::Credential), unproven.clone()));
+    let elsewhere = |change: &dyn Fn(&mut JoinBinding)| {
+        assert_eq!(admit(&forger, true, change), (Err(RejectionKind::BoundElsewhere), unproven.clone()));
+    };
+    elsewhere(&|b| b.verifier = m2.id());
+    elsewhere(&|b| b.union = [1; 32].into());
+    // Control: with an endorsement key of its own the forger is a server like any other, and only its evidence is missing.
+    assert_eq!(admit(&forger, true, &|_| ()), (Ok(()), "its evidence was not believed here".into()));
 }
 
 fn clone(asked: &AppraiseKeys) -> AppraiseKeys {
@@ -639,5 +698,5 @@ fn what_is_answered_is_the_same_on_the_other_side_of_the_socket() {
     let checked = m1.peers.appraise_keys(&asked, at(0));
     through_json(&checked);
     let ask = MakeCredential { ek: checked.as_ref().unwrap().ek_public.clone(), ak: checked.unwrap().ak };
-    through_json(&m1.peers.make_credential(&ask).unwrap());
+    through_json(&m1.peers.make_credential(&ask, at(0)).unwrap());
 }

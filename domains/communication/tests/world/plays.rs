@@ -172,7 +172,8 @@ impl Security for Player {
             id_object: id_object.try_into().unwrap(),
             secret: secret.to_vec().try_into().unwrap(),
         };
-        Ok(CredentialMade { credential, secret: CredentialSecret(secret) })
+        self.secrets.lock().unwrap().push((what.ak.clone(), CredentialSecret(secret)));
+        Ok(CredentialMade { credential })
     }
 
     fn activate_credential(&self, what: &ActivateCredential) -> Result<CredentialSecret, Fault> {
@@ -190,6 +191,11 @@ impl Security for Player {
     }
 
     fn appraise_certification(&self, what: &AppraiseCertification) -> Checked<()> {
+        let secrets = self.secrets.lock().unwrap();
+        let of = secrets.iter().filter(|(ak, _)| *ak == what.keys.ak);
+        if !of.into_iter().any(|(_, s)| what.binding.is_proved(s, &what.keys, &what.proof)) {
+            return reject(RejectionKind::Credential, "the credential was not opened");
+        }
         let attest = what.certification.attest.as_slice();
         if attest != what.binding.certify_data().0
             || what.certification.signature.as_slice() != tag(&what.keys.ak_public, attest)

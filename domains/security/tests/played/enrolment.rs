@@ -175,8 +175,8 @@ impl End<'_> {
                 }
             }
             Command::MakeCredential { request, ek, ak } => {
-                let made = s.peers.make_credential(&MakeCredential { ek, ak });
-                let outcome = made.map(|m| (Box::new(m.credential), m.secret)).map_err(|e| e.to_string());
+                let made = s.peers.make_credential(&MakeCredential { ek, ak }, now);
+                let outcome = made.map(|m| Box::new(m.credential)).map_err(|e| e.to_string());
                 Event::CredentialMade { request, outcome }
             }
             Command::ActivateCredential { request, credential } => {
@@ -188,9 +188,9 @@ impl End<'_> {
                 let made = s.peers.certify(&Certify { binding: *binding });
                 Event::Certified { request, outcome: made.map(Box::new).map_err(|e| e.to_string()) }
             }
-            Command::AppraiseCertification { request, certification, binding, keys } => {
+            Command::AppraiseCertification { request, proof, certification, binding, keys } => {
                 let certification = certification.unchecked().clone();
-                let asked = AppraiseCertification { certification, binding: *binding, keys: *keys };
+                let asked = AppraiseCertification { proof, certification, binding: *binding, keys: *keys };
                 Event::CertificationAppraised {
                     request,
                     outcome: s.peers.appraise_certification(&asked, now),
