@@ -329,16 +329,16 @@ pub struct AppraiseCertification {
     pub keys: CheckedKeys,
 }
 
-/// Appraise another member's evidence, or a joiner's. A descriptor comes with it: the bytes of `logs`, one log after the other.
+/// Appraise another member's evidence, or a joiner's: the answer to something that [`AskOf`] gave, which counts once. A descriptor comes with it: the bytes of `logs`, one log after the other.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct AppraiseEvidence {
     /// Whose it must be: a member of the record, or a joiner whose keys were believed a short time ago.
     pub of: Box<RosterEntry>,
     /// What it sent.
     pub evidence: Box<Evidence>,
-    /// What it must be bound to: this member is the challenger.
+    /// What it must be bound to: this member is the challenger, the nonce is of [`Asking`].
     pub binding: Box<Binding>,
-    /// What was asked.
+    /// What was asked with that nonce.
     pub ask: Ask,
     /// What is in the descriptor.
     pub logs: Vec<LogSpan>,
@@ -349,6 +349,16 @@ pub struct AppraiseEvidence {
 pub struct AskOf {
     /// Whom. Of somebody of whom nothing is known everything is asked.
     pub member: MemberId,
+}
+
+/// The answer to [`AskOf`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asking {
+    /// To ask with: evidence with another one is not appraised. 32 random bytes.
+    #[serde(with = "hex")]
+    pub nonce: [u8; 32],
+    /// What for.
+    pub ask: Ask,
 }
 
 /// This member has asked a union to be admitted with these keys (before it does), or is admitted by it. For the latter, the record that
@@ -607,7 +617,7 @@ crate::interface!("security" {
     /// See [`AppraiseEvidence`].
     AppraiseEvidence = "appraise_evidence" -> Result<HspAppraisal, Rejection>;
     /// See [`AskOf`].
-    AskOf = "ask_of" -> Ask;
+    AskOf = "ask_of" -> Asking;
     /// See [`LearnRecord`]. A record that is not believed: why.
     LearnRecord = "learn_record" -> Result<Box<UnionView>, String>;
     /// See [`KeepMembership`].

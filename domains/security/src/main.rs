@@ -102,7 +102,7 @@ impl Service for Security {
             Request::AppraiseEvidence(e) => {
                 self.peers.appraise_evidence(&e, fds, now).map(|a| Answer::of(&a))
             }
-            Request::AskOf(a) => Ok(Answer::of(&self.peers.ask_of(&a))),
+            Request::AskOf(a) => self.peers.ask_of(&a, now).map(|a| Answer::of(&a)),
         }
     }
 }

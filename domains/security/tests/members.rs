@@ -8,8 +8,8 @@ mod played;
 use gtvp_appraisal::ek::{self, EkKey, Roots};
 use gtvp_appraisal::ownlog::{EntryKind, PCR};
 use gtvp_ipc::security::{
-    ActivateCredential, AppraiseCertification, AppraiseKeys, AskOf, Challenged, MakeCredential, Quote, Wish,
-    WriteAdmission, WriteHousekeeping,
+    ActivateCredential, AppraiseCertification, AppraiseKeys, AskOf, Asking, Challenged, MakeCredential,
+    Quote, Wish, WriteAdmission, WriteHousekeeping,
 };
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::FaultKind;
@@ -18,6 +18,7 @@ use gtvp_model::union::{Admission, PlatformIdentity, RosterEntry, TpmClass, TpmK
 use gtvp_protocol::hsp::join::{CredentialSecret, JoinBinding};
 use gtvp_protocol::hsp::message::{Certification, JoinKeys, LogKind};
 use gtvp_protocol::hsp::{Event, Rejection, RejectionKind, Role};
+use gtvp_security::peers::asks::{self, GOES_ON_MS};
 use gtvp_security::tpm::client::Client;
 use gtvp_security::tpm::pcrs::Bank;
 use gtvp_security::tpm::templates::{EkKind, endorsement};
@@ -90,12 +91,12 @@ fn become_a_member() {
     assert_eq!((persisted(&j), persisted(&v)), (2, 0));
 
     // The session goes on: the next round sends what is new of the logs, which is nothing.
-    let ask = m1.peers.ask_of(&AskOf { member: m2.id() });
+    let Asking { nonce, ask } = m1.peers.ask_of(&AskOf { member: m2.id() }, at(0)).unwrap();
     let own = ask.held.as_slice().iter().find(|h| h.log == LogKind::Own).unwrap();
     assert!(own.bytes > 0);
     j.go_on();
     v.go_on();
-    v.on(Event::Renew { nonce: [50; 32], ask });
+    v.on(Event::Renew { nonce, ask });
     run(&mut j, &mut v);
     assert_eq!((j.refusal(), v.refusal()), (None, None));
     assert!(v.done.contains(&"Renewed".to_owned()));
@@ -259,7 +260,7 @@ fn evidence_that_is_bound_to_something_else_is_refused() {
     let good = m2.evidence(&m1, 0);
     good.appraised_by(&m1, 0).unwrap();
     let bound = |change: &dyn Fn(&mut gtvp_protocol::hsp::Binding)| {
-        let mut sent = good.clone();
+        let mut sent = m2.evidence(&m1, 0);
         change(&mut sent.binding);
         kind(sent.appraised_by(&m1, 0)).0
     };
@@ -295,29 +296,28 @@ fn evidence_that_is_bound_to_something_else_is_refused() {
 #[test]
 fn evidence_of_another_key_and_a_changed_quote_are_refused() {
     let (m1, m2) = joined();
-    let good = m2.evidence(&m1, 0);
     // Another member's key signs, over what this one is asked.
     let stranger = Server::start("m3");
-    let mut sent = good.clone();
+    let mut sent = m2.evidence(&m1, 0);
     sent.evidence.ak =
         stranger.peers.own_keys().unwrap().keys.unwrap().ak.as_slice().to_vec().try_into().unwrap();
     let (what, why) = kind(sent.appraised_by(&m1, 0));
     assert_eq!(what, RejectionKind::Signature);
     assert!(why.starts_with("other-ak: "), "{why}");
-    let mut sent = good.clone();
+    let mut sent = m2.evidence(&m1, 0);
     let mut attest = sent.evidence.attest.as_slice().to_vec();
     *attest.last_mut().unwrap() ^= 1;
     sent.evidence.attest = attest.try_into().unwrap();
     let (what, why) = kind(sent.appraised_by(&m1, 0));
     assert_eq!(what, RejectionKind::Signature);
     assert!(why.starts_with("signature: "), "{why}");
-    let mut sent = good.clone();
+    let mut sent = m2.evidence(&m1, 0);
     let mut pcrs = sent.evidence.pcrs.as_slice().to_vec();
     pcrs.pop();
     sent.evidence.pcrs = pcrs.try_into().unwrap();
     assert_eq!(kind(sent.appraised_by(&m1, 0)).0, RejectionKind::Pcrs);
     // A stranger with a good TPM is nobody.
-    let mut sent = good.clone();
+    let mut sent = m2.evidence(&m1, 0);
     sent.of =
         RosterEntry::new("m2".parse().unwrap(), stranger.identity(), PlatformIdentity::default(), hardware());
     assert_eq!(kind(sent.appraised_by(&m1, 0)).0, RejectionKind::Unknown);
@@ -332,9 +332,8 @@ fn a_cut_or_rewritten_log_is_refused_and_so_is_an_extend_that_no_log_has() {
     m2.evidence(&m1, 1).appraised_by(&m1, 0).unwrap();
     // Whole logs, as for somebody who has started again.
     let m1 = m1.restart();
-    let good = m2.evidence(&m1, 0);
     let own = |sent: &Sent| sent.logs.iter().position(|l| l.log == LogKind::Own).unwrap();
-    let mut cut = good.clone();
+    let mut cut = m2.evidence(&m1, 0);
     let at_own = own(&cut);
     // The last entry: "communication".
     let length = cut.logs[at_own].bytes.len() - (2 + "communication".len() + 32);
@@ -344,15 +343,17 @@ fn a_cut_or_rewritten_log_is_refused_and_so_is_an_extend_that_no_log_has() {
         RejectionKind::Malformed,
         "the evidence says how long it is"
     );
+    let mut cut = m2.evidence(&m1, 0);
+    cut.logs[at_own].bytes.truncate(length);
     cut.evidence.ends = vec![0, 0, length as u64].try_into().unwrap();
     let (what, why) = kind(cut.appraised_by(&m1, 0));
     assert_eq!(what, RejectionKind::Replay);
     assert!(why.starts_with("pcr-mismatch: PCR 14") && why.contains("GTVP log entry 3"), "{why}");
     assert_eq!(verdict(&m1, "m2", 0), "untrusted");
-    let mut rewritten = good.clone();
+    let mut rewritten = m2.evidence(&m1, 0);
     *rewritten.logs[at_own].bytes.last_mut().unwrap() ^= 1;
     assert!(kind(rewritten.appraised_by(&m1, 0)).1.starts_with("pcr-mismatch"));
-    good.appraised_by(&m1, 0).unwrap();
+    m2.evidence(&m1, 0).appraised_by(&m1, 0).unwrap();
     assert_eq!(verdict(&m1, "m2", 0), "trusted");
 
     // While a session goes on: what is new of the log, and a PCR that says more.
@@ -391,12 +392,48 @@ fn a_replaced_program_is_refused_by_its_entry_and_an_accepted_update_is_not() {
     whole.appraised_by(&m1, 0).unwrap();
     let rows = m1.union.references().unwrap();
     assert_eq!((rows[0].name.as_str(), rows[0].rules, rows[0].next), ("accepted-m2", 0, 1));
-    // Evidence that was asked for before reference values changed still counts, once.
-    let asked_before = m2.evidence(&m1, 1);
+    // Evidence that was asked for shortly before reference values changed still counts, once.
+    let (asked_before, kept) = (m2.evidence(&m1, 1), m2.evidence(&m1, 1));
+    let (binding, ask) = m2.challenge(&m1, Role::Responder);
     let retire = m1.wish(Wish::RetireReference { name: "accepted-m2".into() }).unwrap();
     Server::decide(&retire.entry, &[&m1], &[&m1, &m2]).unwrap();
-    asked_before.appraised_by(&m1, 0).unwrap();
+    asked_before.appraised_by(&m1, GOES_ON_MS - 1).unwrap();
+    // It does not stay so by answers that are kept back, nor by an old question that is put with a new nonce.
+    assert!(kind(kept.appraised_by(&m1, GOES_ON_MS)).1.starts_with("log-from: "));
+    let own = m2.quote(&binding, &ask).unwrap();
+    assert!(own.logs.iter().any(|l| l.from > 0));
+    let (new, whole) = m2.challenge(&m1, Role::Responder);
+    assert_ne!(whole, ask);
+    let own = m2.quote(&new, &ask).map(|again| (sent(&again, 1), again.logs)).unwrap();
+    let put = Sent { of: m2.entry(), evidence: own.0, logs: own.1, binding: new, ask };
+    assert_eq!(kind(put.appraised_by(&m1, 0)).0, RejectionKind::BoundElsewhere);
     assert_eq!(kind(m2.evidence(&m1, 2).appraised_by(&m1, 0)).0, RejectionKind::Reference);
+}
+
+#[test]
+fn a_communication_that_is_taken_over_keeps_no_dead_member_trusted() {
+    let (m1, m2) = joined();
+    let good = m2.evidence(&m1, 1);
+    good.appraised_by(&m1, 0).unwrap();
+    let unknown = |what: &Sent, ms| {
+        assert_eq!(kind(what.appraised_by(&m1, ms)).0, RejectionKind::BoundElsewhere);
+    };
+    // The same evidence again, with the same binding; with a nonce that is new, or that nobody gave.
+    unknown(&good, 2000);
+    let (binding, ask) = m2.challenge(&m1, Role::Responder);
+    unknown(&Sent { ask, binding, ..good.clone() }, 2000);
+    // Evidence that m2 has made for nonces of its challenger's own choice.
+    let (mut binding, ask) = m2.challenge(&m1, Role::Responder);
+    binding.nonce = [7; 32];
+    let own = m2.quote(&binding, &ask).unwrap();
+    unknown(&Sent { of: m2.entry(), evidence: sent(&own, 1), logs: own.logs, binding, ask }, 2000);
+    // What was asked long ago is no sign of life either.
+    let kept = m2.evidence(&m1, 0);
+    unknown(&kept, asks::LASTS_MS);
+    assert_eq!(verdict(&m1, "m2", asks::LASTS_MS), "unknown");
+    // Control: what is asked now and answered is.
+    m2.evidence(&m1, 0).appraised_by(&m1, 2000).unwrap();
+    assert_eq!(verdict(&m1, "m2", 2000), "trusted");
 }
 
 #[test]
@@ -501,15 +538,14 @@ fn one_quote_answers_everybody_who_asks() {
         assert_eq!(own.logs[0].from > 0, i % 2 == 0);
         let evidence = sent(&own, 1);
         let sent = Sent { of: m2.entry(), evidence, logs: own.logs, binding, ask };
-        sent.appraised_by(&m1, 0).unwrap();
-        if i % 2 == 1 {
-            // Another's path leads another leaf to it.
-            let mut other = sent.clone();
-            other.evidence.path.index ^= 1;
-            assert_eq!(kind(other.appraised_by(&m1, 0)).0, RejectionKind::BoundElsewhere);
-            // What was refused is not gone on from.
+        if i < 19 {
             sent.appraised_by(&m1, 0).unwrap();
+            continue;
         }
+        // Another's path leads another leaf to it.
+        let mut other = sent.clone();
+        other.evidence.path.index ^= 1;
+        assert_eq!(kind(other.appraised_by(&m1, 0)).0, RejectionKind::BoundElsewhere);
     }
     let none = Quote { challenges: Vec::new(), ..quote };
     assert_eq!(m2.peers.quote(&none).unwrap_err().kind, FaultKind::Invalid);

@@ -109,17 +109,18 @@ impl Security for Player {
         Ok((quoted, rest))
     }
 
-    fn ask_of(&self, member: MemberId) -> Result<Ask, Fault> {
+    fn ask_of(&self, member: MemberId) -> Result<Asking, Fault> {
         let held = self.held.lock().unwrap();
         let held = held.get(&member).map(|log| Held {
             log: LogKind::Own,
             bytes: log.len() as u64,
             digest: Digest::of(log),
         });
-        Ok(Ask {
+        let ask = Ask {
             selection: vec![Bank { algorithm: SHA256, pcrs: 1 << 14 }].try_into().unwrap(),
             held: held.into_iter().collect::<Vec<_>>().try_into().unwrap(),
-        })
+        };
+        Ok(Asking { nonce: gtvp_communication::clock::random().unwrap(), ask })
     }
 
     fn appraise_evidence(&self, what: &AppraiseEvidence, logs: &[u8]) -> Checked<Appraisal> {

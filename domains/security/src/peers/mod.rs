@@ -4,6 +4,7 @@
 //! values.
 
 mod appraise;
+pub mod asks;
 pub mod believed;
 mod enrol;
 mod quote;
@@ -23,6 +24,7 @@ use gtvp_protocol::csp::SignedEntry;
 use crate::platform::Platform;
 use crate::reference;
 use crate::union::{Means, Seen, Union};
+use asks::Asks;
 use believed::Believed;
 use quote::Prefixes;
 use table::Table;
@@ -55,6 +57,7 @@ pub struct Peers {
     platform: Arc<Platform>,
     roots: Roots,
     believed: Mutex<Believed>,
+    asks: Mutex<Asks>,
     table: Mutex<Table>,
     prefixes: Mutex<Prefixes>,
 }
@@ -67,6 +70,7 @@ impl Peers {
             platform,
             roots: enrol::roots(state),
             believed: Mutex::default(),
+            asks: Mutex::default(),
             table: Mutex::default(),
             prefixes: Mutex::default(),
         }
@@ -74,6 +78,10 @@ impl Peers {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn asks(&self) -> MutexGuard<'_, Asks> {
+        self.asks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn believed(&self) -> MutexGuard<'_, Believed> {
