@@ -5,6 +5,8 @@
 #[allow(dead_code, reason = "what other tests need of it")]
 mod played;
 
+use std::path::Path;
+
 use gtvp_appraisal::ek::{self, EkKey, Roots};
 use gtvp_appraisal::ownlog::{EntryKind, PCR};
 use gtvp_ipc::security::{
@@ -464,6 +466,42 @@ fn a_reset_tpm_is_noticed_within_a_session_and_begins_anew_with_another() {
     let (what, why) = kind(m2.evidence(&m1, 0).appraised_by(&m1, 0));
     assert_eq!(what, RejectionKind::Reference, "{why}");
     assert!(why.contains("GTVP log entry 5"), "{why}");
+}
+
+#[test]
+fn a_tpm_that_was_put_back_to_an_earlier_life_is_refused_by_any_session() {
+    let (m1, mut m2) = joined();
+    let copy = m2.tpm.folder.join("copy");
+    let files = |from: &Path, to: &Path| {
+        for file in std::fs::read_dir(from).unwrap().flatten().filter(|f| f.path().is_file()) {
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    };
+    m2.tpm.kill();
+    std::fs::create_dir(&copy).unwrap();
+    files(&m2.tpm.tpm_state(), &copy);
+    m2.tpm.run();
+    // The life that is gone back to later, and two more: each is another session's.
+    for _ in 0..3 {
+        m2.boot();
+        m2.evidence(&m1, 0).appraised_by(&m1, 0).unwrap();
+        m2.tpm.reset();
+    }
+    m2.boot();
+    // What was seen last was bad, and is not forgotten for that.
+    m2.actor.measure(measured(EntryKind::Binary, "security", 77)).unwrap();
+    assert_eq!(kind(m2.evidence(&m1, 0).appraised_by(&m1, 0)).0, RejectionKind::Reference);
+    m2.tpm.kill();
+    files(&copy, &m2.tpm.tpm_state());
+    m2.tpm.run();
+    m2.boot();
+    let (what, why) = kind(m2.evidence(&m1, 0).appraised_by(&m1, 0));
+    assert_eq!(what, RejectionKind::TpmReset);
+    assert!(why.starts_with("earlier-life: "), "{why}");
+    assert_eq!(verdict(&m1, "m2", 0), "untrusted");
+    // Control: somebody who has seen nothing of it finds it healthy.
+    let m1 = m1.restart();
+    m2.evidence(&m1, 0).appraised_by(&m1, 0).unwrap();
 }
 
 #[test]

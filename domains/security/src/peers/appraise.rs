@@ -12,7 +12,7 @@ use gtvp_appraisal::ek::Pin;
 use gtvp_appraisal::evidence::{Evidence, LogPart, QUOTED, VERSION};
 use gtvp_appraisal::reference::ReferenceSet;
 use gtvp_appraisal::result::{AttestationResult, Claims};
-use gtvp_appraisal::tpm::{Attest, Name, PcrIndex, PcrValues, Public};
+use gtvp_appraisal::tpm::{Attest, ClockInfo, Name, PcrIndex, PcrValues, Public};
 use gtvp_ipc::security::{AppraiseEvidence, AskOf, Asking, LogSpan};
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
@@ -40,7 +40,9 @@ pub fn kind_of(failure: &Failure) -> RejectionKind {
         Failure::BadAk(_) => RejectionKind::Keys,
         Failure::Malformed(_) | Failure::NotAQuote => RejectionKind::Malformed,
         Failure::BoundElsewhere => RejectionKind::BoundElsewhere,
-        Failure::TpmReset { .. } | Failure::ClockBack { .. } => RejectionKind::TpmReset,
+        Failure::TpmReset { .. } | Failure::EarlierLife { .. } | Failure::ClockBack { .. } => {
+            RejectionKind::TpmReset
+        }
         Failure::Sha1Bank | Failure::Bank(_) | Failure::PcrNotQuoted(_) | Failure::PcrValues => {
             RejectionKind::Pcrs
         }
@@ -140,7 +142,8 @@ impl Peers {
             Err(why) => return Ok(Err(why)),
         };
         let before = self.table().logs(&attesting.entry.id());
-        let found = match judge(asked, &given, &attesting, &evidence, before.as_ref(), now) {
+        let newest = self.table().newest(&attesting.entry.id());
+        let found = match judge(asked, &given, &attesting, &evidence, before.as_ref(), newest, now) {
             Ok(found) => found,
             Err(why) => return Ok(Err(why)),
         };
@@ -270,6 +273,7 @@ fn judge(
     of: &Attesting,
     evidence: &Evidence,
     before: Option<&Logs>,
+    newest: Option<(Name, ClockInfo)>,
     now: Now,
 ) -> Result<Found, Rejection> {
     let class = crate::reference::class(of.class)
@@ -297,7 +301,8 @@ fn judge(
     let set = before.filter(|l| goes_on && old(l)).map_or(&of.set, |l| &l.set);
     let binding = appraise::Binding::Qualifying(&bound.0);
     let held = before.map(|l| &l.held);
-    let question = Question { attester: &attester, known_from: KnownFrom::Record, binding, held };
+    let newest = newest.filter(|(ak, _)| ak == attester.name()).map(|(_, clock)| clock);
+    let question = Question { attester: &attester, known_from: KnownFrom::Record, binding, held, newest };
     let appraise::Appraisal { verdict, held } = appraise::appraise(evidence, &question, set, now.seconds());
     Ok(Found { verdict, held, set: set.clone() })
 }
