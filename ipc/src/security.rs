@@ -400,7 +400,8 @@ pub struct WriteAdmission {
     pub admission: Admission,
 }
 
-/// Write and sign the entry that the union needs next by its own rules, if there is one: who votes.
+/// Write and sign the entry that the union needs next by its own rules, if there is one: who votes. New voters are members that this one
+/// has itself found healthy; a voter that it has is not lost. `Denied` for a member that does not vote.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct WriteHousekeeping {
     /// Members with which there is a channel.

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use gtvp_appraisal::ek::{self, EkKey, Roots};
 use gtvp_appraisal::ownlog::{EntryKind, PCR};
+use gtvp_ipc::bulk;
 use gtvp_ipc::security::{
     ActivateCredential, AppraiseCertification, AppraiseKeys, AskOf, Asking, Challenged, MakeCredential,
     Quote, Wish, WriteAdmission, WriteHousekeeping,
@@ -16,7 +17,9 @@ use gtvp_ipc::security::{
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::FaultKind;
 use gtvp_model::token::{JoinToken, TokenSecret};
-use gtvp_model::union::{Admission, PlatformIdentity, RosterEntry, TpmClass, TpmKind};
+use gtvp_model::union::{Admission, Identity, PlatformIdentity, RosterEntry, TpmClass, TpmKind, UnixTime};
+use gtvp_protocol::csp::{CoSigned, Offer};
+use gtvp_protocol::frame::wire;
 use gtvp_protocol::hsp::join::{CredentialSecret, JoinBinding};
 use gtvp_protocol::hsp::message::{Certification, JoinKeys, LogKind};
 use gtvp_protocol::hsp::{Event, Rejection, RejectionKind, Role};
@@ -37,7 +40,7 @@ fn token(server: &Server) -> JoinToken {
         union: view.union,
         head: view.head,
         endpoint: "192.0.2.1:7600".parse().unwrap(),
-        expires: gtvp_model::union::UnixTime(NOW + 3600),
+        expires: UnixTime(NOW + 3600),
         ek: None,
         secret: written.token.unwrap().secret,
     }
@@ -691,6 +694,71 @@ fn a_server_without_a_tpm_is_let_in_where_somebody_said_so_and_proves_nothing() 
     let (mut j, mut v) = enrolment(&m4, &m3, &token);
     run(&mut j, &mut v);
     assert!(v.refusal().unwrap().contains("does not take members whose TPM is NONE"));
+}
+
+/// Another one joins a union of these, by the first.
+fn third(name: &'static str, union: &[&Server]) -> Server {
+    let written = union[0].wish(Wish::Token { expires_s: 3600, ek: None, platform_identity: None }).unwrap();
+    Server::decide(&written.entry, &union[..1], union).unwrap();
+    let view = union[0].view();
+    let token = JoinToken {
+        union: view.union,
+        head: view.head,
+        endpoint: "192.0.2.1:7600".parse().unwrap(),
+        expires: UnixTime(NOW + 3600),
+        ek: None,
+        secret: written.token.unwrap().secret,
+    };
+    let server = Server::start(name);
+    let (mut j, mut v) = enrolment(&server, union[0], &token);
+    run(&mut j, &mut v);
+    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    server
+}
+
+#[test]
+fn nobody_becomes_a_voter_by_the_word_of_communication() {
+    let (m1, m2) = joined();
+    let m3 = third("m3", &[&m1, &m2]);
+    let keeps = |server: &Server, reachable: &[&Server], ms| {
+        let reachable = reachable.iter().map(|s| s.id()).collect();
+        server.peers.write_housekeeping(&WriteHousekeeping { reachable }, at(ms))
+    };
+    m2.evidence(&m1, 0).appraised_by(&m1, 0).unwrap();
+    m3.evidence(&m1, 0).appraised_by(&m1, 4000).unwrap();
+    // m2 was silent for too long by now.
+    assert_eq!(keeps(&m1, &[&m2], 6000).unwrap().entry, None, "a channel with it is no proof");
+    assert_eq!(keeps(&m1, &[], 6000).unwrap().entry, None);
+    let voters = keeps(&m1, &[&m2, &m3], 6000).unwrap().entry.unwrap();
+    Server::decide(&voters, &[&m1], &[&m1]).unwrap();
+    assert_eq!(m1.union.show().unwrap().voters.len(), 2);
+    assert!(m1.union.now().0.union.unwrap().state.voters.contains(&m3.id()));
+    // Whoever does not vote itself makes nobody a voter.
+    assert_eq!(keeps(&m2, &[&m1, &m3], 0).unwrap_err().kind, FaultKind::Denied);
+}
+
+#[test]
+fn a_slow_clock_of_the_author_admits_nobody_by_a_token_that_has_ended() {
+    let m1 = Server::start("m1");
+    m1.begin_with(true).unwrap();
+    let made = m1.wish(Wish::Token { expires_s: 60, ek: None, platform_identity: None }).unwrap();
+    Server::decide(&made.entry, &[&m1], &[&m1]).unwrap();
+    let admit = || {
+        let identity = Identity::Bare { spki: [7; 32].into() };
+        let level = PlatformIdentity::try_from(8).unwrap();
+        let member = RosterEntry::new("m2".parse().unwrap(), identity, level, hardware());
+        let secret = made.token.clone().unwrap().secret;
+        let admission = Admission { member, token: secret.key().id(), secret };
+        m1.peers.write_admission(&WriteAdmission { admission }, at(0))
+    };
+    assert!(admit().is_ok());
+    // A majority has put a later time on the record; this member's clock stands still.
+    let voted = m1.union.vote_again(UnixTime(NOW + 61)).unwrap();
+    let head = CoSigned { head: voted.head, votes: vec![voted.vote].try_into().unwrap() };
+    let offer = bulk::give(&wire::encode(&Offer { entries: Vec::new(), head })).unwrap();
+    m1.union.take(m1.id(), vec![offer], UnixTime(NOW + 61)).unwrap();
+    let refused = admit().unwrap_err();
+    assert!(refused.causes[0].contains("token"), "{refused:?}");
 }
 
 fn boot_log(name: &str) -> Vec<u8> {

@@ -115,9 +115,10 @@ impl Peers {
     /// Writes the entry that the union needs next by its own rules.
     ///
     /// # Errors
-    /// Outside of a union; this member's TPM.
+    /// Outside of a union; `Denied` for a member that does not vote; this member's TPM.
     pub fn write_housekeeping(&self, asked: &WriteHousekeeping, now: Now) -> Result<Housekeeping, Fault> {
-        self.union.housekeeping(&asked.reachable, now.unix())
+        let trusted = self.table().trusted(now.ms, self.period());
+        self.union.housekeeping(&asked.reachable, &trusted, now.unix())
     }
 
     /// What failed in the last evidence of somebody: of this member as it is now, of another by its id, of a joiner by the name that it
@@ -142,7 +143,7 @@ impl Peers {
     /// What the record or a rule says no to; this member's TPM.
     pub fn write_entry(&self, asked: &WriteEntry, now: Now) -> Result<Written, Fault> {
         let trusted: Vec<MemberId> = self.table().trusted(now.ms, self.period());
-        let means = Means { seen: &|name| self.seen(name, now), reachable: &|id| trusted.contains(id) };
+        let means = Means { seen: &|name| self.seen(name, now), trusted: &|id| trusted.contains(id) };
         self.union.wish(&asked.wish, &means, now.unix())
     }
 }
