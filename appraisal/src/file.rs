@@ -301,7 +301,8 @@ impl EvidenceFile {
             claims.nonce = nonce.to_vec();
         }
         let binding = Binding::Qualifying(&claims.qualifying_data(&self.evidence.ak).0);
-        let question = Question { attester: &attester, known_from: KnownFrom::Claim, binding, held: None };
+        let question =
+            Question { attester: &attester, known_from: KnownFrom::Claim, binding, held: None, newest: None };
         let mut member = appraise(&self.evidence, &question, &set, now).verdict;
         // Nothing is held of this TPM, so nothing was compared.
         if member.passed.contains(&Check::Epoch) {

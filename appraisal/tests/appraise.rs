@@ -548,6 +548,7 @@ fn offline_it_says_what_nobody_vouches_for() {
         known_from: KnownFrom::Claim,
         binding: Binding::NotChecked,
         held: None,
+        newest: None,
     };
     let found = appraise(&machine.evidence(b"whatever"), &question, &references, NOW);
     assert_eq!(found.verdict.state, State::Unknown);

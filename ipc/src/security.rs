@@ -284,7 +284,8 @@ pub struct AppraiseKeys {
     pub spki: SpkiDigest,
 }
 
-/// Make a credential for an AK that only the TPM with this EK can open.
+/// Make a credential for an AK that only the TPM with this EK can open. The secret in it stays in `security`, which must have believed
+/// these keys a short time ago.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct MakeCredential {
     /// TPMT_PUBLIC of the EK, in hexadecimal.
@@ -299,8 +300,6 @@ pub struct MakeCredential {
 pub struct CredentialMade {
     /// To be sent.
     pub credential: Credential,
-    /// What is in it.
-    pub secret: CredentialSecret,
 }
 
 /// Open a credential in this member's TPM.
@@ -317,27 +316,31 @@ pub struct Certify {
     pub binding: JoinBinding,
 }
 
-/// Appraise a joiner's certification of its TLS key.
+/// Appraise what a joiner proves its keys by: the secret of the credential that was made for it, and its certification of its TLS key.
+/// The secret is good for one try.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct AppraiseCertification {
+    /// HMAC by the credential's secret.
+    #[serde(with = "hex")]
+    pub proof: [u8; 32],
     /// From the joiner.
     pub certification: Certification,
-    /// What it must be bound to.
+    /// What both must be bound to: this member is the verifier, of its own union.
     pub binding: JoinBinding,
     /// As [`AppraiseKeys`] gave them.
     pub keys: CheckedKeys,
 }
 
-/// Appraise another member's evidence, or a joiner's. A descriptor comes with it: the bytes of `logs`, one log after the other.
+/// Appraise another member's evidence, or a joiner's: the answer to something that [`AskOf`] gave, which counts once. A descriptor comes with it: the bytes of `logs`, one log after the other.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct AppraiseEvidence {
     /// Whose it must be: a member of the record, or a joiner whose keys were believed a short time ago.
     pub of: Box<RosterEntry>,
     /// What it sent.
     pub evidence: Box<Evidence>,
-    /// What it must be bound to: this member is the challenger.
+    /// What it must be bound to: this member is the challenger, the nonce is of [`Asking`].
     pub binding: Box<Binding>,
-    /// What was asked.
+    /// What was asked with that nonce.
     pub ask: Ask,
     /// What is in the descriptor.
     pub logs: Vec<LogSpan>,
@@ -348,6 +351,16 @@ pub struct AppraiseEvidence {
 pub struct AskOf {
     /// Whom. Of somebody of whom nothing is known everything is asked.
     pub member: MemberId,
+}
+
+/// The answer to [`AskOf`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asking {
+    /// To ask with: evidence with another one is not appraised. 32 random bytes.
+    #[serde(with = "hex")]
+    pub nonce: [u8; 32],
+    /// What for.
+    pub ask: Ask,
 }
 
 /// This member has asked a union to be admitted with these keys (before it does), or is admitted by it. For the latter, the record that
@@ -389,7 +402,8 @@ pub struct WriteAdmission {
     pub admission: Admission,
 }
 
-/// Write and sign the entry that the union needs next by its own rules, if there is one: who votes.
+/// Write and sign the entry that the union needs next by its own rules, if there is one: who votes. New voters are members that this one
+/// has itself found healthy; a voter that it has is not lost. `Denied` for a member that does not vote.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct WriteHousekeeping {
     /// Members with which there is a channel.
@@ -635,7 +649,7 @@ crate::interface!("security" {
     /// See [`AppraiseEvidence`].
     AppraiseEvidence = "appraise_evidence" -> Result<HspAppraisal, Rejection>;
     /// See [`AskOf`].
-    AskOf = "ask_of" -> Ask;
+    AskOf = "ask_of" -> Asking;
     /// See [`LearnRecord`]. A record that is not believed: why.
     LearnRecord = "learn_record" -> Result<Box<UnionView>, String>;
     /// See [`KeepMembership`].

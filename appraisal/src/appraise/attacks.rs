@@ -4,11 +4,12 @@
 use gtvp_model::digest::Digest;
 
 use super::planted::{Guard, without};
-use super::{Held, State, TpmClass, appraise};
+use super::{Held, Question, State, TpmClass, appraise};
 use crate::bootlog::BootLog;
 use crate::evidence::{Evidence, LogPart};
 use crate::ownlog::EntryKind;
 use crate::reference::{FileRule, ReferenceSet, Rule, Status};
+use crate::tpm::ClockInfo;
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -113,6 +114,30 @@ fn a_tpm_that_was_reset_or_set_back() {
     s.machine.clock -= 1;
     let evidence = s.machine.evidence(NONCE);
     s.control("set back", &evidence, true, "clock-back", &[Guard::Clock]);
+}
+
+#[test]
+fn a_tpm_of_an_earlier_life_does_not_begin_anew() {
+    let s = scene();
+    let attester = s.machine.ak.attester(TpmClass::Hardware);
+    let evidence = s.machine.evidence(NONCE);
+    let now = s.held.clock;
+    let verdict = |newest| {
+        let question = Question { newest: Some(newest), ..question(&attester, None) };
+        let found = appraise(&evidence, &question, &s.references, NOW).verdict;
+        (found.state, found.failed.first().map(super::Failure::name))
+    };
+    let resets = ClockInfo { reset_count: now.reset_count + 1, clock: 0, ..now };
+    let restarts = ClockInfo { restart_count: now.restart_count + 1, ..now };
+    for later in [resets, restarts] {
+        assert_eq!(verdict(later), (State::Untrusted, Some("earlier-life")));
+        assert_eq!(without(&[Guard::Life], || verdict(later)).0, State::Trusted);
+    }
+    let later = ClockInfo { clock: now.clock + 1, ..now };
+    assert_eq!(verdict(later), (State::Untrusted, Some("clock-back")));
+    assert_eq!(without(&[Guard::Clock], || verdict(later)).0, State::Trusted);
+    let earlier = ClockInfo { reset_count: now.reset_count - 1, clock: now.clock + 1, ..now };
+    assert_eq!((verdict(now).0, verdict(earlier).0), (State::Trusted, State::Trusted));
 }
 
 #[test]

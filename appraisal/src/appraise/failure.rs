@@ -88,6 +88,17 @@ pub enum Failure {
         /// The quote's.
         now: Epoch,
     },
+    /// The TPM is one of an earlier life: its state was put back.
+    #[error(
+        "the TPM went back to an earlier life: {} resets and {} restarts, before {} and {}",
+        now.reset_count, now.restart_count, was.reset_count, was.restart_count
+    )]
+    EarlierLife {
+        /// The newest that it has shown.
+        was: Epoch,
+        /// The quote's.
+        now: Epoch,
+    },
     /// The TPM's clock went back: an older quote, or a cloned TPM.
     #[error("the TPM's clock is {now} ms, before it was {was} ms")]
     ClockBack {
@@ -248,7 +259,7 @@ impl Failure {
             Self::OtherAk { .. } | Self::BadAk(_) => Check::Key,
             Self::Malformed(_) | Self::Signature(_) | Self::NotAQuote => Check::Signature,
             Self::BoundElsewhere => Check::Binding,
-            Self::TpmReset { .. } | Self::ClockBack { .. } => Check::Epoch,
+            Self::TpmReset { .. } | Self::EarlierLife { .. } | Self::ClockBack { .. } => Check::Epoch,
             Self::Sha1Bank | Self::Bank(_) | Self::PcrNotQuoted(_) | Self::PcrValues => Check::Pcrs,
             Self::LogAbsent(LogName::Boot) | Self::LogFrom { log: LogName::Boot, .. } => Check::BootReplay,
             Self::LogAbsent(LogName::Ima) | Self::LogFrom { log: LogName::Ima, .. } => Check::ImaReplay,
@@ -278,6 +289,7 @@ impl Failure {
             Self::NotAQuote => "not-a-quote",
             Self::BoundElsewhere => "bound-elsewhere",
             Self::TpmReset { .. } => "tpm-reset",
+            Self::EarlierLife { .. } => "earlier-life",
             Self::ClockBack { .. } => "clock-back",
             Self::Sha1Bank => "sha1-bank",
             Self::Bank(_) => "bank",

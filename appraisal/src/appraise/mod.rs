@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::evidence::Evidence;
 use crate::reference::ReferenceSet;
-use crate::tpm::{KeyRefusal, Malformed, Name, Public, SignatureRefusal, VerifyingKey, check_ak};
+use crate::tpm::{ClockInfo, KeyRefusal, Malformed, Name, Public, SignatureRefusal, VerifyingKey, check_ak};
 
 /// What kind of TPM a member has, as the record says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -110,6 +110,8 @@ pub struct Question<'a> {
     /// What was appraised of this member before, in one session: the epoch must be the same, and logs may go on from
     /// there. `None` for a first appraisal.
     pub held: Option<&'a Held>,
+    /// The newest clock that this key has shown in any session: a TPM does not go back to an older life. `None` if none is known.
+    pub newest: Option<ClockInfo>,
 }
 
 /// A verdict, and what to hold for the next appraisal.

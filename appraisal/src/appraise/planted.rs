@@ -20,6 +20,8 @@ guards! {
     Binding,
     /// The TPM was not reset.
     Epoch,
+    /// It is no earlier life of the TPM than was seen.
+    Life,
     /// The TPM's clock did not go back.
     Clock,
     /// Every PCR that must be quoted is.

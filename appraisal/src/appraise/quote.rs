@@ -62,6 +62,14 @@ fn epoch(clock: &ClockInfo, question: &Question<'_>, verdict: &mut Verdict) -> R
     if !clock.safe {
         verdict.not_made.push(NotMade::ClockUnsafe);
     }
+    if let Some(newest) = question.newest {
+        let (was, now) = (newest.epoch(), clock.epoch());
+        guard(Guard::Life, was <= now, || Failure::EarlierLife { was, now })?;
+        guard(Guard::Clock, was != now || clock.clock >= newest.clock, || Failure::ClockBack {
+            was: newest.clock,
+            now: clock.clock,
+        })?;
+    }
     if let Some(held) = question.held {
         let (was, now) = (held.clock.epoch(), clock.epoch());
         guard(Guard::Epoch, was == now, || Failure::TpmReset { was, now })?;

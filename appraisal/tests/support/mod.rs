@@ -300,5 +300,11 @@ pub fn references(manifests: &[Manifest]) -> ReferenceSet {
 }
 
 pub fn question<'a>(attester: &'a Attester, held: Option<&'a Held>) -> Question<'a> {
-    Question { attester, known_from: KnownFrom::Record, binding: Binding::Qualifying(NONCE), held }
+    Question {
+        attester,
+        known_from: KnownFrom::Record,
+        binding: Binding::Qualifying(NONCE),
+        held,
+        newest: None,
+    }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use gtvp_ipc::security::{
-    ActivateCredential, AppraiseCertification, AppraiseEvidence, AppraiseKeys, Certify, LearnRecord, LogSpan,
-    MakeCredential,
+    ActivateCredential, AppraiseCertification, AppraiseEvidence, AppraiseKeys, Asking, Certify, LearnRecord,
+    LogSpan, MakeCredential,
 };
 use gtvp_model::fault::Fault;
 use gtvp_model::union::{MemberId, RecordHead, UnionId};
@@ -13,7 +13,6 @@ use gtvp_protocol::hsp::join::MAX_RECORD;
 use gtvp_protocol::hsp::message::Ask;
 use gtvp_protocol::hsp::{Appraisable, Binding, Durable, Event, Rejection, RejectionKind, Request};
 
-use crate::clock;
 use crate::pool::Pool;
 use crate::quoter::{Quoter, Wanted};
 use crate::security::{Checked, Security};
@@ -88,7 +87,7 @@ impl Calls {
     pub fn make_credential(&self, request: Request, what: MakeCredential) {
         self.call(move |s| {
             let made = said(s.make_credential(&what));
-            Event::CredentialMade { request, outcome: made.map(|m| (Box::new(m.credential), m.secret)) }
+            Event::CredentialMade { request, outcome: made.map(|m| Box::new(m.credential)) }
         });
     }
 
@@ -130,12 +129,9 @@ impl Calls {
 
     /// Fresh evidence of the peer is to be asked for: what for?
     pub fn renew(&self, of: MemberId) {
-        self.note(move |s| {
-            let nonce = clock::random().map_err(|e| e.to_string());
-            match (said(s.ask_of(of)), nonce) {
-                (Ok(ask), Ok(nonce)) => Note::Outcome(Event::Renew { nonce, ask }),
-                (Err(why), _) | (_, Err(why)) => Note::NoAsk(why),
-            }
+        self.note(move |s| match said(s.ask_of(of)) {
+            Ok(Asking { nonce, ask }) => Note::Outcome(Event::Renew { nonce, ask }),
+            Err(why) => Note::NoAsk(why),
         });
     }
 }

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gtvp_ipc::security::OwnUnion;
+use gtvp_ipc::security::{Asking, OwnUnion};
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::Fault;
 use gtvp_model::token::Endpoint;
@@ -117,7 +117,8 @@ fn session(
     facts: &crate::tls::Facts,
     peer: Option<MemberId>,
 ) -> Result<Step<Session>, End> {
-    let ask = runtime.security.ask_of(peer.unwrap_or_else(stranger)).map_err(|f| failed(&f))?;
+    let Asking { nonce, ask } =
+        runtime.security.ask_of(peer.unwrap_or_else(stranger)).map_err(|f| failed(&f))?;
     let setup = Setup {
         role,
         first: role == Role::Initiator,
@@ -132,7 +133,6 @@ fn session(
         },
         timing: runtime.period().timing(),
     };
-    let nonce = clock::random().map_err(|e| broken(&e))?;
     let ctx = Context { now: clock::now(), wall: clock::wall(), view: &union.state.view };
     Ok(Session::start(setup, nonce, &ctx))
 }
@@ -201,15 +201,15 @@ fn engine(
             if !runtime.engine().joins(id, clock::now()) {
                 return Err(End::Own("too many want to join at once"));
             }
-            let random = || clock::random().map_err(|e| broken(&e));
+            let asked = runtime.security.ask_of(stranger()).map_err(|f| failed(&f))?;
             let setup = VerifierSetup {
                 own: union.own.clone(),
                 exporter: facts.exporter,
                 peer_spki: SpkiDigest::new(Digest::of(&facts.peer)),
-                ask: runtime.security.ask_of(stranger()).map_err(|f| failed(&f))?,
+                ask: asked.ask,
                 timing: runtime.period().timing(),
-                nonce: random()?,
-                session_nonce: random()?,
+                nonce: clock::random().map_err(|e| broken(&e))?,
+                session_nonce: asked.nonce,
             };
             Verifier::start(setup, clock::now()).map(Machine::Verifier).map_err(End::Refused)
         }

@@ -305,9 +305,9 @@ impl Drive {
             Command::Certify { request, binding } => {
                 self.calls.certify(request, Certify { binding: *binding })
             }
-            Command::AppraiseCertification { request, certification, binding, keys } => {
+            Command::AppraiseCertification { request, proof, certification, binding, keys } => {
                 let certification = certification.unchecked().clone();
-                let what = AppraiseCertification { certification, binding: *binding, keys: *keys };
+                let what = AppraiseCertification { proof, certification, binding: *binding, keys: *keys };
                 self.calls.appraise_certification(request, what);
             }
             Command::LearnRecord { request, union, from, to, piece, last } => {

@@ -116,7 +116,7 @@ fn dial(
     let socket = connect(&at).map_err(|e| failed(format!("{at} does not answer: {e}")))?;
     let remote = socket.peer_addr().map_err(|e| failed(e.to_string()))?;
     let (link, facts) = Link::begin(socket, tls, LIMITS).map_err(|e| failed(e.to_string()))?;
-    let random = || clock::random().map_err(|e| failed(e.to_string()));
+    let asked = security.ask_of(stranger()).map_err(|f| failed(f.to_string()))?;
     let setup = JoinSetup {
         token,
         name: runtime.config.name.clone(),
@@ -125,10 +125,10 @@ fn dial(
         identity: keys.identity,
         exporter: facts.exporter,
         peer_spki: SpkiDigest::new(Digest::of(&facts.peer)),
-        ask: security.ask_of(stranger()).map_err(|f| failed(f.to_string()))?,
+        ask: asked.ask,
         timing: runtime.period().timing(),
-        nonce: random()?,
-        session_nonce: random()?,
+        nonce: clock::random().map_err(|e| failed(e.to_string()))?,
+        session_nonce: asked.nonce,
     };
     let step = Joiner::start(setup, clock::now()).map_err(End::Refused)?;
     let begin = Begin {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use gtvp_ipc::bulk;
 use gtvp_ipc::security::{
-    ActivateCredential, AppraiseCertification, AppraiseEvidence, AppraiseKeys, AskOf, Certify,
+    ActivateCredential, AppraiseCertification, AppraiseEvidence, AppraiseKeys, AskOf, Asking, Certify,
     CredentialMade, KeepMembership, LearnRecord, MakeCredential, OwnKeys, OwnKeysReply, OwnUnion, Quote,
     Quoted, ReadRecord, SignTls, TakeOffer, TlsSignature, VoteAgain, VoteFor, Voted, WatchUnion,
     WriteAdmission, WriteHousekeeping,
@@ -18,7 +18,7 @@ use gtvp_model::union::{MemberId, UnionView};
 use gtvp_protocol::csp::{Offer, SignedEntry};
 use gtvp_protocol::frame::wire;
 use gtvp_protocol::hsp::join::{CheckedKeys, CredentialSecret, MAX_RECORD};
-use gtvp_protocol::hsp::message::{Ask, Certification, LogKind};
+use gtvp_protocol::hsp::message::{Certification, LogKind};
 use gtvp_protocol::hsp::{Appraisal, Durable, Rejection};
 
 /// What comes of a check: what was believed, or why not; or no answer at all, which is not "believed".
@@ -35,7 +35,7 @@ pub trait Security: Send + Sync + 'static {
     /// See [`Quote`]; with the bytes of the logs.
     fn quote(&self, what: &Quote) -> Result<(Quoted, Vec<u8>), Fault>;
     /// See [`AskOf`].
-    fn ask_of(&self, member: MemberId) -> Result<Ask, Fault>;
+    fn ask_of(&self, member: MemberId) -> Result<Asking, Fault>;
     /// See [`AppraiseEvidence`].
     fn appraise_evidence(&self, what: &AppraiseEvidence, logs: &[u8]) -> Checked<Appraisal>;
     /// See [`AppraiseKeys`].
@@ -133,7 +133,7 @@ impl Security for Ipc {
         self.take(what, MAX_LOGS)
     }
 
-    fn ask_of(&self, member: MemberId) -> Result<Ask, Fault> {
+    fn ask_of(&self, member: MemberId) -> Result<Asking, Fault> {
         self.ask(&AskOf { member })
     }
 

@@ -103,14 +103,14 @@ impl Service for Security {
             Request::OwnKeys(_) => self.peers.own_keys().map(|k| Answer::of(&k)),
             Request::Quote(q) => self.peers.quote(&q).map(|(q, fd)| Answer::of(&q).with_fds(vec![fd])),
             Request::AppraiseKeys(k) => Ok(Answer::of(&self.peers.appraise_keys(&k, now))),
-            Request::MakeCredential(m) => self.peers.make_credential(&m).map(|c| Answer::of(&c)),
+            Request::MakeCredential(m) => self.peers.make_credential(&m, now).map(|c| Answer::of(&c)),
             Request::ActivateCredential(a) => self.peers.activate_credential(&a).map(|s| Answer::of(&s)),
             Request::Certify(c) => self.peers.certify(&c).map(|c| Answer::of(&c)),
             Request::AppraiseCertification(c) => Ok(Answer::of(&self.peers.appraise_certification(&c, now))),
             Request::AppraiseEvidence(e) => {
                 self.peers.appraise_evidence(&e, fds, now).map(|a| Answer::of(&a))
             }
-            Request::AskOf(a) => Ok(Answer::of(&self.peers.ask_of(&a))),
+            Request::AskOf(a) => self.peers.ask_of(&a, now).map(|a| Answer::of(&a)),
         }
     }
 }

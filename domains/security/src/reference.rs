@@ -72,7 +72,8 @@ fn appraised(
     let attester =
         Attester::new(&shown.ak, class).map_err(|e| unfit("this server's attestation key is no good", &e))?;
     let binding = Binding::Qualifying(&bound.0);
-    let question = Question { attester: &attester, known_from: KnownFrom::Record, binding, held: None };
+    let question =
+        Question { attester: &attester, known_from: KnownFrom::Record, binding, held: None, newest: None };
     Ok(appraise(shown, &question, set, now).verdict)
 }
 

@@ -5,17 +5,25 @@
 #[allow(dead_code, reason = "what other tests need of it")]
 mod played;
 
+use std::path::Path;
+
 use gtvp_appraisal::ek::{self, EkKey, Roots};
 use gtvp_appraisal::ownlog::{EntryKind, PCR};
+use gtvp_ipc::bulk;
 use gtvp_ipc::security::{
-    ActivateCredential, AppraiseKeys, AskOf, Challenged, MakeCredential, Quote, Wish, WriteAdmission,
-    WriteHousekeeping,
+    ActivateCredential, AppraiseCertification, AppraiseKeys, AskOf, Asking, Challenged, MakeCredential,
+    Quote, Wish, WriteAdmission, WriteHousekeeping,
 };
+use gtvp_model::digest::Digest;
 use gtvp_model::fault::FaultKind;
 use gtvp_model::token::{JoinToken, TokenSecret};
-use gtvp_model::union::{Admission, PlatformIdentity, RosterEntry, TpmClass, TpmKind};
-use gtvp_protocol::hsp::message::LogKind;
+use gtvp_model::union::{Admission, Identity, PlatformIdentity, RosterEntry, TpmClass, TpmKind, UnixTime};
+use gtvp_protocol::csp::{CoSigned, Offer};
+use gtvp_protocol::frame::wire;
+use gtvp_protocol::hsp::join::{CredentialSecret, JoinBinding};
+use gtvp_protocol::hsp::message::{Certification, JoinKeys, LogKind};
 use gtvp_protocol::hsp::{Event, Rejection, RejectionKind, Role};
+use gtvp_security::peers::asks::{self, GOES_ON_MS};
 use gtvp_security::tpm::client::Client;
 use gtvp_security::tpm::pcrs::Bank;
 use gtvp_security::tpm::templates::{EkKind, endorsement};
@@ -32,7 +40,7 @@ fn token(server: &Server) -> JoinToken {
         union: view.union,
         head: view.head,
         endpoint: "192.0.2.1:7600".parse().unwrap(),
-        expires: gtvp_model::union::UnixTime(NOW + 3600),
+        expires: UnixTime(NOW + 3600),
         ek: None,
         secret: written.token.unwrap().secret,
     }
@@ -88,12 +96,12 @@ fn become_a_member() {
     assert_eq!((persisted(&j), persisted(&v)), (2, 0));
 
     // The session goes on: the next round sends what is new of the logs, which is nothing.
-    let ask = m1.peers.ask_of(&AskOf { member: m2.id() });
+    let Asking { nonce, ask } = m1.peers.ask_of(&AskOf { member: m2.id() }, at(0)).unwrap();
     let own = ask.held.as_slice().iter().find(|h| h.log == LogKind::Own).unwrap();
     assert!(own.bytes > 0);
     j.go_on();
     v.go_on();
-    v.on(Event::Renew { nonce: [50; 32], ask });
+    v.on(Event::Renew { nonce, ask });
     run(&mut j, &mut v);
     assert_eq!((j.refusal(), v.refusal()), (None, None));
     assert!(v.done.contains(&"Renewed".to_owned()));
@@ -165,7 +173,7 @@ fn nobody_is_admitted_of_whom_less_was_seen_here() {
     let asked = AppraiseKeys { keys: keys.keys.clone().unwrap(), spki: keys.identity.spki() };
     let checked = m1.peers.appraise_keys(&asked, at(0)).unwrap();
     let refused = admit(&token.secret).unwrap_err();
-    assert!(refused.causes[0].contains("certified"), "{refused:?}");
+    assert!(refused.causes[0].contains("has not proven"), "{refused:?}");
     // Control: after all of it the entry is written.
     let (mut j, mut v) = enrolment(&m2, &m1, &token);
     run(&mut j, &mut v);
@@ -179,15 +187,72 @@ fn nobody_is_admitted_of_whom_less_was_seen_here() {
     let (what, why) = kind(m1.peers.appraise_keys(&swapped, at(0)));
     assert_eq!(what, RejectionKind::Keys);
     assert!(why.contains("attestation key is not restricted"), "{why}");
-    // A credential opens in the TPM with that EK, for that AK, and in no other.
+    // A credential opens in the TPM with that EK, for that AK, and in no other; none is made for keys that were not believed.
+    m1.peers.appraise_keys(&asked, at(0)).unwrap();
     let make = |ek: &[u8]| MakeCredential { ek: ek.to_vec(), ak: checked.ak.clone() };
-    let made = m1.peers.make_credential(&make(&checked.ek_public)).unwrap();
+    let made = m1.peers.make_credential(&make(&checked.ek_public), at(0)).unwrap();
     let open = |s: &Server, credential| s.peers.activate_credential(&ActivateCredential { credential });
-    assert_eq!(open(&m2, made.credential.clone()).unwrap(), made.secret);
+    assert!(open(&m2, made.credential.clone()).is_ok());
     assert!(open(&m1, made.credential).is_err());
     let own = m1.peers.own_keys().unwrap().keys.unwrap();
-    let foreign = m1.peers.make_credential(&make(own.ek.as_slice())).unwrap();
-    assert!(open(&m2, foreign.credential).is_err(), "another TPM's endorsement key");
+    let foreign = m1.peers.make_credential(&make(own.ek.as_slice()), at(0)).unwrap_err();
+    assert_eq!(foreign.kind, FaultKind::Denied, "another TPM's endorsement key");
+}
+
+#[test]
+fn a_communication_that_is_taken_over_admits_no_tpm_whose_credential_was_not_opened() {
+    let (m1, m2, forger) = (Server::start("m1"), Server::start("m2"), Server::start("forger"));
+    m1.begin().unwrap();
+    let token = token(&m1);
+    // What is proven in m1's name, with keys of the forger's beside this endorsement key; whether its entry is written then.
+    let admit = |of: &Server, own: bool, change: &dyn Fn(&mut JoinBinding)| {
+        let ek = of.peers.own_keys().unwrap().keys.unwrap().ek;
+        let keys = JoinKeys { ek, ..forger.peers.own_keys().unwrap().keys.unwrap() };
+        let asked = AppraiseKeys { keys, spki: forger.identity().spki() };
+        let keys = *m1.peers.appraise_keys(&asked, at(0)).unwrap();
+        let ask = MakeCredential { ek: keys.ek_public.clone(), ak: keys.ak.clone() };
+        let credential = m1.peers.make_credential(&ask, at(0)).unwrap().credential;
+        let mut binding = JoinBinding {
+            union: token.union,
+            token: token.secret.key().id(),
+            verifier: m1.id(),
+            exporter: [5; 32],
+            transcript: Digest([6; 32]),
+        };
+        change(&mut binding);
+        let secret = match own {
+            true => forger.peers.activate_credential(&ActivateCredential { credential }).unwrap(),
+            false => CredentialSecret([0; 32]),
+        };
+        let proof = binding.prove(&secret, &keys.ak, &keys.tls);
+        let made = forger.actor.certify_tls(binding.certify_data().0.to_vec()).unwrap();
+        let certification = Certification {
+            attest: made.attest.try_into().unwrap(),
+            signature: made.signature.try_into().unwrap(),
+        };
+        let what = AppraiseCertification { proof, certification, binding, keys: keys.clone() };
+        let outcome = m1.peers.appraise_certification(&what, at(0));
+        let member = RosterEntry::new(
+            "m2".parse().unwrap(),
+            keys.identity(),
+            PlatformIdentity::try_from(8).unwrap(),
+            hardware(),
+        );
+        let secret = token.secret.clone();
+        let admission = Admission { member, token: secret.key().id(), secret };
+        let written = m1.peers.write_admission(&WriteAdmission { admission }, at(0)).unwrap_err();
+        (outcome.map_err(|r| r.kind), written.causes[0].clone())
+    };
+    let unproven = "it has not proven here that its keys are in the TPM of its endorsement key".to_owned();
+    assert_eq!(admit(&m2, false, &|_| ()), (Err(RejectionKind::Credential), unproven.clone()));
+    assert_eq!(admit(&forger, false, &|_| ()), (Err(RejectionKind::Credential), unproven.clone()));
+    let elsewhere = |change: &dyn Fn(&mut JoinBinding)| {
+        assert_eq!(admit(&forger, true, change), (Err(RejectionKind::BoundElsewhere), unproven.clone()));
+    };
+    elsewhere(&|b| b.verifier = m2.id());
+    elsewhere(&|b| b.union = [1; 32].into());
+    // Control: with an endorsement key of its own the forger is a server like any other, and only its evidence is missing.
+    assert_eq!(admit(&forger, true, &|_| ()), (Ok(()), "its evidence was not believed here".into()));
 }
 
 fn clone(asked: &AppraiseKeys) -> AppraiseKeys {
@@ -200,7 +265,7 @@ fn evidence_that_is_bound_to_something_else_is_refused() {
     let good = m2.evidence(&m1, 0);
     good.appraised_by(&m1, 0).unwrap();
     let bound = |change: &dyn Fn(&mut gtvp_protocol::hsp::Binding)| {
-        let mut sent = good.clone();
+        let mut sent = m2.evidence(&m1, 0);
         change(&mut sent.binding);
         kind(sent.appraised_by(&m1, 0)).0
     };
@@ -236,29 +301,28 @@ fn evidence_that_is_bound_to_something_else_is_refused() {
 #[test]
 fn evidence_of_another_key_and_a_changed_quote_are_refused() {
     let (m1, m2) = joined();
-    let good = m2.evidence(&m1, 0);
     // Another member's key signs, over what this one is asked.
     let stranger = Server::start("m3");
-    let mut sent = good.clone();
+    let mut sent = m2.evidence(&m1, 0);
     sent.evidence.ak =
         stranger.peers.own_keys().unwrap().keys.unwrap().ak.as_slice().to_vec().try_into().unwrap();
     let (what, why) = kind(sent.appraised_by(&m1, 0));
     assert_eq!(what, RejectionKind::Signature);
     assert!(why.starts_with("other-ak: "), "{why}");
-    let mut sent = good.clone();
+    let mut sent = m2.evidence(&m1, 0);
     let mut attest = sent.evidence.attest.as_slice().to_vec();
     *attest.last_mut().unwrap() ^= 1;
     sent.evidence.attest = attest.try_into().unwrap();
     let (what, why) = kind(sent.appraised_by(&m1, 0));
     assert_eq!(what, RejectionKind::Signature);
     assert!(why.starts_with("signature: "), "{why}");
-    let mut sent = good.clone();
+    let mut sent = m2.evidence(&m1, 0);
     let mut pcrs = sent.evidence.pcrs.as_slice().to_vec();
     pcrs.pop();
     sent.evidence.pcrs = pcrs.try_into().unwrap();
     assert_eq!(kind(sent.appraised_by(&m1, 0)).0, RejectionKind::Pcrs);
     // A stranger with a good TPM is nobody.
-    let mut sent = good.clone();
+    let mut sent = m2.evidence(&m1, 0);
     sent.of =
         RosterEntry::new("m2".parse().unwrap(), stranger.identity(), PlatformIdentity::default(), hardware());
     assert_eq!(kind(sent.appraised_by(&m1, 0)).0, RejectionKind::Unknown);
@@ -273,9 +337,8 @@ fn a_cut_or_rewritten_log_is_refused_and_so_is_an_extend_that_no_log_has() {
     m2.evidence(&m1, 1).appraised_by(&m1, 0).unwrap();
     // Whole logs, as for somebody who has started again.
     let m1 = m1.restart();
-    let good = m2.evidence(&m1, 0);
     let own = |sent: &Sent| sent.logs.iter().position(|l| l.log == LogKind::Own).unwrap();
-    let mut cut = good.clone();
+    let mut cut = m2.evidence(&m1, 0);
     let at_own = own(&cut);
     // The last entry: "communication".
     let length = cut.logs[at_own].bytes.len() - (2 + "communication".len() + 32);
@@ -285,15 +348,17 @@ fn a_cut_or_rewritten_log_is_refused_and_so_is_an_extend_that_no_log_has() {
         RejectionKind::Malformed,
         "the evidence says how long it is"
     );
+    let mut cut = m2.evidence(&m1, 0);
+    cut.logs[at_own].bytes.truncate(length);
     cut.evidence.ends = vec![0, 0, length as u64].try_into().unwrap();
     let (what, why) = kind(cut.appraised_by(&m1, 0));
     assert_eq!(what, RejectionKind::Replay);
     assert!(why.starts_with("pcr-mismatch: PCR 14") && why.contains("GTVP log entry 3"), "{why}");
     assert_eq!(verdict(&m1, "m2", 0), "untrusted");
-    let mut rewritten = good.clone();
+    let mut rewritten = m2.evidence(&m1, 0);
     *rewritten.logs[at_own].bytes.last_mut().unwrap() ^= 1;
     assert!(kind(rewritten.appraised_by(&m1, 0)).1.starts_with("pcr-mismatch"));
-    good.appraised_by(&m1, 0).unwrap();
+    m2.evidence(&m1, 0).appraised_by(&m1, 0).unwrap();
     assert_eq!(verdict(&m1, "m2", 0), "trusted");
 
     // While a session goes on: what is new of the log, and a PCR that says more.
@@ -332,12 +397,48 @@ fn a_replaced_program_is_refused_by_its_entry_and_an_accepted_update_is_not() {
     whole.appraised_by(&m1, 0).unwrap();
     let rows = m1.union.references().unwrap();
     assert_eq!((rows[0].name.as_str(), rows[0].rules, rows[0].next), ("accepted-m2", 0, 1));
-    // Evidence that was asked for before reference values changed still counts, once.
-    let asked_before = m2.evidence(&m1, 1);
+    // Evidence that was asked for shortly before reference values changed still counts, once.
+    let (asked_before, kept) = (m2.evidence(&m1, 1), m2.evidence(&m1, 1));
+    let (binding, ask) = m2.challenge(&m1, Role::Responder);
     let retire = m1.wish(Wish::RetireReference { name: "accepted-m2".into() }).unwrap();
     Server::decide(&retire.entry, &[&m1], &[&m1, &m2]).unwrap();
-    asked_before.appraised_by(&m1, 0).unwrap();
+    asked_before.appraised_by(&m1, GOES_ON_MS - 1).unwrap();
+    // It does not stay so by answers that are kept back, nor by an old question that is put with a new nonce.
+    assert!(kind(kept.appraised_by(&m1, GOES_ON_MS)).1.starts_with("log-from: "));
+    let own = m2.quote(&binding, &ask).unwrap();
+    assert!(own.logs.iter().any(|l| l.from > 0));
+    let (new, whole) = m2.challenge(&m1, Role::Responder);
+    assert_ne!(whole, ask);
+    let own = m2.quote(&new, &ask).map(|again| (sent(&again, 1), again.logs)).unwrap();
+    let put = Sent { of: m2.entry(), evidence: own.0, logs: own.1, binding: new, ask };
+    assert_eq!(kind(put.appraised_by(&m1, 0)).0, RejectionKind::BoundElsewhere);
     assert_eq!(kind(m2.evidence(&m1, 2).appraised_by(&m1, 0)).0, RejectionKind::Reference);
+}
+
+#[test]
+fn a_communication_that_is_taken_over_keeps_no_dead_member_trusted() {
+    let (m1, m2) = joined();
+    let good = m2.evidence(&m1, 1);
+    good.appraised_by(&m1, 0).unwrap();
+    let unknown = |what: &Sent, ms| {
+        assert_eq!(kind(what.appraised_by(&m1, ms)).0, RejectionKind::BoundElsewhere);
+    };
+    // The same evidence again, with the same binding; with a nonce that is new, or that nobody gave.
+    unknown(&good, 2000);
+    let (binding, ask) = m2.challenge(&m1, Role::Responder);
+    unknown(&Sent { ask, binding, ..good.clone() }, 2000);
+    // Evidence that m2 has made for nonces of its challenger's own choice.
+    let (mut binding, ask) = m2.challenge(&m1, Role::Responder);
+    binding.nonce = [7; 32];
+    let own = m2.quote(&binding, &ask).unwrap();
+    unknown(&Sent { of: m2.entry(), evidence: sent(&own, 1), logs: own.logs, binding, ask }, 2000);
+    // What was asked long ago is no sign of life either.
+    let kept = m2.evidence(&m1, 0);
+    unknown(&kept, asks::LASTS_MS);
+    assert_eq!(verdict(&m1, "m2", asks::LASTS_MS), "unknown");
+    // Control: what is asked now and answered is.
+    m2.evidence(&m1, 0).appraised_by(&m1, 2000).unwrap();
+    assert_eq!(verdict(&m1, "m2", 2000), "trusted");
 }
 
 #[test]
@@ -368,6 +469,42 @@ fn a_reset_tpm_is_noticed_within_a_session_and_begins_anew_with_another() {
     let (what, why) = kind(m2.evidence(&m1, 0).appraised_by(&m1, 0));
     assert_eq!(what, RejectionKind::Reference, "{why}");
     assert!(why.contains("GTVP log entry 5"), "{why}");
+}
+
+#[test]
+fn a_tpm_that_was_put_back_to_an_earlier_life_is_refused_by_any_session() {
+    let (m1, mut m2) = joined();
+    let copy = m2.tpm.folder.join("copy");
+    let files = |from: &Path, to: &Path| {
+        for file in std::fs::read_dir(from).unwrap().flatten().filter(|f| f.path().is_file()) {
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    };
+    m2.tpm.kill();
+    std::fs::create_dir(&copy).unwrap();
+    files(&m2.tpm.tpm_state(), &copy);
+    m2.tpm.run();
+    // The life that is gone back to later, and two more: each is another session's.
+    for _ in 0..3 {
+        m2.boot();
+        m2.evidence(&m1, 0).appraised_by(&m1, 0).unwrap();
+        m2.tpm.reset();
+    }
+    m2.boot();
+    // What was seen last was bad, and is not forgotten for that.
+    m2.actor.measure(measured(EntryKind::Binary, "security", 77)).unwrap();
+    assert_eq!(kind(m2.evidence(&m1, 0).appraised_by(&m1, 0)).0, RejectionKind::Reference);
+    m2.tpm.kill();
+    files(&copy, &m2.tpm.tpm_state());
+    m2.tpm.run();
+    m2.boot();
+    let (what, why) = kind(m2.evidence(&m1, 0).appraised_by(&m1, 0));
+    assert_eq!(what, RejectionKind::TpmReset);
+    assert!(why.starts_with("earlier-life: "), "{why}");
+    assert_eq!(verdict(&m1, "m2", 0), "untrusted");
+    // Control: somebody who has seen nothing of it finds it healthy.
+    let m1 = m1.restart();
+    m2.evidence(&m1, 0).appraised_by(&m1, 0).unwrap();
 }
 
 #[test]
@@ -442,15 +579,14 @@ fn one_quote_answers_everybody_who_asks() {
         assert_eq!(own.logs[0].from > 0, i % 2 == 0);
         let evidence = sent(&own, 1);
         let sent = Sent { of: m2.entry(), evidence, logs: own.logs, binding, ask };
-        sent.appraised_by(&m1, 0).unwrap();
-        if i % 2 == 1 {
-            // Another's path leads another leaf to it.
-            let mut other = sent.clone();
-            other.evidence.path.index ^= 1;
-            assert_eq!(kind(other.appraised_by(&m1, 0)).0, RejectionKind::BoundElsewhere);
-            // What was refused is not gone on from.
+        if i < 19 {
             sent.appraised_by(&m1, 0).unwrap();
+            continue;
         }
+        // Another's path leads another leaf to it.
+        let mut other = sent.clone();
+        other.evidence.path.index ^= 1;
+        assert_eq!(kind(other.appraised_by(&m1, 0)).0, RejectionKind::BoundElsewhere);
     }
     let none = Quote { challenges: Vec::new(), ..quote };
     assert_eq!(m2.peers.quote(&none).unwrap_err().kind, FaultKind::Invalid);
@@ -560,6 +696,71 @@ fn a_server_without_a_tpm_is_let_in_where_somebody_said_so_and_proves_nothing() 
     assert!(v.refusal().unwrap().contains("does not take members whose TPM is NONE"));
 }
 
+/// Another one joins a union of these, by the first.
+fn third(name: &'static str, union: &[&Server]) -> Server {
+    let written = union[0].wish(Wish::Token { expires_s: 3600, ek: None, platform_identity: None }).unwrap();
+    Server::decide(&written.entry, &union[..1], union).unwrap();
+    let view = union[0].view();
+    let token = JoinToken {
+        union: view.union,
+        head: view.head,
+        endpoint: "192.0.2.1:7600".parse().unwrap(),
+        expires: UnixTime(NOW + 3600),
+        ek: None,
+        secret: written.token.unwrap().secret,
+    };
+    let server = Server::start(name);
+    let (mut j, mut v) = enrolment(&server, union[0], &token);
+    run(&mut j, &mut v);
+    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    server
+}
+
+#[test]
+fn nobody_becomes_a_voter_by_the_word_of_communication() {
+    let (m1, m2) = joined();
+    let m3 = third("m3", &[&m1, &m2]);
+    let keeps = |server: &Server, reachable: &[&Server], ms| {
+        let reachable = reachable.iter().map(|s| s.id()).collect();
+        server.peers.write_housekeeping(&WriteHousekeeping { reachable }, at(ms))
+    };
+    m2.evidence(&m1, 0).appraised_by(&m1, 0).unwrap();
+    m3.evidence(&m1, 0).appraised_by(&m1, 4000).unwrap();
+    // m2 was silent for too long by now.
+    assert_eq!(keeps(&m1, &[&m2], 6000).unwrap().entry, None, "a channel with it is no proof");
+    assert_eq!(keeps(&m1, &[], 6000).unwrap().entry, None);
+    let voters = keeps(&m1, &[&m2, &m3], 6000).unwrap().entry.unwrap();
+    Server::decide(&voters, &[&m1], &[&m1]).unwrap();
+    assert_eq!(m1.union.show().unwrap().voters.len(), 2);
+    assert!(m1.union.now().0.union.unwrap().state.voters.contains(&m3.id()));
+    // Whoever does not vote itself makes nobody a voter.
+    assert_eq!(keeps(&m2, &[&m1, &m3], 0).unwrap_err().kind, FaultKind::Denied);
+}
+
+#[test]
+fn a_slow_clock_of_the_author_admits_nobody_by_a_token_that_has_ended() {
+    let m1 = Server::start("m1");
+    m1.begin_with(true).unwrap();
+    let made = m1.wish(Wish::Token { expires_s: 60, ek: None, platform_identity: None }).unwrap();
+    Server::decide(&made.entry, &[&m1], &[&m1]).unwrap();
+    let admit = || {
+        let identity = Identity::Bare { spki: [7; 32].into() };
+        let level = PlatformIdentity::try_from(8).unwrap();
+        let member = RosterEntry::new("m2".parse().unwrap(), identity, level, hardware());
+        let secret = made.token.clone().unwrap().secret;
+        let admission = Admission { member, token: secret.key().id(), secret };
+        m1.peers.write_admission(&WriteAdmission { admission }, at(0))
+    };
+    assert!(admit().is_ok());
+    // A majority has put a later time on the record; this member's clock stands still.
+    let voted = m1.union.vote_again(UnixTime(NOW + 61)).unwrap();
+    let head = CoSigned { head: voted.head, votes: vec![voted.vote].try_into().unwrap() };
+    let offer = bulk::give(&wire::encode(&Offer { entries: Vec::new(), head })).unwrap();
+    m1.union.take(m1.id(), vec![offer], UnixTime(NOW + 61)).unwrap();
+    let refused = admit().unwrap_err();
+    assert!(refused.causes[0].contains("token"), "{refused:?}");
+}
+
 fn boot_log(name: &str) -> Vec<u8> {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../appraisal/tests/vectors/logs");
     std::fs::read(format!("{folder}/{name}")).unwrap()
@@ -639,5 +840,5 @@ fn what_is_answered_is_the_same_on_the_other_side_of_the_socket() {
     let checked = m1.peers.appraise_keys(&asked, at(0));
     through_json(&checked);
     let ask = MakeCredential { ek: checked.as_ref().unwrap().ek_public.clone(), ak: checked.unwrap().ak };
-    through_json(&m1.peers.make_credential(&ask).unwrap());
+    through_json(&m1.peers.make_credential(&ask, at(0)).unwrap());
 }

@@ -166,10 +166,12 @@ pub enum Command {
         /// What it is bound to.
         binding: Box<JoinBinding>,
     },
-    /// Check a certification.
+    /// Check what a joiner proves its keys by: that it has opened the credential, and a certification.
     AppraiseCertification {
         /// Its number.
         request: Request,
+        /// HMAC by the credential's secret, which stays where the credential was made.
+        proof: [u8; 32],
         /// What the joiner sent.
         certification: Box<Untrusted<Certification>>,
         /// What it must be bound to.
@@ -262,8 +264,8 @@ pub enum Event {
     CredentialMade {
         /// Of which.
         request: Request,
-        /// The credential and its secret.
-        outcome: Result<(Box<Credential>, CredentialSecret), String>,
+        /// The credential.
+        outcome: Result<Box<Credential>, String>,
     },
     /// Outcome of [`Command::ActivateCredential`].
     Activated {

@@ -26,6 +26,8 @@ pub enum RejectionKind {
     Reference,
     /// A key's attributes, or the EK's certificate, are not what they must be.
     Keys,
+    /// The credential's secret was not shown: the AK is not in the TPM of that EK.
+    Credential,
     /// It could not be decided. That is not "trusted".
     Unknown,
 }

@@ -33,6 +33,7 @@ use gtvp_protocol::csp::{Act, CoSigned, Committed, Entry, Follower, Head, Offer,
 use gtvp_protocol::csp::{SignedEntry, Vote};
 use gtvp_protocol::frame::Frame;
 use gtvp_protocol::hsp::Millis;
+use gtvp_protocol::hsp::join::CredentialSecret;
 
 /// P-256, as members sign.
 pub struct P256;
@@ -330,6 +331,8 @@ pub struct Player {
     pub hangs: AtomicBool,
     pub forgets: AtomicBool,
     learned: Mutex<Option<(Vec<Committed>, Follower)>>,
+    /// Of credentials, by their AKs.
+    secrets: Mutex<Vec<(KeyName, CredentialSecret)>>,
 }
 
 impl Player {
@@ -352,6 +355,7 @@ impl Player {
             hangs: AtomicBool::new(false),
             forgets: AtomicBool::new(false),
             learned: Mutex::default(),
+            secrets: Mutex::default(),
         };
         player.measure("good: start");
         Arc::new(player)

@@ -109,17 +109,18 @@ impl Security for Player {
         Ok((quoted, rest))
     }
 
-    fn ask_of(&self, member: MemberId) -> Result<Ask, Fault> {
+    fn ask_of(&self, member: MemberId) -> Result<Asking, Fault> {
         let held = self.held.lock().unwrap();
         let held = held.get(&member).map(|log| Held {
             log: LogKind::Own,
             bytes: log.len() as u64,
             digest: Digest::of(log),
         });
-        Ok(Ask {
+        let ask = Ask {
             selection: vec![Bank { algorithm: SHA256, pcrs: 1 << 14 }].try_into().unwrap(),
             held: held.into_iter().collect::<Vec<_>>().try_into().unwrap(),
-        })
+        };
+        Ok(Asking { nonce: gtvp_communication::clock::random().unwrap(), ask })
     }
 
     fn appraise_evidence(&self, what: &AppraiseEvidence, logs: &[u8]) -> Checked<Appraisal> {
@@ -172,7 +173,8 @@ impl Security for Player {
             id_object: id_object.try_into().unwrap(),
             secret: secret.to_vec().try_into().unwrap(),
         };
-        Ok(CredentialMade { credential, secret: CredentialSecret(secret) })
+        self.secrets.lock().unwrap().push((what.ak.clone(), CredentialSecret(secret)));
+        Ok(CredentialMade { credential })
     }
 
     fn activate_credential(&self, what: &ActivateCredential) -> Result<CredentialSecret, Fault> {
@@ -190,6 +192,11 @@ impl Security for Player {
     }
 
     fn appraise_certification(&self, what: &AppraiseCertification) -> Checked<()> {
+        let secrets = self.secrets.lock().unwrap();
+        let of = secrets.iter().filter(|(ak, _)| *ak == what.keys.ak);
+        if !of.into_iter().any(|(_, s)| what.binding.is_proved(s, &what.keys, &what.proof)) {
+            return reject(RejectionKind::Credential, "the credential was not opened");
+        }
         let attest = what.certification.attest.as_slice();
         if attest != what.binding.certify_data().0
             || what.certification.signature.as_slice() != tag(&what.keys.ak_public, attest)

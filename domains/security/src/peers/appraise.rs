@@ -12,8 +12,8 @@ use gtvp_appraisal::ek::Pin;
 use gtvp_appraisal::evidence::{Evidence, LogPart, QUOTED, VERSION};
 use gtvp_appraisal::reference::ReferenceSet;
 use gtvp_appraisal::result::{AttestationResult, Claims};
-use gtvp_appraisal::tpm::{Attest, Name, PcrIndex, PcrValues, Public};
-use gtvp_ipc::security::{AppraiseEvidence, AskOf, LogSpan};
+use gtvp_appraisal::tpm::{Attest, ClockInfo, Name, PcrIndex, PcrValues, Public};
+use gtvp_ipc::security::{AppraiseEvidence, AskOf, Asking, LogSpan};
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::union::{Identity, KeyName, RosterEntry, TpmClass, TpmKind};
@@ -21,6 +21,7 @@ use gtvp_protocol::hsp::message::{self, Ask, Held, LogKind};
 use gtvp_protocol::hsp::{Appraisal, Rejection, RejectionKind};
 use rustix::fs::FileType;
 
+use super::asks::Asked;
 use super::quote::{finished, hashed};
 use super::table::{Last, Logs};
 use super::{Now, Peers};
@@ -39,7 +40,9 @@ pub fn kind_of(failure: &Failure) -> RejectionKind {
         Failure::BadAk(_) => RejectionKind::Keys,
         Failure::Malformed(_) | Failure::NotAQuote => RejectionKind::Malformed,
         Failure::BoundElsewhere => RejectionKind::BoundElsewhere,
-        Failure::TpmReset { .. } | Failure::ClockBack { .. } => RejectionKind::TpmReset,
+        Failure::TpmReset { .. } | Failure::EarlierLife { .. } | Failure::ClockBack { .. } => {
+            RejectionKind::TpmReset
+        }
         Failure::Sha1Bank | Failure::Bank(_) | Failure::PcrNotQuoted(_) | Failure::PcrValues => {
             RejectionKind::Pcrs
         }
@@ -90,8 +93,13 @@ struct Attesting {
 }
 
 impl Peers {
-    /// What to ask a member for next time.
-    pub fn ask_of(&self, asked: &AskOf) -> Ask {
+    /// What to ask a member for next time, with a nonce that counts once.
+    ///
+    /// # Errors
+    /// There is no randomness.
+    pub fn ask_of(&self, asked: &AskOf, now: Now) -> Result<Asking, Fault> {
+        let mut nonce = [0; 32];
+        aws_lc_rs::rand::fill(&mut nonce).map_err(|e| Fault::internal("there is no randomness", &e))?;
         let pcrs = QUOTED.iter().fold(0u32, |mask, pcr| mask | 1 << pcr);
         let bank = message::Bank { algorithm: HashAlg::Sha256.id(), pcrs };
         let selection = vec![bank].try_into().unwrap_or_default();
@@ -100,8 +108,11 @@ impl Peers {
         let logs = self.table().logs(&asked.member);
         // Logs that other reference values judged are judged again, whole.
         let logs = logs.filter(|l| set.is_some_and(|s| s.digest() == l.held.references));
+        let references = logs.as_ref().map(|l| l.held.references);
         let held = logs.map(|l| held(&l)).unwrap_or_default();
-        Ask { selection, held: held.try_into().unwrap_or_default() }
+        let ask = Ask { selection, held: held.try_into().unwrap_or_default() };
+        self.asks().give(nonce, ask.clone(), references, now.ms);
+        Ok(Asking { nonce, ask })
     }
 
     /// Appraises evidence.
@@ -118,6 +129,12 @@ impl Peers {
             Ok(attesting) => attesting,
             Err(why) => return Ok(Err(why)),
         };
+        // What is refused here says nothing of the member: it is this one's `communication` that has not kept to what it was given.
+        let given = self.asks().take(&asked.binding.nonce, now.ms).filter(|given| given.ask == asked.ask);
+        let Some(given) = given else {
+            let why = "it answers nothing that this member has asked lately, or that was not answered before";
+            return Ok(Err(refused(RejectionKind::BoundElsewhere, why)));
+        };
         let bytes: u64 = asked.logs.iter().map(|l| l.length).fold(0, u64::saturating_add);
         let turn = (bytes > LONG).then(turn);
         let evidence = match convert(asked, fds) {
@@ -125,7 +142,8 @@ impl Peers {
             Err(why) => return Ok(Err(why)),
         };
         let before = self.table().logs(&attesting.entry.id());
-        let found = match judge(asked, &attesting, &evidence, before.as_ref(), now) {
+        let newest = self.table().newest(&attesting.entry.id());
+        let found = match judge(asked, &given, &attesting, &evidence, before.as_ref(), newest, now) {
             Ok(found) => found,
             Err(why) => return Ok(Err(why)),
         };
@@ -251,9 +269,11 @@ struct Found {
 
 fn judge(
     asked: &AppraiseEvidence,
+    given: &Asked,
     of: &Attesting,
     evidence: &Evidence,
     before: Option<&Logs>,
+    newest: Option<(Name, ClockInfo)>,
     now: Now,
 ) -> Result<Found, Rejection> {
     let class = crate::reference::class(of.class)
@@ -273,13 +293,16 @@ fn judge(
     let reborn = before.zip(new_life).filter(|(l, clock)| l.held.clock.epoch() != clock.epoch());
     let reborn = reborn.map(|(l, clock)| Logs { held: l.held.clone().reborn(clock), ..l.clone() });
     let before = reborn.as_ref().or(before);
-    // What was asked for before reference values changed goes on from what the old ones judged; the next time all is asked for.
+    // What was asked for shortly before reference values changed goes on from what the old ones judged; the next time all is asked for.
     let part = |p: &LogPart| matches!(p, LogPart::From { from, .. } if *from > 0);
     let goes_on = [&evidence.boot, &evidence.ima, &evidence.own].into_iter().any(part);
-    let set = before.filter(|l| goes_on && l.held.references == l.set.digest()).map_or(&of.set, |l| &l.set);
+    let old =
+        |l: &&Logs| l.held.references == l.set.digest() && given.goes_on_from(l.held.references, now.ms);
+    let set = before.filter(|l| goes_on && old(l)).map_or(&of.set, |l| &l.set);
     let binding = appraise::Binding::Qualifying(&bound.0);
     let held = before.map(|l| &l.held);
-    let question = Question { attester: &attester, known_from: KnownFrom::Record, binding, held };
+    let newest = newest.filter(|(ak, _)| ak == attester.name()).map(|(_, clock)| clock);
+    let question = Question { attester: &attester, known_from: KnownFrom::Record, binding, held, newest };
     let appraise::Appraisal { verdict, held } = appraise::appraise(evidence, &question, set, now.seconds());
     Ok(Found { verdict, held, set: set.clone() })
 }

@@ -1,8 +1,8 @@
 //! What was believed of joiners a short time ago, so that nobody is admitted of whom less was seen. In memory: a joiner whose verifier
 //! has restarted asks again.
 
-use gtvp_model::union::{Identity, RosterEntry};
-use gtvp_protocol::hsp::join::CheckedKeys;
+use gtvp_model::union::{Identity, KeyName, RosterEntry};
+use gtvp_protocol::hsp::join::{CheckedKeys, CredentialSecret};
 
 /// For how long: an enrolment ends within a minute.
 pub const LASTS_MS: u64 = 120_000;
@@ -13,7 +13,9 @@ const MOST: usize = 64;
 struct Joiner {
     keys: CheckedKeys,
     since: u64,
-    certified: bool,
+    /// Of the credential that was made last for these keys; nobody outside has it, and it is good for one try.
+    secret: Option<CredentialSecret>,
+    proven: bool,
     evidence: Option<RosterEntry>,
 }
 
@@ -35,7 +37,7 @@ impl Believed {
         if self.0.len() >= MOST {
             self.0.remove(0);
         }
-        self.0.push(Joiner { keys: keys.clone(), since: ms, certified: false, evidence: None });
+        self.0.push(Joiner { keys: keys.clone(), since: ms, secret: None, proven: false, evidence: None });
     }
 
     /// The keys with this identity, if they were believed.
@@ -43,10 +45,24 @@ impl Believed {
         self.find(identity, ms).map(|j| j.keys.clone())
     }
 
-    /// Its TLS key is certified.
-    pub fn certified(&mut self, identity: &Identity, ms: u64) {
+    /// A credential was made for this AK, by this EK. Says whether these are keys that were believed.
+    pub fn credential(&mut self, ek: &[u8], ak: &KeyName, secret: &CredentialSecret, ms: u64) -> bool {
+        self.0.retain(|j| ms.saturating_sub(j.since) < LASTS_MS);
+        let mut of: Vec<_> =
+            self.0.iter_mut().filter(|j| j.keys.ek_public == ek && j.keys.ak == *ak).collect();
+        of.iter_mut().for_each(|j| j.secret = Some(secret.clone()));
+        !of.is_empty()
+    }
+
+    /// The secret of the credential that was made for these keys; once.
+    pub fn secret(&mut self, identity: &Identity, ms: u64) -> Option<CredentialSecret> {
+        self.find(identity, ms)?.secret.take()
+    }
+
+    /// Its AK is in the TPM of its EK, and has certified its TLS key.
+    pub fn proven(&mut self, identity: &Identity, ms: u64) {
         if let Some(joiner) = self.find(identity, ms) {
-            joiner.certified = true;
+            joiner.proven = true;
         }
     }
 
@@ -62,8 +78,8 @@ impl Believed {
         let Some(joiner) = self.find(identity, ms) else {
             return Err("its keys were not believed here in the last two minutes");
         };
-        if !joiner.certified {
-            return Err("its attestation key has not certified its TLS key here");
+        if !joiner.proven {
+            return Err("it has not proven here that its keys are in the TPM of its endorsement key");
         }
         if joiner.evidence.is_none() {
             return Err("its evidence was not believed here");
@@ -99,13 +115,13 @@ mod tests {
         let (k, mut b) = (keys(1), Believed::default());
         let id = k.identity();
         assert!(b.admits(&id, 0).is_err());
-        b.certified(&id, 0);
+        b.proven(&id, 0);
         b.evidence(&entry(&k), true, 0);
         assert!(b.admits(&id, 0).is_err(), "nothing counts before the keys");
         b.keys(&k, 10);
         b.evidence(&entry(&k), true, 10);
-        assert!(b.admits(&id, 10).unwrap_err().contains("certified"));
-        b.certified(&id, 10);
+        assert!(b.admits(&id, 10).unwrap_err().contains("endorsement key"));
+        b.proven(&id, 10);
         assert_eq!(b.admits(&id, 10 + LASTS_MS - 1), Ok(()));
         let mut harder = id.clone();
         if let Identity::Tpm { kind, .. } = &mut harder {

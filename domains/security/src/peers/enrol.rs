@@ -15,7 +15,7 @@ use gtvp_ipc::security::{
 };
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
-use gtvp_model::union::{EkDigest, KeyName, SpkiDigest, TpmKind};
+use gtvp_model::union::{EkDigest, KeyName, RosterEntry, SpkiDigest, TpmKind};
 use gtvp_protocol::frame::wire::TooManyBytes;
 use gtvp_protocol::hsp::join::{CheckedKeys, CredentialSecret};
 use gtvp_protocol::hsp::message::{Certification, Credential, JoinKeys};
@@ -31,6 +31,7 @@ const ROOTS: &str = "ek-roots";
 /// Files there, and the longest: all vendors together have about a hundred certificates.
 const MAX_FILES: usize = 1024;
 const MAX_FILE: u64 = 256 * 1024;
+const NOT_BELIEVED: &str = "these keys were not believed here in the last two minutes";
 
 /// The roots of EK certificates that there are. A file that has none is told, and left out: it makes nobody more trusted.
 pub fn roots(state: &Path) -> Roots {
@@ -148,21 +149,24 @@ impl Peers {
         }
     }
 
-    /// A credential that only the TPM with this EK opens, for this AK.
+    /// A credential that only the TPM with this EK opens, for this AK. Its secret stays here.
     ///
     /// # Errors
-    /// An EK that none can be made for.
-    pub fn make_credential(&self, asked: &MakeCredential) -> Result<CredentialMade, Fault> {
+    /// `Denied` for keys that were not believed here a short time ago; an EK that none can be made for.
+    pub fn make_credential(&self, asked: &MakeCredential, now: Now) -> Result<CredentialMade, Fault> {
         let mut secret = [0; 32];
         aws_lc_rs::rand::fill(&mut secret).map_err(|e| Fault::internal("there is no randomness", &e))?;
         let made = make_credential(&asked.ek, asked.ak.as_bytes(), &secret)
             .map_err(|e| Fault::new(FaultKind::Invalid, "no credential can be made").because(chain(&e)))?;
+        if !self.believed().credential(&asked.ek, &asked.ak, &CredentialSecret(secret), now.ms) {
+            return Err(Fault::new(FaultKind::Denied, "no credential is made").because(NOT_BELIEVED));
+        }
         let large = |e: TooManyBytes| Fault::internal("the credential is too large", &e);
         let credential = Credential {
             id_object: made.blob.try_into().map_err(large)?,
             secret: made.secret.try_into().map_err(large)?,
         };
-        Ok(CredentialMade { credential, secret: CredentialSecret(secret) })
+        Ok(CredentialMade { credential })
     }
 
     /// Opens a credential in this member's TPM.
@@ -199,13 +203,29 @@ impl Peers {
         })
     }
 
-    /// Whether a joiner's AK has certified its TLS key for this very join.
+    /// Whether a joiner has opened the credential, so that its AK is in the TPM of its EK, and its AK has certified its TLS key, both for
+    /// this very join.
     pub fn appraise_certification(&self, asked: &AppraiseCertification, now: Now) -> Result<(), Rejection> {
         let identity = asked.keys.identity();
         let believed = self.believed().known(&identity, now.ms);
-        let keys = believed.filter(|k| *k == asked.keys).ok_or_else(|| {
-            rejection(RejectionKind::Keys, "these keys were not believed here in the last two minutes")
-        })?;
+        let keys = believed
+            .filter(|k| *k == asked.keys)
+            .ok_or_else(|| rejection(RejectionKind::Keys, NOT_BELIEVED))?;
+        let elsewhere = |what| rejection(RejectionKind::BoundElsewhere, format!("it is bound to {what}"));
+        let known = self.union.known().ok().flatten().filter(|k| k.has_us());
+        if known.as_ref().map(|k| k.state.view.union) != Some(asked.binding.union) {
+            return Err(elsewhere("another union"));
+        }
+        if known.and_then(|k| k.own.as_ref().map(RosterEntry::id)) != Some(asked.binding.verifier) {
+            return Err(elsewhere("another verifier"));
+        }
+        let secret = self.believed().secret(&identity, now.ms);
+        if !secret.is_some_and(|s| asked.binding.is_proved(&s, &keys, &asked.proof)) {
+            return Err(rejection(
+                RejectionKind::Credential,
+                "its attestation key is not in the TPM of its endorsement key: the credential was not opened",
+            ));
+        }
         let what = "the certification";
         let ak = usable("its attestation key", &public("its attestation key", &keys.ak_public)?)?;
         let tls = gtvp_appraisal::tpm::Name::parse(keys.tls.as_bytes())
@@ -214,7 +234,7 @@ impl Peers {
         let bound = asked.binding.certify_data();
         check_ak_certified(&ak, attest.as_slice(), signature.as_slice(), &bound.0, &tls)
             .map_err(|e| bad_key(what, &e))?;
-        self.believed().certified(&identity, now.ms);
+        self.believed().proven(&identity, now.ms);
         Ok(())
     }
 }

@@ -4,6 +4,7 @@
 //! values.
 
 mod appraise;
+pub mod asks;
 pub mod believed;
 mod enrol;
 mod quote;
@@ -23,6 +24,7 @@ use gtvp_protocol::csp::SignedEntry;
 use crate::platform::Platform;
 use crate::reference;
 use crate::union::{Means, Seen, Union};
+use asks::Asks;
 use believed::Believed;
 use quote::Prefixes;
 use table::Table;
@@ -55,6 +57,7 @@ pub struct Peers {
     platform: Arc<Platform>,
     roots: Roots,
     believed: Mutex<Believed>,
+    asks: Mutex<Asks>,
     table: Mutex<Table>,
     prefixes: Mutex<Prefixes>,
 }
@@ -67,6 +70,7 @@ impl Peers {
             platform,
             roots: enrol::roots(state),
             believed: Mutex::default(),
+            asks: Mutex::default(),
             table: Mutex::default(),
             prefixes: Mutex::default(),
         }
@@ -74,6 +78,10 @@ impl Peers {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn asks(&self) -> MutexGuard<'_, Asks> {
+        self.asks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn believed(&self) -> MutexGuard<'_, Believed> {
@@ -107,9 +115,10 @@ impl Peers {
     /// Writes the entry that the union needs next by its own rules.
     ///
     /// # Errors
-    /// Outside of a union; this member's TPM.
+    /// Outside of a union; `Denied` for a member that does not vote; this member's TPM.
     pub fn write_housekeeping(&self, asked: &WriteHousekeeping, now: Now) -> Result<Housekeeping, Fault> {
-        self.union.housekeeping(&asked.reachable, now.unix())
+        let trusted = self.table().trusted(now.ms, self.period());
+        self.union.housekeeping(&asked.reachable, &trusted, now.unix())
     }
 
     /// What failed in the last evidence of somebody: of this member as it is now, of another by its id, of a joiner by the name that it
@@ -134,7 +143,7 @@ impl Peers {
     /// What the record or a rule says no to; this member's TPM.
     pub fn write_entry(&self, asked: &WriteEntry, now: Now) -> Result<Written, Fault> {
         let trusted: Vec<MemberId> = self.table().trusted(now.ms, self.period());
-        let means = Means { seen: &|name| self.seen(name, now), reachable: &|id| trusted.contains(id) };
+        let means = Means { seen: &|name| self.seen(name, now), trusted: &|id| trusted.contains(id) };
         self.union.wish(&asked.wish, &means, now.unix())
     }
 }

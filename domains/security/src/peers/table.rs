@@ -13,6 +13,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest::Context;
 use gtvp_appraisal::appraise::{Held, State, Verdict};
 use gtvp_appraisal::reference::ReferenceSet;
+use gtvp_appraisal::tpm::{ClockInfo, Name};
 use gtvp_model::digest::Digest;
 use gtvp_model::ids::MemberName;
 use gtvp_model::union::MemberId;
@@ -51,6 +52,9 @@ pub struct Row {
     since_ms: u64,
     last: Last,
     logs: Option<Logs>,
+    /// The newest clock of its TPM, and of which key: also after a verdict that was bad. In memory: a member that has started again
+    /// takes the first that it sees.
+    newest: Option<(Name, ClockInfo)>,
 }
 
 /// A verdict, with its age looked at.
@@ -95,7 +99,13 @@ impl Table {
             let oldest = self.0.iter().min_by_key(|(_, row)| row.last.at.ms).map(|(id, _)| *id);
             oldest.map(|id| self.0.remove(&id));
         }
-        self.0.insert(id, Row { name: name.clone(), since_ms, last, logs });
+        let age = |(_, clock): &(Name, ClockInfo)| (clock.epoch(), clock.clock);
+        let shown = last.verdict.clock.map(|clock| (last.verdict.ak, clock));
+        let newest = match (self.newest(&id), shown) {
+            (Some(old), Some(new)) if old.0 == new.0 && age(&old) > age(&new) => Some(old),
+            (old, new) => new.or(old),
+        };
+        self.0.insert(id, Row { name: name.clone(), since_ms, last, logs, newest });
     }
 
     /// What somebody is now.
@@ -121,6 +131,11 @@ impl Table {
     /// The last appraisal of somebody.
     pub fn last(&self, id: &MemberId) -> Option<&Last> {
         self.0.get(id).map(|row| &row.last)
+    }
+
+    /// The newest clock of somebody's TPM, and of which key.
+    pub fn newest(&self, id: &MemberId) -> Option<(Name, ClockInfo)> {
+        self.0.get(id)?.newest
     }
 
     /// The logs that are held of somebody.

@@ -14,10 +14,19 @@ pub struct Candidate {
     pub class: TpmClass,
     /// Higher ones are preferred.
     pub level: PlatformIdentity,
-    /// Whether there is a channel with it, or it is this member.
+    /// Whether there is a channel with it, or it is this member: `communication`'s word.
     pub reachable: bool,
+    /// Whether this member itself has found it healthy lately, or it is this member.
+    pub trusted: bool,
     /// Whether it is about to go.
     pub leaving: bool,
+}
+
+impl Candidate {
+    /// Whom nobody has heard of: neither is there a channel, nor any evidence of late.
+    fn lost(&self) -> bool {
+        self.leaving || !self.reachable && !self.trusted
+    }
 }
 
 /// How many should vote: an odd number, and one alone where a second would only make the union stop with either.
@@ -37,11 +46,11 @@ pub fn next(members: &[Candidate], voters: &BTreeSet<MemberId>) -> Option<BTreeS
     let able = |c: &&Candidate| c.class != TpmClass::None && !c.leaving;
     let want = wanted(members.len(), members.iter().filter(able).count());
     // Best first.
-    let key = |c: &Candidate| (!c.reachable || c.leaving, std::cmp::Reverse(c.level), c.id);
-    let candidate =
-        members.iter().filter(able).filter(|c| c.reachable && !voters.contains(&c.id)).min_by_key(|c| key(c));
+    let key = |c: &Candidate| (c.lost(), std::cmp::Reverse(c.level), c.id);
+    let fit = |c: &&Candidate| c.reachable && c.trusted && !voters.contains(&c.id);
+    let candidate = members.iter().filter(able).filter(fit).min_by_key(|c| key(c));
     let worst = members.iter().filter(|c| voters.contains(&c.id)).max_by_key(|c| key(c));
-    let lost = worst.filter(|c| !c.reachable || c.leaving);
+    let lost = worst.filter(|c| c.lost());
     let with = |c: &Candidate| voters.iter().copied().chain([c.id]).collect();
     let without = |c: &Candidate| voters.iter().copied().filter(|v| *v != c.id).collect();
     if voters.len() < want {
@@ -67,7 +76,7 @@ pub fn without(
     if voters.len() > 1 {
         return Some(voters.iter().copied().filter(|v| *v != gone).collect());
     }
-    let able = members.iter().filter(|c| c.id != gone && c.class != TpmClass::None);
+    let able = members.iter().filter(|c| c.id != gone && c.class != TpmClass::None && c.trusted);
     let best = able.min_by_key(|c| (c.leaving, !c.reachable, std::cmp::Reverse(c.level), c.id))?;
     Some(voters.iter().copied().chain([best.id]).collect())
 }
@@ -82,6 +91,7 @@ mod tests {
             class: TpmClass::Software,
             level: PlatformIdentity::try_from(8).unwrap(),
             reachable: true,
+            trusted: true,
             leaving: false,
         }
     }
@@ -134,11 +144,11 @@ mod tests {
         four_better[3].level = PlatformIdentity::try_from(15).unwrap();
         assert_eq!(next(&four_better, &ids(&[1, 2, 3])), None, "a better one is no reason");
         let mut gone = four;
-        gone[1].reachable = false;
+        (gone[1].reachable, gone[1].trusted) = (false, false);
         assert_eq!(settle(&gone, ids(&[1, 2, 3])), ids(&[1, 3, 4]));
         // With the most that there can be, the lost one goes first.
         let mut many = union(9);
-        many[0].reachable = false;
+        (many[0].reachable, many[0].trusted) = (false, false);
         let seven = ids(&[1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(settle(&many, seven), ids(&[2, 3, 4, 5, 6, 7, 8]));
         let alone = [
@@ -147,6 +157,24 @@ mod tests {
             Candidate { reachable: false, ..member(3) },
         ];
         assert_eq!(next(&alone, &ids(&[1])), None, "nobody votes who is not there");
+    }
+
+    #[test]
+    fn nobody_votes_who_was_not_found_healthy_here_and_nobody_healthy_is_lost() {
+        let mut members = union(4);
+        (members[1].trusted, members[3].trusted) = (false, false);
+        assert_eq!(settle(&members, ids(&[1])), ids(&[1, 3]), "there is a channel with all of them");
+        (members[2].reachable, members[3].trusted) = (false, true);
+        assert_eq!(
+            next(&members, &ids(&[1, 2, 3])),
+            None,
+            "whoever is healthy is not lost by anybody's word"
+        );
+        members[2].trusted = false;
+        assert_eq!(settle(&members, ids(&[1, 2, 3])), ids(&[1, 2, 4]));
+        let mut two = union(2);
+        two[1].trusted = false;
+        assert_eq!(without(&two, &ids(&[1]), [1; 32].into()), None);
     }
 
     #[test]

@@ -39,8 +39,8 @@ pub struct Seen {
 pub struct Means<'a> {
     /// The last evidence of somebody, by name.
     pub seen: &'a dyn Fn(&MemberName) -> Result<Option<Seen>, Fault>,
-    /// Whether somebody is there, as far as is known.
-    pub reachable: &'a dyn Fn(&MemberId) -> bool,
+    /// Whether somebody was found healthy here lately.
+    pub trusted: &'a dyn Fn(&MemberId) -> bool,
 }
 
 impl Union {
@@ -155,11 +155,12 @@ impl Union {
     /// A voter that is to go ceases to vote first.
     fn cease(&self, kept: &Kept, id: MemberId, means: &Means<'_>, now: UnixTime) -> Result<Written, Fault> {
         self.leaving().insert(id, Instant::now());
-        let members = self.candidates(&kept.known, means.reachable);
+        let members = self.candidates(&kept.known, means.trusted, means.trusted);
         let voters = kept.record().voters();
         let next = housekeeping::without(&members, voters, id).ok_or_else(|| {
-            Fault::new(FaultKind::WrongState, "it is the only member that can vote")
-                .because("the record of a union is kept by members with a TPM, and no other one has any")
+            Fault::new(FaultKind::WrongState, "it is the only member that can vote").because(
+                "the record of a union is kept by healthy members with a TPM, and no other one is known here",
+            )
         })?;
         let name = |id: &MemberId| kept.known.member(id).map_or_else(|| id.short(), |m| m.name.to_string());
         let about = match next.difference(voters).next() {
@@ -175,7 +176,12 @@ impl Union {
         leaving
     }
 
-    fn candidates(&self, known: &Known, reachable: &dyn Fn(&MemberId) -> bool) -> Vec<Candidate> {
+    fn candidates(
+        &self,
+        known: &Known,
+        reachable: &dyn Fn(&MemberId) -> bool,
+        trusted: &dyn Fn(&MemberId) -> bool,
+    ) -> Vec<Candidate> {
         let leaving = self.leaving();
         let own = known.own.as_ref().map(gtvp_model::union::RosterEntry::id);
         let candidate = |m: &gtvp_model::union::RosterEntry| Candidate {
@@ -183,6 +189,7 @@ impl Union {
             class: m.identity.class(),
             level: m.platform_identity,
             reachable: own == Some(m.id()) || reachable(&m.id()),
+            trusted: own == Some(m.id()) || trusted(&m.id()),
             leaving: leaving.contains_key(&m.id()),
         };
         known.state.view.members.values().map(candidate).collect()
@@ -191,23 +198,37 @@ impl Union {
     /// Writes the entry that the union needs next by its own rules.
     ///
     /// # Errors
-    /// This member's TPM; outside of a union.
-    pub fn housekeeping(&self, reachable: &[MemberId], now: UnixTime) -> Result<Housekeeping, Fault> {
+    /// `Denied` for a member that does not vote; this member's TPM; outside of a union.
+    pub fn housekeeping(
+        &self,
+        reachable: &[MemberId],
+        trusted: &[MemberId],
+        now: UnixTime,
+    ) -> Result<Housekeeping, Fault> {
+        let own = self.own_keys()?.identity.member_id();
         let reachable: BTreeSet<MemberId> = reachable.iter().copied().collect();
         self.read(|kept| {
-            let members = self.candidates(&kept.known, &|id| reachable.contains(id));
+            if !kept.record().voters().contains(&own) {
+                return Err(Fault::new(FaultKind::Denied, "who does not vote does not say who should"));
+            }
+            let members =
+                self.candidates(&kept.known, &|id| reachable.contains(id), &|id| trusted.contains(id));
             let next = housekeeping::next(&members, kept.record().voters());
             let entry = next.map(|voters| self.write(kept, Act::Voters(voters), now)).transpose()?;
             Ok(Housekeeping { entry })
         })
     }
 
-    /// Writes the entry that admits a joiner. Whether it is believed is for the caller to have seen.
+    /// Writes the entry that admits a joiner. Whether it is believed is for the caller to have seen. This member's clock may be slow, but
+    /// it is not before the time that a majority has put on the record: no token is good for longer because of it.
     ///
     /// # Errors
     /// What the record says no to; this member's TPM.
     pub fn admission(&self, admission: &Admission, now: UnixTime) -> Result<SignedEntry, Fault> {
-        self.read(|kept| self.write(kept, Act::Admitted(admission.clone()), now))
+        self.read(|kept| {
+            let now = now.max(kept.record().view().head_time);
+            self.write(kept, Act::Admitted(admission.clone()), now)
+        })
     }
 
     fn accept(

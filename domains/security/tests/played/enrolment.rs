@@ -39,6 +39,7 @@ pub struct End<'a> {
 pub fn enrolment<'a>(joiner: &'a Server, verifier: &'a Server, token: &JoinToken) -> (End<'a>, End<'a>) {
     let timing = Timing::default();
     let keys = joiner.peers.own_keys().unwrap();
+    let asked = joiner.peers.ask_of(&AskOf { member: verifier.id() }, at(0)).unwrap();
     let setup = JoinSetup {
         token: token.clone(),
         name: joiner.name.parse().unwrap(),
@@ -47,10 +48,10 @@ pub fn enrolment<'a>(joiner: &'a Server, verifier: &'a Server, token: &JoinToken
         identity: keys.identity,
         exporter: EXPORTER,
         peer_spki: verifier.identity().spki(),
-        ask: joiner.peers.ask_of(&AskOf { member: verifier.id() }),
+        ask: asked.ask,
         timing,
         nonce: [11; 32],
-        session_nonce: [12; 32],
+        session_nonce: asked.nonce,
     };
     let end = |server, peer| End {
         server,
@@ -61,14 +62,15 @@ pub fn enrolment<'a>(joiner: &'a Server, verifier: &'a Server, token: &JoinToken
         peer,
     };
     let (mut j, mut v) = (end(joiner, verifier), end(verifier, joiner));
+    let asked = verifier.peers.ask_of(&AskOf { member: joiner.id() }, at(0)).unwrap();
     let start = VerifierSetup {
         own: verifier.entry(),
         exporter: EXPORTER,
         peer_spki: joiner.identity().spki(),
-        ask: verifier.peers.ask_of(&AskOf { member: joiner.id() }),
+        ask: asked.ask,
         timing,
         nonce: [13; 32],
-        session_nonce: [14; 32],
+        session_nonce: asked.nonce,
     };
     v.machine = Machine::Verifier(Verifier::start(start, Millis(1)).unwrap());
     let step = Joiner::start(setup, Millis(1)).unwrap();
@@ -175,8 +177,8 @@ impl End<'_> {
                 }
             }
             Command::MakeCredential { request, ek, ak } => {
-                let made = s.peers.make_credential(&MakeCredential { ek, ak });
-                let outcome = made.map(|m| (Box::new(m.credential), m.secret)).map_err(|e| e.to_string());
+                let made = s.peers.make_credential(&MakeCredential { ek, ak }, now);
+                let outcome = made.map(|m| Box::new(m.credential)).map_err(|e| e.to_string());
                 Event::CredentialMade { request, outcome }
             }
             Command::ActivateCredential { request, credential } => {
@@ -188,9 +190,9 @@ impl End<'_> {
                 let made = s.peers.certify(&Certify { binding: *binding });
                 Event::Certified { request, outcome: made.map(Box::new).map_err(|e| e.to_string()) }
             }
-            Command::AppraiseCertification { request, certification, binding, keys } => {
+            Command::AppraiseCertification { request, proof, certification, binding, keys } => {
                 let certification = certification.unchecked().clone();
-                let asked = AppraiseCertification { certification, binding: *binding, keys: *keys };
+                let asked = AppraiseCertification { proof, certification, binding: *binding, keys: *keys };
                 Event::CertificationAppraised {
                     request,
                     outcome: s.peers.appraise_certification(&asked, now),

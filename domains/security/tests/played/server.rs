@@ -3,14 +3,14 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use gtvp_appraisal::alg::HashAlg;
 use gtvp_appraisal::bootlog::BootLog;
 use gtvp_appraisal::ownlog::EntryKind;
 use gtvp_ipc::bulk;
 use gtvp_ipc::security::{
-    AppraiseEvidence, AskOf, BeginUnion, Challenged, LogSpan, Quote, Quoted, Wish, WriteEntry, Written,
+    AppraiseEvidence, AskOf, Asking, BeginUnion, Challenged, LogSpan, Quote, Quoted, Wish, WriteEntry,
+    Written,
 };
 use gtvp_ipc::supervisor::KernelLog;
 use gtvp_model::digest::Digest;
@@ -49,7 +49,6 @@ pub struct Server {
     pub union: Arc<Union>,
     pub peers: Peers,
     pub name: &'static str,
-    nonces: AtomicU64,
 }
 
 impl Server {
@@ -67,7 +66,7 @@ impl Server {
         let platform = Arc::new(Platform::of(TpmClass::Software, Some(actor.clone())));
         let union = Arc::new(Union::open(&tpm.state(), name.parse().unwrap(), platform.clone()));
         let peers = Peers::new(union.clone(), platform.clone(), &tpm.state());
-        Self { tpm, actor, platform, union, peers, name, nonces: AtomicU64::new(1) }
+        Self { tpm, actor, platform, union, peers, name }
     }
 
     /// On a server whose firmware has measured this log.
@@ -82,7 +81,7 @@ impl Server {
         let platform = Arc::new(platform);
         let union = Arc::new(Union::open(&tpm.state(), name.parse().unwrap(), platform.clone()));
         let peers = Peers::new(union.clone(), platform.clone(), &tpm.state());
-        let server = Self { tpm, actor, platform, union, peers, name, nonces: AtomicU64::new(1) };
+        let server = Self { tpm, actor, platform, union, peers, name };
         server.boot();
         server
     }
@@ -141,7 +140,7 @@ impl Server {
         let platform = Arc::new(Platform::bare(key));
         let union = Arc::new(Union::open(&tpm.state(), name.parse().unwrap(), platform.clone()));
         let peers = Peers::new(union.clone(), platform.clone(), &tpm.state());
-        Self { tpm, actor, platform, union, peers, name, nonces: AtomicU64::new(1) }
+        Self { tpm, actor, platform, union, peers, name }
     }
 
     pub fn begin(&self) -> Result<(), Fault> {
@@ -178,9 +177,7 @@ impl Server {
 
     /// What it is asked by `challenger`, and bound to.
     pub fn challenge(&self, challenger: &Server, role: Role) -> (Binding, Ask) {
-        let n = challenger.nonces.fetch_add(1, Ordering::Relaxed);
-        let mut nonce = [0; 32];
-        nonce[..8].copy_from_slice(&n.to_be_bytes());
+        let Asking { nonce, ask } = challenger.peers.ask_of(&AskOf { member: self.id() }, at(0)).unwrap();
         let view = challenger.view();
         let binding = Binding {
             union: view.union,
@@ -194,7 +191,7 @@ impl Server {
             challenger_tls: challenger.identity().tls_name(),
             transcript: Digest([8; 32]),
         };
-        (binding, challenger.peers.ask_of(&AskOf { member: self.id() }))
+        (binding, ask)
     }
 
     pub fn quote(&self, binding: &Binding, ask: &Ask) -> Result<OwnEvidence, Fault> {

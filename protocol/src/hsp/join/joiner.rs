@@ -380,7 +380,7 @@ fn on_activated(mut base: Box<Base>, known: Box<Known>, want: Request, event: Ev
         return Ok(Step::stay(Joiner::Activating(base, known, want)));
     }
     let secret = outcome.map_err(|why| Refusal::OurTpm { why })?;
-    let proof = known.binding.credential_proof(&secret, ak, tls).bytes();
+    let proof = known.binding.prove(&secret, ak, tls);
     let request = next(&mut base.requests);
     let binding = Box::new(known.binding.clone());
     let commands = vec![Command::Certify { request, binding }];

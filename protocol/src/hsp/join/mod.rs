@@ -97,9 +97,19 @@ impl JoinBinding {
     }
 
     /// HMAC(credential's secret, label ‖ this ‖ Name(AK) ‖ Name(TLS)).
-    pub(crate) fn credential_proof(&self, secret: &CredentialSecret, ak: &KeyName, tls: &KeyName) -> Proof {
+    fn credential_proof(&self, secret: &CredentialSecret, ak: &KeyName, tls: &KeyName) -> Proof {
         let bound = self.hash(b"gtvp-hsp-credential/1\0");
         Proof::new(&secret.0, b"gtvp-hsp-join-proof/1\0", &[&bound.0, ak.as_bytes(), tls.as_bytes()])
+    }
+
+    /// The joiner's proof that it has opened the credential.
+    pub fn prove(&self, secret: &CredentialSecret, ak: &KeyName, tls: &KeyName) -> [u8; 32] {
+        self.credential_proof(secret, ak, tls).bytes()
+    }
+
+    /// Whether `proof` is by this secret, for these keys and this join.
+    pub fn is_proved(&self, secret: &CredentialSecret, keys: &CheckedKeys, proof: &[u8; 32]) -> bool {
+        self.credential_proof(secret, &keys.ak, &keys.tls).is(proof)
     }
 
     /// HMAC(token's key, label ‖ this ‖ H(SPKI)), for a joiner without a TPM.

@@ -10,7 +10,7 @@
 //!  AwaitingHello         × JoinHello               token: known, proved, in time, unused; name free; TLS key
 //!  CheckingKeys          × KeysAppraised           class, EK of the token, member id free; MakeCredential
 //!  MakingCredential      × CredentialMade          JoinChallenge and the record are sent
-//!  AwaitingProof         × JoinProof               the credential was opened; then the certification is appraised
+//!  AwaitingProof         × JoinProof               what it proves is appraised: the credential's secret, and the certification
 //!  CheckingCertification × CertificationAppraised  a session begins, as between members
 //!  Attesting             × (session's)             established: —
 //!  AwaitingAccept        × JoinAccept              the secret is the token's, the token is still good: Commit
@@ -27,7 +27,7 @@ use gtvp_model::union::{
     UnionView, UnixTime,
 };
 
-use super::{CheckedKeys, CredentialSecret, DEADLINE, JoinBinding, token_proof, transcript, verifier_proof};
+use super::{CheckedKeys, DEADLINE, JoinBinding, token_proof, transcript, verifier_proof};
 use crate::Untrusted;
 use crate::hsp::binding::Role;
 use crate::hsp::channel::AttestedChannel;
@@ -35,7 +35,7 @@ use crate::hsp::command::{Command, Context, Event, Millis, Request, Step, farewe
 use crate::hsp::message::{
     Ask, Credential, JoinAccept, JoinChallenge, JoinHello, JoinProof, Joined, Message,
 };
-use crate::hsp::refusal::{Awaited, Refusal};
+use crate::hsp::refusal::{Awaited, Refusal, Rejection, RejectionKind};
 use crate::hsp::session::{Expect, Session, Setup, Timing};
 use crate::planted::{Check, check, demand};
 
@@ -111,7 +111,7 @@ pub struct Candidate {
 #[derive(Debug)]
 pub enum Prove {
     /// That its keys are in that TPM.
-    Tpm(Box<CheckedKeys>, CredentialSecret),
+    Tpm(Box<CheckedKeys>),
     /// That it has the token and the TLS key.
     Bare,
 }
@@ -368,8 +368,8 @@ fn on_credential(
 ) -> Outcome {
     match event {
         Event::CredentialMade { request, outcome } if request == want => {
-            let (credential, secret) = outcome.map_err(|why| Refusal::OurTpm { why })?;
-            Ok(challenge(base, *asking, Some(*credential), Prove::Tpm(keys, secret), ctx))
+            let credential = outcome.map_err(|why| Refusal::OurTpm { why })?;
+            Ok(challenge(base, *asking, Some(*credential), Prove::Tpm(keys), ctx))
         }
         _ => Ok(Step::stay(Verifier::MakingCredential(base, asking, keys, want))),
     }
@@ -410,22 +410,20 @@ fn on_proof(
     proof: JoinProof,
     ctx: &Context<'_>,
 ) -> Outcome {
-    let (keys, secret) = match (prove, &proof.certification) {
+    let (keys, certification) = match (prove, proof.certification) {
         (Prove::Bare, _) => {
             let key = ctx.view.tokens.get(&candidate.token).ok_or(Refusal::TokenUnknown)?.key.clone();
             let want = candidate.binding.bare_proof(&key, base.setup.peer_spki);
             check(Check::Credential, want.is(&proof.proof), || Refusal::TokenProofWrong)?;
             return Ok(begin(base, candidate, ctx));
         }
-        (Prove::Tpm(..), None) => return Err(Refusal::CredentialNotOpened),
-        (Prove::Tpm(keys, secret), Some(_)) => (keys, secret),
+        (Prove::Tpm(_), None) => return Err(Refusal::CredentialNotOpened),
+        (Prove::Tpm(keys), Some(certification)) => (keys, certification),
     };
-    let want = candidate.binding.credential_proof(&secret, &keys.ak, &keys.tls);
-    check(Check::Credential, want.is(&proof.proof), || Refusal::CredentialNotOpened)?;
-    let Some(certification) = proof.certification else { return Err(Refusal::CredentialNotOpened) };
     let request = next(&mut base.requests);
     let commands = vec![Command::AppraiseCertification {
         request,
+        proof: proof.proof,
         certification: Box::new(Untrusted::new(certification)),
         binding: Box::new(candidate.binding.clone()),
         keys,
@@ -442,8 +440,12 @@ fn on_certification(
 ) -> Outcome {
     match event {
         Event::CertificationAppraised { request, outcome } if request == want => {
-            if let Err(why) = outcome {
-                check(Check::Certified, false, || Refusal::NotCertified { why })?;
+            match outcome {
+                Err(Rejection { kind: RejectionKind::Credential, .. }) => {
+                    return Err(Refusal::CredentialNotOpened);
+                }
+                Err(why) => check(Check::Certified, false, || Refusal::NotCertified { why })?,
+                Ok(()) => {}
             }
             Ok(begin(base, candidate, ctx))
         }

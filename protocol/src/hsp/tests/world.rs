@@ -472,6 +472,8 @@ pub struct Node {
     /// Checks that this node, an attacker's, does not make.
     pub own_way: Vec<Check>,
     pub learning: Vec<u8>,
+    /// Of the credential that was made.
+    pub secret: Option<CredentialSecret>,
     pub commands: Vec<String>,
     /// Every event so far: what the machine is a function of.
     pub history: Vec<Event>,
@@ -524,6 +526,7 @@ impl Node {
             forges: false,
             own_way: vec![],
             learning: vec![],
+            secret: None,
             commands: vec![],
             history: vec![],
         }
@@ -620,7 +623,8 @@ impl Node {
                 let secret = CredentialSecret([77; 32]);
                 let hidden = secret.0.to_vec().try_into().unwrap();
                 let credential = Credential { id_object: id_object.try_into().unwrap(), secret: hidden };
-                return Some(Event::CredentialMade { request, outcome: Ok((Box::new(credential), secret)) });
+                self.secret = Some(secret);
+                return Some(Event::CredentialMade { request, outcome: Ok(Box::new(credential)) });
             }
             Command::ActivateCredential { request, credential } => {
                 let outcome = self.tpm.activate(credential.unchecked());
@@ -631,8 +635,13 @@ impl Node {
                 let outcome = Ok(Box::new(self.tpm.certify(&binding)));
                 return Some(Event::Certified { request, outcome });
             }
-            Command::AppraiseCertification { request, certification, binding, keys } => {
-                let outcome = appraise_certification(&certification, &binding, &keys);
+            Command::AppraiseCertification { request, proof, certification, binding, keys } => {
+                let opened = self.secret.as_ref().is_some_and(|s| binding.is_proved(s, &keys, &proof));
+                // The secret is appraisal's, and so is this check of it.
+                let outcome = match opened || lab.out.contains(&Guard::Engine(Check::Credential)) {
+                    false => reject(RejectionKind::Credential, "the credential was not opened"),
+                    true => appraise_certification(&certification, &binding, &keys),
+                };
                 return Some(Event::CertificationAppraised { request, outcome });
             }
             Command::LearnRecord { request, from, to, piece, last, .. } => {
