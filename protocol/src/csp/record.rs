@@ -504,10 +504,8 @@ mod tests {
     #[test]
     fn the_last_reference_values_stay() {
         let mut world = World::begin(&["a"]);
-        let accept = |name: &str| Act::ReferenceAccepted {
-            name: name.into(),
-            manifest: Blob::new(vec![1]).unwrap(),
-        };
+        let accept =
+            |name: &str| Act::ReferenceAccepted { name: name.into(), manifest: Blob::new(vec![1]).unwrap() };
         world.write("a", accept("one")).unwrap();
         let retire = |name: &str| Act::ReferenceRetired { name: name.into() };
         assert_eq!(world.write("a", retire("one")), Err(Refusal::LastReference("one".into())));

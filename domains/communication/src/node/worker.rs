@@ -42,6 +42,7 @@ pub fn run(
                 let outcome = security.vote_for(*entry).map(|v| (v.head, v.vote));
                 let outcome = outcome.map_err(|f| match f.kind {
                     FaultKind::Invalid => NoVote::Never(f.to_string()),
+                    FaultKind::InUse => NoVote::Another(f.to_string()),
                     _ => NoVote::NotNow(f.to_string()),
                 });
                 Event::Voted { entry: hash, outcome }
