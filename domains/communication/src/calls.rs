@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use gtvp_ipc::security::{
-    ActivateCredential, AppraiseCertification, AppraiseEvidence, AppraiseKeys, Certify, LearnRecord, LogSpan,
-    MakeCredential,
+    ActivateCredential, AppraiseCertification, AppraiseEvidence, AppraiseKeys, Certify, DueReply, HearResult,
+    LearnRecord, LogSpan, MakeCredential,
 };
 use gtvp_model::fault::Fault;
 use gtvp_model::union::{MemberId, RecordHead, UnionId};
@@ -128,15 +128,35 @@ impl Calls {
         self.note(move |s| Note::Record(read_up_to(s, to)));
     }
 
-    /// Fresh evidence of the peer is to be asked for: what for?
+    /// The time has come to ask for fresh evidence of the peer: what for, if it is needed?
     pub fn renew(&self, of: MemberId) {
-        self.note(move |s| {
-            let nonce = clock::random().map_err(|e| e.to_string());
-            match (said(s.ask_of(of)), nonce) {
-                (Ok(ask), Ok(nonce)) => Note::Outcome(Event::Renew { nonce, ask }),
-                (Err(why), _) | (_, Err(why)) => Note::NoAsk(why),
+        self.note(move |s| match said(s.due(of)) {
+            Ok(DueReply::Ask(ask)) => asked(Ok(ask)),
+            Ok(DueReply::Rest(ms)) => Note::Rest(ms),
+            Err(why) => Note::NoAsk(why),
+        });
+    }
+
+    /// Fresh evidence of the peer is to be asked for, whoever's word stands.
+    pub fn renew_now(&self, of: MemberId) {
+        self.note(move |s| asked(said(s.ask_of(of))));
+    }
+
+    /// Hears another member's attestation result.
+    pub fn hear(&self, what: HearResult, refused: impl FnOnce(String) + Send + 'static) {
+        let security = self.security.clone();
+        self.pool.run(move || {
+            if let Err(why) = said(security.hear_result(&what)).and_then(|heard| heard) {
+                refused(why);
             }
         });
+    }
+}
+
+fn asked(ask: Result<Ask, String>) -> Note {
+    match (ask, clock::random().map_err(|e| e.to_string())) {
+        (Ok(ask), Ok(nonce)) => Note::Outcome(Event::Renew { nonce, ask }),
+        (Err(why), _) | (_, Err(why)) => Note::NoAsk(why),
     }
 }
 

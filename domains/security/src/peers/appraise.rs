@@ -23,7 +23,7 @@ use rustix::fs::FileType;
 
 use super::quote::{finished, hashed};
 use super::table::{Last, Logs};
-use super::{Now, Peers};
+use super::{Now, Peers, heard};
 use crate::evidence::turn;
 use crate::platform::{chain, fault};
 
@@ -153,8 +153,15 @@ impl Peers {
             None => Err(rejection(&found.verdict)),
         };
         let last = Last { at: now, verdict: found.verdict, result };
-        let Attesting { entry, .. } = attesting;
+        let Attesting { entry, joins, .. } = attesting;
+        let told = last.result.as_ref().map(|(_, signed)| signed.clone()).filter(|_| !joins);
         self.table().appraised(entry.id(), &entry.name, last, logs, period);
+        match told {
+            Some(signed) => self.tell(entry.id(), &signed)?,
+            // What others found before that is over.
+            None if !trusted => self.heard().end(&entry.id()),
+            None => {}
+        }
         Ok(outcome)
     }
 
@@ -216,8 +223,7 @@ impl Peers {
         let class = crate::reference::class(of.class).ok_or_else(no_class)?;
         let tls = Name::parse(of.tls.as_bytes()).map_err(|e| unfit(&e))?;
         let claims = Claims::of(verdict, class, Some(of.ek), tls);
-        // As long as the verdict lasts, up to the next whole second.
-        let lasts = i64::try_from((period.saturating_mul(5) / 2).div_ceil(1000)).unwrap_or(i64::MAX);
+        let lasts = heard::seconds(period);
         let issued = now.seconds();
         let result = AttestationResult { claims, issued, expires: issued.saturating_add(lasts) };
         let keys = self.union.own_keys()?;

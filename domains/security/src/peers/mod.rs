@@ -6,7 +6,9 @@
 mod appraise;
 pub mod believed;
 mod enrol;
+pub mod heard;
 mod quote;
+mod results;
 mod shown;
 pub mod table;
 
@@ -24,7 +26,9 @@ use crate::platform::Platform;
 use crate::reference;
 use crate::union::{Means, Seen, Union};
 use believed::Believed;
+use heard::Heard;
 use quote::Prefixes;
+use results::Outbox;
 use table::Table;
 
 pub use appraise::kind_of;
@@ -57,6 +61,8 @@ pub struct Peers {
     believed: Mutex<Believed>,
     table: Mutex<Table>,
     prefixes: Mutex<Prefixes>,
+    heard: Mutex<Heard>,
+    outbox: Outbox,
 }
 
 impl Peers {
@@ -69,11 +75,17 @@ impl Peers {
             believed: Mutex::default(),
             table: Mutex::default(),
             prefixes: Mutex::default(),
+            heard: Mutex::default(),
+            outbox: Outbox::default(),
         }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn believed(&self) -> MutexGuard<'_, Believed> {
