@@ -159,6 +159,67 @@ mod tests {
         }
     }
 
+    /// Quotes and appraisals a member and period, with so many members whose clocks differ by some milliseconds.
+    fn measured(n: u16, all_ask: bool) -> (f64, f64) {
+        use crate::hsp::message::Bank;
+        use crate::hsp::{Batcher, Binding, Millis, Role};
+        const PERIOD: u64 = 2_000;
+        let (all, shifts) = (members(n), 10);
+        let selection = vec![Bank { algorithm: 11, pcrs: 1 }].try_into().unwrap();
+        let (mut quotes, mut appraisals) = (0u32, 0u32);
+        for subject in &all {
+            let first = Shift::at(subject, 1_795_000_000_000, PERIOD);
+            let mut batcher = Batcher::new(PERIOD / 8);
+            let mut asked: Vec<(u64, MemberId)> = Vec::new();
+            for turn in 0..shifts {
+                let others = all.iter().copied().filter(|m| m != subject);
+                let who =
+                    if all_ask { others.collect() } else { verifiers(subject, first.number + turn, &all) };
+                let late = |v: &MemberId| u64::from(v.as_bytes()[0]) / 2;
+                asked.extend(who.into_iter().map(|v| (turn * PERIOD + late(&v), v)));
+            }
+            asked.sort_unstable();
+            let mut asked = asked.into_iter().peekable();
+            for ms in (0..(shifts + 1) * PERIOD).step_by(10) {
+                while let Some((_, challenger)) = asked.next_if(|(at, _)| *at <= ms) {
+                    let binding = Binding {
+                        union: [1; 32].into(),
+                        epoch: gtvp_model::union::Epoch(0),
+                        role: Role::Responder,
+                        attester: *subject,
+                        challenger,
+                        exporter: [2; 32],
+                        nonce: [3; 32],
+                        attester_tls: vec![],
+                        challenger_tls: vec![],
+                        transcript: Digest([4; 32]),
+                    };
+                    batcher.add(challenger, &binding, &selection, false, Millis(ms)).unwrap();
+                }
+                if let Some(sealed) = batcher.poll(Millis(ms)) {
+                    batcher.done();
+                    quotes += 1;
+                    appraisals += u32::try_from(sealed.answers.len()).unwrap();
+                }
+            }
+        }
+        let each = f64::from(n) * shifts as f64;
+        (f64::from(quotes) / each, f64::from(appraisals) / each)
+    }
+
+    #[test]
+    fn a_member_quotes_once_a_period_however_many_members_there_are() {
+        for n in [2, 3, 4, 16, 200] {
+            let (quotes, appraisals) = measured(n, false);
+            println!("{n} members: {quotes} quotes, {appraisals} appraisals a member and period");
+            assert!((quotes - 1.0).abs() < 1e-9, "{quotes} quotes of {n}");
+            assert!((appraisals - f64::from(n.saturating_sub(1).min(2))).abs() < 1e-9);
+        }
+        // Even if all ask.
+        let (quotes, appraisals) = measured(200, true);
+        assert!((quotes - 1.0).abs() < 1e-9 && (appraisals - 199.0).abs() < 1e-9);
+    }
+
     #[test]
     fn shifts_follow_each_other_and_begin_at_each_members_own_moment() {
         let all = members(100);

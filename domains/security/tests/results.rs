@@ -15,13 +15,15 @@ use gtvp_appraisal::ownlog::EntryKind;
 use gtvp_appraisal::result::{AttestationResult, Claims, SignedResult};
 use gtvp_appraisal::tpm::{Public, VerifyingKey};
 use gtvp_ipc::bulk;
-use gtvp_ipc::security::{Due, DueReply, HearResult, OwnResult, Wish};
+use gtvp_ipc::security::{Challenged, Due, DueReply, HearResult, OwnResult, Quote, Wish};
 use gtvp_model::digest::Digest;
 use gtvp_model::token::JoinToken;
 use gtvp_protocol::csp::{Offer, page};
+use gtvp_protocol::hsp::message::Challenge;
+use gtvp_protocol::hsp::{Message, Role};
 use gtvp_protocol::results::{MAX_RESULT, Told};
 use played::enrolment::{enrolment, run};
-use played::server::{NOW, Server, at, measured};
+use played::server::{NOW, Sent, Server, at, measured, own_evidence, sent};
 
 const PERIOD: u64 = 2_000;
 
@@ -303,6 +305,32 @@ fn of_itself_a_member_says_what_enough_others_say() {
     assert_eq!(row(&m1, "m1", 0), is("unknown", ""), "two could, and one has");
     tell(&m1, &m3, &result(&m3, &m1), 0).unwrap();
     assert_eq!(row(&m1, "m1", 0), is("trusted", "m2, m3"));
+}
+
+#[test]
+fn a_round_on_a_link_is_small_however_many_ask_and_so_is_what_is_told() {
+    let (m1, m2, _m3) = three();
+    appraises(&m1, &m2, 0);
+    // Two hundred ask, and one quote answers: its tree has eight levels.
+    let asked: Vec<_> = (0..200).map(|_| m2.challenge(&m1, Role::Responder)).collect();
+    let challenges =
+        asked.iter().map(|(binding, ask)| Challenged { binding: binding.clone(), held: ask.held.clone() });
+    let quote = Quote { selection: asked[0].1.selection.clone(), challenges: challenges.collect() };
+    let (quoted, fd) = m2.peers.quote(&quote).unwrap();
+    let own = own_evidence(quoted, fd, 7);
+    assert!(own.logs.iter().all(|l| l.bytes.is_empty()), "nothing is new");
+    let (binding, ask) = asked[7].clone();
+    let length = |message: Message| message.frame().body.len() + 5;
+    let challenge = length(Challenge { round: 1, nonce: [1; 32], ask: ask.clone() }.into());
+    let evidence = sent(&own, 1);
+    let evidence_bytes = length(evidence.clone().into());
+    let pieces: usize = evidence_bytes + challenge;
+    let told = Sent { of: m2.entry(), evidence, logs: own.logs, binding, ask };
+    told.appraised_by(&m1, 0).unwrap();
+    let result = result(&m1, &m2);
+    let result = Told::frame(result.ak.clone(), result.result.clone()).unwrap().body.len() + 5;
+    println!("a round: {challenge} B challenge, {evidence_bytes} B evidence; a result: {result} B");
+    assert!(pieces <= 2048 && result <= 2048, "{pieces} B a round, {result} B a result");
 }
 
 /// Members in turns: who asks whom when, and what everybody is told.
