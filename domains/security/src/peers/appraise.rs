@@ -87,6 +87,8 @@ struct Attesting {
     class: TpmClass,
     joins: bool,
     set: Arc<ReferenceSet>,
+    /// The period of the union that this is about: this member may be joining it.
+    period: u64,
 }
 
 impl Peers {
@@ -140,7 +142,7 @@ impl Peers {
         if long {
             gtvp_ipc::memory::settle();
         }
-        let period = self.period();
+        let period = attesting.period;
         let result = match trusted {
             true => Some(self.result(&found.verdict, &attesting, period, now)?),
             false => None,
@@ -207,7 +209,8 @@ impl Peers {
         let set =
             known.references.clone().map_err(|why| unknown(&format!("nothing counts as healthy: {why}")))?;
         let (ak, ek, tls) = (ak.clone(), Pin(ek.digest()), tls.clone());
-        Ok(Attesting { ak, ek, tls, class, joins, set, entry })
+        let period = known.state.view.settings.attest_every_ms.into();
+        Ok(Attesting { ak, ek, tls, class, joins, set, period, entry })
     }
 
     /// The attestation result, signed, and its digest.
