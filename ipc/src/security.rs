@@ -363,6 +363,54 @@ pub struct Asking {
     pub ask: Ask,
 }
 
+/// Whether fresh evidence of a member is to be asked for now: this member is its verifier in this shift, or nobody else's word for it
+/// stands (docs/spec/results.md). Where one stands, the member's verdict goes on by it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Due {
+    /// Whom.
+    pub member: MemberId,
+}
+
+/// The answer to [`Due`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DueReply {
+    /// Fresh evidence, of this.
+    Ask(Asking),
+    /// Nothing now. It is to be looked at again after so many milliseconds.
+    Rest(u64),
+}
+
+/// The attestation results of this member that count now, and each new one.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WatchResults {}
+
+/// An attestation result of this member's, to be told to all others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnResult {
+    /// About whom.
+    pub of: MemberId,
+    /// TPMT_PUBLIC of this member's attestation key, in hexadecimal.
+    #[serde(with = "hex")]
+    pub ak: Vec<u8>,
+    /// COSE_Sign1, in hexadecimal.
+    #[serde(with = "hex")]
+    pub result: Vec<u8>,
+}
+
+/// Hear another member's attestation result.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HearResult {
+    /// Who told it, and must have signed it.
+    pub from: MemberId,
+    /// TPMT_PUBLIC of its attestation key, in hexadecimal.
+    #[serde(with = "hex")]
+    pub ak: Vec<u8>,
+    /// COSE_Sign1, in hexadecimal.
+    #[serde(with = "hex")]
+    pub result: Vec<u8>,
+}
+
 /// This member has asked a union to be admitted with these keys (before it does), or is admitted by it. For the latter, the record that
 /// was learned last must have it so; it becomes this member's record.
 #[derive(Debug, Serialize, Deserialize)]
@@ -650,6 +698,12 @@ crate::interface!("security" {
     AppraiseEvidence = "appraise_evidence" -> Result<HspAppraisal, Rejection>;
     /// See [`AskOf`].
     AskOf = "ask_of" -> Asking;
+    /// See [`Due`].
+    Due = "due" -> DueReply;
+    /// See [`WatchResults`]. Goes on until the caller hangs up.
+    WatchResults = "watch_results" -> Nothing, progress OwnResult;
+    /// See [`HearResult`]. One that is not believed: why.
+    HearResult = "hear_result" -> Result<(), String>;
     /// See [`LearnRecord`]. A record that is not believed: why.
     LearnRecord = "learn_record" -> Result<Box<UnionView>, String>;
     /// See [`KeepMembership`].

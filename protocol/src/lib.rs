@@ -12,6 +12,8 @@ pub mod frame;
 pub mod hsp;
 pub mod neighbour;
 mod planted;
+pub mod results;
+pub mod rota;
 mod untrusted;
 
 pub use planted::Check;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use gtvp_ipc::security::{
-    ActivateCredential, AppraiseCertification, AppraiseEvidence, AppraiseKeys, Asking, Certify, LearnRecord,
-    LogSpan, MakeCredential,
+    ActivateCredential, AppraiseCertification, AppraiseEvidence, AppraiseKeys, Asking, Certify, DueReply,
+    HearResult, LearnRecord, LogSpan, MakeCredential,
 };
 use gtvp_model::fault::Fault;
 use gtvp_model::union::{MemberId, RecordHead, UnionId};
@@ -127,12 +127,35 @@ impl Calls {
         self.note(move |s| Note::Record(read_up_to(s, to)));
     }
 
-    /// Fresh evidence of the peer is to be asked for: what for?
+    /// The time has come to ask for fresh evidence of the peer: what for, if it is needed?
     pub fn renew(&self, of: MemberId) {
-        self.note(move |s| match said(s.ask_of(of)) {
-            Ok(Asking { nonce, ask }) => Note::Outcome(Event::Renew { nonce, ask }),
+        self.note(move |s| match said(s.due(of)) {
+            Ok(DueReply::Ask(asking)) => asked(Ok(asking)),
+            Ok(DueReply::Rest(ms)) => Note::Rest(ms),
             Err(why) => Note::NoAsk(why),
         });
+    }
+
+    /// Fresh evidence of the peer is to be asked for, whoever's word stands.
+    pub fn renew_now(&self, of: MemberId) {
+        self.note(move |s| asked(said(s.ask_of(of))));
+    }
+
+    /// Hears another member's attestation result.
+    pub fn hear(&self, what: HearResult, refused: impl FnOnce(String) + Send + 'static) {
+        let security = self.security.clone();
+        self.pool.run(move || {
+            if let Err(why) = said(security.hear_result(&what)).and_then(|heard| heard) {
+                refused(why);
+            }
+        });
+    }
+}
+
+fn asked(asking: Result<Asking, String>) -> Note {
+    match asking {
+        Ok(Asking { nonce, ask }) => Note::Outcome(Event::Renew { nonce, ask }),
+        Err(why) => Note::NoAsk(why),
     }
 }
 

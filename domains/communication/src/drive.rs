@@ -17,7 +17,7 @@ use gtvp_model::union::{MemberId, TpmClass};
 use gtvp_protocol::frame::Frame;
 use gtvp_protocol::hsp::message::{self, MAX_RECORD_PIECE, Message, Record};
 use gtvp_protocol::hsp::{AttestedChannel, Command, Durable, Event, Grant, Millis, Refusal, Role};
-use gtvp_protocol::{csp, neighbour};
+use gtvp_protocol::{csp, neighbour, results};
 
 use crate::calls::{Calls, learned};
 use crate::ends::{Begin, End, Report};
@@ -25,6 +25,7 @@ use crate::engine::LinkId;
 use crate::link::{Heard, Link};
 use crate::machine::Machine;
 use crate::period::Period;
+use crate::results::{self as told, Budget};
 use crate::runtime::Runtime;
 use crate::switch::{Inbox, Note};
 use crate::{admit, clock};
@@ -39,7 +40,8 @@ const LISTS: u64 = 32;
 
 /// Frames of a channel.
 fn limits(kind: u8) -> Option<usize> {
-    message::limits(kind).or_else(|| csp::node::limits(kind)).or_else(|| neighbour::limits(kind))
+    let first = message::limits(kind).or_else(|| csp::node::limits(kind));
+    first.or_else(|| neighbour::limits(kind)).or_else(|| results::limits(kind))
 }
 
 /// See the module.
@@ -68,6 +70,9 @@ pub struct Drive {
     narrow: Option<Millis>,
     ending: Option<&'static str>,
     lists: u64,
+    told: Budget,
+    /// Fresh evidence is asked for; and it is to be asked for again after that, since the peer was suspected meanwhile.
+    asking: (bool, bool),
     since: Millis,
 }
 
@@ -104,6 +109,8 @@ impl Drive {
             narrow: None,
             ending: None,
             lists: 0,
+            told: Budget::default(),
+            asking: (false, false),
             since: clock::now(),
         }
     }
@@ -166,6 +173,15 @@ impl Drive {
                 }
                 Err(_) => self.end("the peer's list of endpoints is malformed"),
             },
+            Some(peer) if results::limits(frame.kind).is_some() => {
+                if self.channel.as_ref().map(AttestedChannel::grant) != Some(Grant::Full) {
+                    return;
+                }
+                let (runtime, calls) = (&self.runtime, &self.calls);
+                if let Err(why) = told::frame(runtime, calls, peer, &frame, &mut self.told, self.since) {
+                    self.end(why);
+                }
+            }
             _ => {
                 if let (Ok(Message::JoinChallenge(m)), Some(Machine::Joiner(_))) =
                     (Message::decode(&frame), &self.machine)
@@ -186,6 +202,7 @@ impl Drive {
     fn note(&mut self, note: Note) {
         match note {
             Note::Outcome(event) => {
+                self.asking.0 |= matches!(event, Event::Renew { .. });
                 self.checking &= !matches!(event, Event::RecordLearned { .. });
                 self.event(event);
             }
@@ -207,6 +224,8 @@ impl Drive {
                 self.end("the record cannot be read");
             }
             Note::NoAsk(_) => self.period.again(),
+            Note::Rest(ms) => self.period.rests(ms, &self.runtime.period()),
+            Note::Suspected => self.suspected(),
             Note::Send(frame) => {
                 if self.link.send(&frame).is_err() {
                     self.end("a frame is too long");
@@ -229,6 +248,24 @@ impl Drive {
                     self.end("whoever asked for it has hung up");
                 }
             }
+        }
+    }
+
+    /// Somebody has not believed the peer.
+    fn suspected(&mut self) {
+        if self.told.suspected(clock::now()) {
+            match self.asking.0 {
+                // What comes of that may be from before.
+                true => self.asking.1 = true,
+                false => self.ask_now(),
+            }
+        }
+    }
+
+    fn ask_now(&self) {
+        let channel = self.channel.as_ref().filter(|c| c.class() != TpmClass::None);
+        if let Some(channel) = channel {
+            self.calls.renew_now(channel.peer());
         }
     }
 
@@ -290,7 +327,12 @@ impl Drive {
                 self.channel = Some(channel);
                 self.settle();
             }
-            Command::Renewed(_) => self.period.renewed(&self.runtime.period()),
+            Command::Renewed(_) => {
+                self.period.renewed(&self.runtime.period());
+                if std::mem::take(&mut self.asking).1 {
+                    self.ask_now();
+                }
+            }
             Command::AppraiseKeys { request, keys, spki } => {
                 let keys = keys.unchecked().clone();
                 self.calls.appraise_keys(request, AppraiseKeys { keys, spki });

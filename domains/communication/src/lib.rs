@@ -2,8 +2,8 @@
 //!
 //! `engine` decides · `runtime` carries it out · `union`, `security` what the other domain tells and is asked · `identity`, `tls`,
 //! `link` a connection · `listen`, `connect`, `join` how one begins · `machine`, `drive`, `calls`, `period` what goes on on it ·
-//! `quoter` this member's evidence · `admit` the entry of a joiner · `places` where others are · `switch` between threads · `node` the
-//! record · `service` what other domains ask.
+//! `quoter` this member's evidence · `admit` the entry of a joiner · `results` attestation results between members · `places` where
+//! others are · `switch` between threads · `node` the record · `service` what other domains ask.
 
 pub mod address;
 pub mod admit;
@@ -23,6 +23,7 @@ pub mod period;
 pub mod places;
 pub mod pool;
 pub mod quoter;
+pub mod results;
 pub mod runtime;
 pub mod security;
 pub mod service;

@@ -65,6 +65,13 @@ impl Period {
         self.over = Some(now.after(period.saturating_add(window).saturating_add(2 * WORK)));
     }
 
+    /// Nothing is to be asked for so many milliseconds: others' word stands. It ends if nothing comes of that.
+    pub fn rests(&mut self, ms: u64, lengths: &Lengths) {
+        let renew = clock::now().after(ms.min(lengths.period));
+        self.renew = Some(renew);
+        self.over = Some(renew.after(lengths.window.saturating_add(2 * WORK)));
+    }
+
     /// Nothing could be asked: again in a while.
     pub fn again(&mut self) {
         self.renew = Some(clock::now().after(AGAIN));
@@ -92,6 +99,20 @@ impl Period {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn while_others_words_stand_nothing_is_asked_and_it_does_not_last_by_itself() {
+        let lengths = Lengths::of(2_000);
+        let mut period = Period::default();
+        period.renewed(&lengths);
+        period.rests(500, &lengths);
+        let now = clock::now();
+        assert!(period.due().unwrap().0 - now.0 <= 500);
+        assert_eq!(period.look(now.after(501)), Some(Due::Renew), "then it is looked at again");
+        assert_eq!(period.look(now.after(501 + 250 + 2 * WORK)), Some(Due::Over), "and nothing came");
+        period.rests(u64::MAX, &lengths);
+        assert!(period.due().unwrap().0 - clock::now().0 <= 2_000, "never for longer than a period");
+    }
 
     #[test]
     fn evidence_is_asked_for_within_a_period_and_its_absence_is_noticed() {

@@ -24,6 +24,7 @@ use crate::period::Lengths;
 use crate::places::Book;
 use crate::pool::Pool;
 use crate::quoter::Quoter;
+use crate::results::{self, Results};
 use crate::security::Security;
 use crate::switch::{Note, Switch};
 use crate::tls::Ends;
@@ -64,6 +65,8 @@ pub struct Runtime {
     pub newest: Arc<Newest>,
     /// The links.
     pub switch: Arc<Switch>,
+    /// What this member has found of others.
+    pub results: Results,
     /// A join is under way.
     pub joining: AtomicBool,
     /// What this member is told by its configuration.
@@ -105,6 +108,7 @@ impl Runtime {
             node,
             newest,
             switch,
+            results: Results::default(),
             joining: AtomicBool::new(false),
             book: Mutex::new(Book::open(&config.folder)),
             config,
@@ -115,9 +119,17 @@ impl Runtime {
             lines: Mutex::default(),
         });
         let thread = |name: &str| std::thread::Builder::new().name(name.into()).stack_size(256 * 1024);
-        let (watches, dials) = (runtime.clone(), runtime.clone());
+        let (watches, dials, results) = (runtime.clone(), runtime.clone(), runtime.clone());
         thread("watches").spawn(move || watches.watch())?;
         thread("dials").spawn(move || dials.dial())?;
+        thread("results").spawn(move || {
+            results.again("its results", |heard| {
+                results.security.watch_results(&mut |result| {
+                    *heard = true;
+                    results::new(&results, result);
+                })
+            })
+        })?;
         Ok(runtime)
     }
 
@@ -137,16 +149,23 @@ impl Runtime {
     }
 
     fn watch(self: &Arc<Self>) {
+        self.again("the union", |heard| {
+            self.security.watch_union(&mut |union| {
+                *heard = true;
+                self.union_is(union);
+            })
+        });
+    }
+
+    /// Has `security` tell something, again and again. Each time `once` says whether anything was told, and why no more is.
+    fn again(&self, what: &str, mut once: impl FnMut(&mut bool) -> Fault) {
         let (first, longest) = AWAY;
         let mut wait = first;
         loop {
             let mut heard = false;
-            let why = self.security.watch_union(&mut |union| {
-                heard = true;
-                self.union_is(union);
-            });
+            let why = once(&mut heard);
             if !heard && wait == first {
-                eprintln!("gtvp-communication: security does not tell the union: {why}");
+                eprintln!("gtvp-communication: security does not tell {what}: {why}");
             }
             wait = if heard { first } else { (wait * 2).min(longest) };
             std::thread::sleep(Duration::from_millis(wait));
@@ -254,7 +273,7 @@ impl Runtime {
         let ends = engine.up(link, with);
         let stays = engine.channel(with) == Some(link);
         if stays {
-            self.switch.channel(with, link);
+            self.switch.channel(with, link, grant);
             self.node.down(with);
             self.node.up(with, grant);
         }
@@ -270,6 +289,9 @@ impl Runtime {
             });
             let places = own.into_iter().chain(lock(&self.book).best()).collect();
             self.switch.send(with, Endpoints::frame(places));
+            if grant == Grant::Full {
+                results::up(self, with);
+            }
         }
     }
 
@@ -285,6 +307,9 @@ impl Runtime {
         }
         drop(engine);
         self.changed.notify_all();
+        if let Some(with) = whom {
+            results::over(self, with, end);
+        }
         match (lost, whom) {
             (Some(with), _) => eprintln!("gtvp-communication: channel with {} ended: {why}", self.name(with)),
             (None, Some(with)) if before.as_deref() != Some(&why) => {

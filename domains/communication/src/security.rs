@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use gtvp_ipc::bulk;
 use gtvp_ipc::security::{
     ActivateCredential, AppraiseCertification, AppraiseEvidence, AppraiseKeys, AskOf, Asking, Certify,
-    CredentialMade, KeepMembership, LearnRecord, MakeCredential, OwnKeys, OwnKeysReply, OwnUnion, Quote,
-    Quoted, ReadRecord, SignTls, TakeOffer, TlsSignature, VoteAgain, VoteFor, Voted, WatchUnion,
-    WriteAdmission, WriteHousekeeping,
+    CredentialMade, Due, DueReply, HearResult, KeepMembership, LearnRecord, MakeCredential, OwnKeys,
+    OwnKeysReply, OwnResult, OwnUnion, Quote, Quoted, ReadRecord, SignTls, TakeOffer, TlsSignature,
+    VoteAgain, VoteFor, Voted, WatchResults, WatchUnion, WriteAdmission, WriteHousekeeping,
 };
 use gtvp_ipc::{CallError, Method, call, call_with};
 use gtvp_model::fault::Fault;
@@ -36,6 +36,12 @@ pub trait Security: Send + Sync + 'static {
     fn quote(&self, what: &Quote) -> Result<(Quoted, Vec<u8>), Fault>;
     /// See [`AskOf`].
     fn ask_of(&self, member: MemberId) -> Result<Asking, Fault>;
+    /// See [`Due`].
+    fn due(&self, member: MemberId) -> Result<DueReply, Fault>;
+    /// Tells this member's attestation results: those that count now, and each new one, until the stream ends; says why it did.
+    fn watch_results(&self, new: &mut dyn FnMut(OwnResult)) -> Fault;
+    /// See [`HearResult`].
+    fn hear_result(&self, what: &HearResult) -> Result<Result<(), String>, Fault>;
     /// See [`AppraiseEvidence`].
     fn appraise_evidence(&self, what: &AppraiseEvidence, logs: &[u8]) -> Checked<Appraisal>;
     /// See [`AppraiseKeys`].
@@ -109,16 +115,35 @@ fn one(fds: Vec<OwnedFd>, most: u64) -> io::Result<Vec<u8>> {
     bulk::take(fd, usize::try_from(most).unwrap_or(usize::MAX))
 }
 
+/// Why a stream that has no end is over.
+fn over<T>(told: Result<T, CallError>) -> Fault {
+    match told {
+        Ok(_) => Fault::new(gtvp_model::fault::FaultKind::Unavailable, "security ended the stream"),
+        Err(e) => e.into(),
+    }
+}
+
 impl Security for Ipc {
     fn watch_union(&self, changed: &mut dyn FnMut(Option<OwnUnion>)) -> Fault {
-        let told = call_with(&self.socket, &WatchUnion {}, &[], |now| {
+        over(call_with(&self.socket, &WatchUnion {}, &[], |now| {
             changed(now.union.map(|u| *u));
             ControlFlow::Continue(())
-        });
-        match told {
-            Ok(_) => Fault::new(gtvp_model::fault::FaultKind::Unavailable, "security ended the stream"),
-            Err(e) => e.into(),
-        }
+        }))
+    }
+
+    fn watch_results(&self, new: &mut dyn FnMut(OwnResult)) -> Fault {
+        over(call_with(&self.socket, &WatchResults {}, &[], |result| {
+            new(result);
+            ControlFlow::Continue(())
+        }))
+    }
+
+    fn due(&self, member: MemberId) -> Result<DueReply, Fault> {
+        self.ask(&Due { member })
+    }
+
+    fn hear_result(&self, what: &HearResult) -> Result<Result<(), String>, Fault> {
+        self.ask(what)
     }
 
     fn own_keys(&self) -> Result<OwnKeysReply, Fault> {

@@ -1,11 +1,11 @@
 //! Between the links' threads and everybody else: an inbox for each link, and which of them is the channel with whom.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gtvp_model::union::MemberId;
 use gtvp_protocol::frame::Frame;
-use gtvp_protocol::hsp::Event;
+use gtvp_protocol::hsp::{Event, Grant};
 
 use crate::engine::LinkId;
 use crate::link::Waker;
@@ -24,6 +24,10 @@ pub enum Note {
     Record(Result<Vec<u8>, String>),
     /// Nothing can be asked of the peer now: why.
     NoAsk(String),
+    /// Nothing is to be asked of the peer for so many milliseconds.
+    Rest(u64),
+    /// Somebody says that it has not believed the peer: fresh evidence is to be asked for at once.
+    Suspected,
     /// A frame of another protocol, to be sent.
     Send(Frame),
     /// The union has changed.
@@ -72,6 +76,8 @@ impl Inbox {
 struct Lines {
     links: BTreeMap<LinkId, Arc<Inbox>>,
     channels: BTreeMap<MemberId, LinkId>,
+    /// Channels on which all may be said.
+    full: BTreeSet<LinkId>,
 }
 
 /// See the module.
@@ -89,14 +95,19 @@ impl Switch {
     }
 
     /// It is the channel with this member.
-    pub fn channel(&self, with: MemberId, link: LinkId) {
-        self.lines().channels.insert(with, link);
+    pub fn channel(&self, with: MemberId, link: LinkId, grant: Grant) {
+        let mut lines = self.lines();
+        lines.channels.insert(with, link);
+        if grant == Grant::Full {
+            lines.full.insert(link);
+        }
     }
 
     /// A link is no more.
     pub fn remove(&self, link: LinkId) {
         let mut lines = self.lines();
         lines.links.remove(&link);
+        lines.full.remove(&link);
         lines.channels.retain(|_, l| *l != link);
     }
 
@@ -125,6 +136,25 @@ impl Switch {
         let to: Vec<_> = to.cloned().collect();
         drop(lines);
         to.iter().for_each(|inbox| inbox.put(Note::Send(frame.clone())));
+    }
+
+    /// Sends a frame on every channel on which all may be said.
+    pub fn send_full(&self, frame: &Frame) {
+        let lines = self.lines();
+        let full = lines.channels.values().filter(|l| lines.full.contains(l));
+        let to: Vec<_> = full.filter_map(|l| lines.links.get(l)).cloned().collect();
+        drop(lines);
+        to.iter().for_each(|inbox| inbox.put(Note::Send(frame.clone())));
+    }
+
+    /// Leaves a note for the channel with this member, if there is one.
+    pub fn tell(&self, with: MemberId, note: Note) {
+        let lines = self.lines();
+        let inbox = lines.channels.get(&with).and_then(|l| lines.links.get(l)).cloned();
+        drop(lines);
+        if let Some(inbox) = inbox {
+            inbox.put(note);
+        }
     }
 
     /// Links that there are.

@@ -111,11 +111,27 @@ impl Service for Security {
                 self.peers.appraise_evidence(&e, fds, now).map(|a| Answer::of(&a))
             }
             Request::AskOf(a) => self.peers.ask_of(&a, now).map(|a| Answer::of(&a)),
+            Request::Due(d) => self.peers.due(&d, now).map(|d| Answer::of(&d)),
+            Request::HearResult(h) => Ok(Answer::of(&self.peers.hear(&h, now))),
+            Request::WatchResults(_) => Ok(self.watch_results(session)),
         }
     }
 }
 
 impl Security {
+    /// Tells this member's attestation results, until the caller has gone.
+    fn watch_results(&self, session: &mut Session) -> Answer {
+        let mut told = 0;
+        while !session.cancelled() {
+            let (new, upto) = self.peers.results_after(told, LOOK_UP);
+            if new.iter().any(|result| session.progress(result.as_ref()).is_err()) {
+                break;
+            }
+            told = upto;
+        }
+        Answer::nothing()
+    }
+
     /// Tells the union, and each change of it, until the caller has gone.
     fn watch(&self, session: &mut Session) -> Answer {
         let mut told = None;

@@ -8,7 +8,7 @@ mod plays;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGN
 use aws_lc_rs::signature::{EcdsaKeyPair, KeyPair, UnparsedPublicKey};
 use gtvp_communication::node::{Decides, Make, csp};
 use gtvp_communication::runtime::{Config, Runtime};
-use gtvp_ipc::security::OwnUnion;
+use gtvp_ipc::security::{OwnResult, OwnUnion};
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::token::{Endpoint, JoinToken, TokenSecret};
@@ -316,6 +316,9 @@ impl Decides for Alone {
     }
 }
 
+/// A result: by whom, key, result.
+pub type Told = (MemberId, Vec<u8>, Vec<u8>);
+
 /// A `security` that is played.
 pub struct Player {
     pub keys: Arc<Keys>,
@@ -333,6 +336,12 @@ pub struct Player {
     learned: Mutex<Option<(Vec<Committed>, Follower)>>,
     /// Of credentials, by their AKs.
     secrets: Mutex<Vec<(KeyName, CredentialSecret)>>,
+    /// What it says when evidence is due: nothing for so long; 0: that it is.
+    pub rests: AtomicU64,
+    /// Results that it gives out.
+    pub results: Mutex<Vec<OwnResult>>,
+    /// Results that it was told.
+    pub heard: Mutex<Vec<Told>>,
 }
 
 impl Player {
@@ -356,6 +365,9 @@ impl Player {
             forgets: AtomicBool::new(false),
             learned: Mutex::default(),
             secrets: Mutex::default(),
+            rests: AtomicU64::new(0),
+            results: Mutex::default(),
+            heard: Mutex::default(),
         };
         player.measure("good: start");
         Arc::new(player)

@@ -123,6 +123,28 @@ impl Security for Player {
         Ok(Asking { nonce: gtvp_communication::clock::random().unwrap(), ask })
     }
 
+    fn due(&self, member: MemberId) -> Result<DueReply, Fault> {
+        match self.rests.load(Ordering::SeqCst) {
+            0 => self.ask_of(member).map(DueReply::Ask),
+            ms => Ok(DueReply::Rest(ms)),
+        }
+    }
+
+    fn watch_results(&self, new: &mut dyn FnMut(OwnResult)) -> Fault {
+        let mut told = 0;
+        loop {
+            let all = self.results.lock().unwrap().clone();
+            all.iter().skip(told).cloned().for_each(&mut *new);
+            told = all.len();
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn hear_result(&self, what: &HearResult) -> Result<Result<(), String>, Fault> {
+        self.heard.lock().unwrap().push((what.from, what.ak.clone(), what.result.clone()));
+        Ok(Ok(()))
+    }
+
     fn appraise_evidence(&self, what: &AppraiseEvidence, logs: &[u8]) -> Checked<Appraisal> {
         self.appraised.fetch_add(1, Ordering::SeqCst);
         let evidence = &what.evidence;

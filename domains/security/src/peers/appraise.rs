@@ -24,7 +24,7 @@ use rustix::fs::FileType;
 use super::asks::Asked;
 use super::quote::{finished, hashed};
 use super::table::{Last, Logs};
-use super::{Now, Peers};
+use super::{Now, Peers, heard};
 use crate::evidence::turn;
 use crate::platform::{chain, fault};
 
@@ -90,6 +90,8 @@ struct Attesting {
     class: TpmClass,
     joins: bool,
     set: Arc<ReferenceSet>,
+    /// The period of the union that this is about: this member may be joining it.
+    period: u64,
 }
 
 impl Peers {
@@ -158,7 +160,7 @@ impl Peers {
         if long {
             gtvp_ipc::memory::settle();
         }
-        let period = self.period();
+        let period = attesting.period;
         let result = match trusted {
             true => Some(self.result(&found.verdict, &attesting, period, now)?),
             false => None,
@@ -171,8 +173,15 @@ impl Peers {
             None => Err(rejection(&found.verdict)),
         };
         let last = Last { at: now, verdict: found.verdict, result };
-        let Attesting { entry, .. } = attesting;
+        let Attesting { entry, joins, .. } = attesting;
+        let told = last.result.as_ref().map(|(_, signed)| signed.clone()).filter(|_| !joins);
         self.table().appraised(entry.id(), &entry.name, last, logs, period);
+        match told {
+            Some(signed) => self.tell(entry.id(), &signed)?,
+            // What others found before that is over.
+            None if !trusted => self.heard().end(&entry.id()),
+            None => {}
+        }
         Ok(outcome)
     }
 
@@ -218,7 +227,8 @@ impl Peers {
         let set =
             known.references.clone().map_err(|why| unknown(&format!("nothing counts as healthy: {why}")))?;
         let (ak, ek, tls) = (ak.clone(), Pin(ek.digest()), tls.clone());
-        Ok(Attesting { ak, ek, tls, class, joins, set, entry })
+        let period = known.state.view.settings.attest_every_ms.into();
+        Ok(Attesting { ak, ek, tls, class, joins, set, period, entry })
     }
 
     /// The attestation result, signed, and its digest.
@@ -234,8 +244,7 @@ impl Peers {
         let class = crate::reference::class(of.class).ok_or_else(no_class)?;
         let tls = Name::parse(of.tls.as_bytes()).map_err(|e| unfit(&e))?;
         let claims = Claims::of(verdict, class, Some(of.ek), tls);
-        // As long as the verdict lasts, up to the next whole second.
-        let lasts = i64::try_from((period.saturating_mul(5) / 2).div_ceil(1000)).unwrap_or(i64::MAX);
+        let lasts = heard::seconds(period);
         let issued = now.seconds();
         let result = AttestationResult { claims, issued, expires: issued.saturating_add(lasts) };
         let keys = self.union.own_keys()?;

@@ -7,7 +7,9 @@ mod appraise;
 pub mod asks;
 pub mod believed;
 mod enrol;
+pub mod heard;
 mod quote;
+mod results;
 mod shown;
 pub mod table;
 
@@ -26,7 +28,9 @@ use crate::reference;
 use crate::union::{Means, Seen, Union};
 use asks::Asks;
 use believed::Believed;
+use heard::Heard;
 use quote::Prefixes;
+use results::Outbox;
 use table::Table;
 
 pub use appraise::kind_of;
@@ -60,6 +64,8 @@ pub struct Peers {
     asks: Mutex<Asks>,
     table: Mutex<Table>,
     prefixes: Mutex<Prefixes>,
+    heard: Mutex<Heard>,
+    outbox: Outbox,
 }
 
 impl Peers {
@@ -73,6 +79,8 @@ impl Peers {
             asks: Mutex::default(),
             table: Mutex::default(),
             prefixes: Mutex::default(),
+            heard: Mutex::default(),
+            outbox: Outbox::default(),
         }
     }
 
@@ -82,6 +90,10 @@ impl Peers {
 
     fn asks(&self) -> MutexGuard<'_, Asks> {
         self.asks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn believed(&self) -> MutexGuard<'_, Believed> {

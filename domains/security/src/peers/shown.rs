@@ -3,15 +3,15 @@
 use gtvp_appraisal::appraise::{Check, State, Verdict};
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::MemberName;
-use gtvp_model::union::RosterEntry;
+use gtvp_model::union::{MemberId, RosterEntry};
 use gtvp_model::unionview::{CheckRow, MemberRow, PeerView};
 
+use super::heard::Said;
 use super::{Now, Peers};
 use crate::union::Known;
 
-/// Why nobody here says anything about this member itself.
-const OWN: &str =
-    "a member's word for its own health is worth nothing: what others say of it is not known here yet";
+/// Why there is no verdict about this member itself.
+const OWN: &str = "a member's word for its own health is worth nothing, and too few others whom it trusts have said anything of it";
 
 impl Peers {
     /// The members; outside of a union this one alone.
@@ -42,9 +42,11 @@ impl Peers {
     fn row(&self, known: &Known, member: &RosterEntry, now: Now) -> MemberRow {
         let id = member.id();
         let own = known.own.as_ref().is_some_and(|o| o.id() == id);
-        let current = self.table().current(&id, now, self.period()).filter(|_| !own);
-        let attested_by = known.own.as_ref().map(|o| o.name.to_string());
-        MemberRow {
+        let period = self.period();
+        self.only(known);
+        let current = self.table().current(&id, now, period).filter(|_| !own);
+        let by_others = self.by_others(known, &id, now);
+        let mut row = MemberRow {
             name: member.name.to_string(),
             id: Some(id.to_string()),
             verdict: current.map_or(State::Unknown, |c| c.state).to_string(),
@@ -52,10 +54,26 @@ impl Peers {
             platform_identity: Some(member.platform_identity.get()),
             own,
             since_ms: current.map(|c| c.since_ms),
-            attested_by: attested_by.filter(|_| current.is_some()),
+            attested_by: known.own.as_ref().filter(|_| current.is_some()).map(|o| o.name.to_string()),
             next_attestation_ms: current.map(|c| c.next_ms),
             voter: known.state.voters.contains(&id),
+        };
+        if let Some(on) = self.table().rests_on(&id, now.ms, period).filter(|_| !own) {
+            row.attested_by = Some(names(known, &on.by));
+        } else if let Some(others) = by_others.filter(|_| current.is_none_or(|c| c.silent)) {
+            row.verdict = State::Trusted.to_string();
+            row.since_ms = others.iter().map(|(_, s)| s.since_ms).min();
+            row.attested_by = Some(names(known, others.iter().map(|(by, _)| by)));
+            let last = others.iter().map(|(_, s)| s.at.wall_ms).max();
+            row.next_attestation_ms = last.map(|ms| ms.saturating_add(period));
         }
+        row
+    }
+
+    /// What others say of somebody, if they are enough.
+    fn by_others(&self, known: &Known, id: &MemberId, now: Now) -> Option<Vec<(MemberId, Said)>> {
+        let said = self.standing(id, now, self.period());
+        (said.len() >= Self::needed(known, id)).then_some(said)
     }
 
     /// One member, and why its verdict is what it is.
@@ -74,16 +92,28 @@ impl Peers {
             outcome: "not_checked".into(),
             detail: detail.to_owned(),
         };
+        let others = self.by_others(&known, &member.id(), now);
+        let said = others.filter(|_| row.verdict == State::Trusted.to_string()).map(|said| CheckRow {
+            check: "results".into(),
+            outcome: "passed".into(),
+            detail: format!(
+                "{} of those whom this member trusts have appraised it and found it trusted: {}; their results end within {} s",
+                said.len(),
+                names(&known, said.iter().map(|(by, _)| by)),
+                said.iter().map(|(_, s)| s.expires.saturating_sub(now.seconds())).max().unwrap_or(0),
+            ),
+        });
         if row.own {
-            return Ok(PeerView { row, checks: vec![not_checked(OWN)], result: None });
+            let checks = vec![said.unwrap_or_else(|| not_checked(OWN))];
+            return Ok(PeerView { row, checks, result: None });
         }
         let silent = self.table().current(&member.id(), now, self.period()).is_some_and(|c| c.silent);
         let last = self.table().last(&member.id()).cloned();
         let Some(last) = last else {
             let none = not_checked("this member has not seen any evidence of it since it was started");
-            return Ok(PeerView { row, checks: vec![none], result: None });
+            return Ok(PeerView { row, checks: said.into_iter().chain([none]).collect(), result: None });
         };
-        let mut checks = Vec::new();
+        let mut checks: Vec<_> = said.into_iter().collect();
         if silent {
             checks.push(not_checked(
                 "it was trusted, and has not proven itself since: what follows is from then",
@@ -92,6 +122,14 @@ impl Peers {
         checks.extend(rows(&last.verdict));
         Ok(PeerView { row, checks, result: last.result.map(|(digest, _)| digest.to_string()) })
     }
+}
+
+/// For people.
+fn names<'a>(known: &Known, ids: impl IntoIterator<Item = &'a MemberId>) -> String {
+    let name = |id| known.member(id).map_or_else(|| id.short(), |m| m.name.to_string());
+    let mut names: Vec<String> = ids.into_iter().map(name).collect();
+    names.sort();
+    names.join(", ")
 }
 
 fn word(check: Check) -> String {

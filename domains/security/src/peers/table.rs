@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!   unknown ──trusted evidence──▶ trusted ──2.5 periods without──▶ unknown
-//!      ▲                            │ evidence that cannot be believed ─▶ unknown
+//!      ▲                          │ ▲──┘ goes on, while its verifiers' results stand
+//!      │                            │ evidence that cannot be believed ─▶ unknown
 //!      └── (of nobody else's word)  │ evidence of something unhealthy ──▶ untrusted ──trusted evidence──▶ trusted
 //! ```
-//! Silence makes nobody untrusted, and what was shown to be unhealthy does not become unknown by silence.
+//! Silence makes nobody untrusted, and what was shown to be unhealthy does not become unknown by silence. Nobody else's word makes
+//! anybody trusted here; what was found here goes on by the word of those who are trusted, and ends with the trust in them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,6 +57,18 @@ pub struct Row {
     /// The newest clock of its TPM, and of which key: also after a verdict that was bad. In memory: a member that has started again
     /// takes the first that it sees.
     newest: Option<(Name, ClockInfo)>,
+    goes_on: Option<GoesOn>,
+}
+
+/// A verdict that needs no evidence of its own for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GoesOn {
+    /// Until then, in the time of [`Now::ms`].
+    pub until: u64,
+    /// By whose results.
+    pub by: Vec<MemberId>,
+    /// When others appraise it next, milliseconds since 1970-01-01 UTC.
+    pub next_ms: u64,
 }
 
 /// A verdict, with its age looked at.
@@ -75,7 +89,7 @@ pub struct Current {
 pub struct Table(BTreeMap<MemberId, Row>);
 
 /// Two and a half periods: one may be lost, and the next be late.
-fn lasts(period: u64) -> u64 {
+pub fn lasts(period: u64) -> u64 {
     period.saturating_mul(5) / 2
 }
 
@@ -105,7 +119,38 @@ impl Table {
             (Some(old), Some(new)) if old.0 == new.0 && age(&old) > age(&new) => Some(old),
             (old, new) => new.or(old),
         };
-        self.0.insert(id, Row { name: name.clone(), since_ms, last, logs, newest });
+        self.0.insert(id, Row { name: name.clone(), since_ms, last, logs, newest, goes_on: None });
+    }
+
+    /// What was found of somebody goes on by others' results.
+    pub fn goes_on(&mut self, id: &MemberId, how: GoesOn) {
+        if let Some(row) = self.0.get_mut(id) {
+            row.goes_on = Some(how);
+        }
+    }
+
+    /// Nobody's verdict rests any more on those who are no members.
+    pub fn only(&mut self, member: impl Fn(&MemberId) -> bool) {
+        let gone = |g: &mut GoesOn| !g.by.iter().all(&member);
+        self.0.values_mut().for_each(|row| drop(row.goes_on.take_if(gone)));
+    }
+
+    /// Whose results count by which somebody's verdict goes on now; `None`: it rests on evidence of its own, or does not go on.
+    pub fn rests_on(&self, id: &MemberId, ms: u64, period: u64) -> Option<&GoesOn> {
+        let row = self.0.get(id)?;
+        if ms.saturating_sub(row.last.at.ms) <= lasts(period) {
+            return None;
+        }
+        let by_trusted = |g: &&GoesOn| g.by.iter().all(|v| self.not_lapsed(v, ms, period));
+        row.goes_on.as_ref().filter(|g| g.until >= ms).filter(by_trusted)
+    }
+
+    /// Trusted by evidence of its own, or going on from there. Whether those by whom it does are still trusted is not looked at.
+    fn not_lapsed(&self, id: &MemberId, ms: u64, period: u64) -> bool {
+        let fresh = |row: &&Row| ms.saturating_sub(row.last.at.ms) <= lasts(period);
+        let goes_on = |row: &&Row| row.goes_on.as_ref().is_some_and(|g| g.until >= ms);
+        let trusted = self.0.get(id).filter(|row| row.last.verdict.state == State::Trusted);
+        trusted.is_some_and(|row| fresh(&row) || goes_on(&row))
     }
 
     /// What somebody is now.
@@ -115,6 +160,10 @@ impl Table {
         let state = row.last.verdict.state;
         let age = now.ms.saturating_sub(row.last.at.ms);
         if state == State::Trusted && age > lasts(period) {
+            if let Some(on) = self.rests_on(id, now.ms, period) {
+                let next_ms = on.next_ms;
+                return Some(Current { state, since_ms: row.since_ms, next_ms, silent: false });
+            }
             let since_ms = row.last.at.wall_ms.saturating_add(lasts(period));
             return Some(Current { state: State::Unknown, since_ms, next_ms, silent: true });
         }
