@@ -677,10 +677,10 @@ fn a_server_without_a_tpm_is_let_in_where_somebody_said_so_and_proves_nothing() 
     assert_eq!(m1.view(), m2.view());
     let row = m1.peers.members(at(0)).unwrap().into_iter().find(|r| r.name == "m2").unwrap();
     assert_eq!((row.tpm, row.verdict.as_str()), (TpmClass::None, "unknown"));
-    // It appraises others, writes entries, and neither quotes nor votes nor makes reference values.
+    // It appraises others, and neither quotes nor votes nor changes the union.
     m1.evidence(&m2, 0).appraised_by(&m2, 0).unwrap();
-    let made = m2.wish(Wish::Token { expires_s: 60, ek: None, platform_identity: None }).unwrap();
-    Server::decide(&made.entry, &[&m1], &[&m1, &m2]).unwrap();
+    let refused = m2.wish(Wish::Token { expires_s: 60, ek: None, platform_identity: None }).unwrap_err();
+    assert!(refused.causes[0].contains("has no TPM"), "{refused:?}");
     let (binding, ask) = m2.challenge(&m1, Role::Responder);
     assert_eq!(m2.quote(&binding, &ask).unwrap_err().kind, FaultKind::WrongState);
     assert_eq!(m2.union.vote_again(at(0).unix()).unwrap_err().kind, FaultKind::Denied);

@@ -610,7 +610,8 @@ mod tests {
         let mut old = world.clone();
         old.undo();
         old.token("z");
-        let offer = old.offer(number - 1, NOW);
+        let mut offer = old.offer(number - 1, NOW);
+        offer.head = world.co_sign_by(&["a", "b"], offer.head.head);
         assert!(matches!(take(&followed, &offer).unwrap_err(), OfferRefusal::Head(_)));
         assert_eq!(followed.fork(), None);
     }
