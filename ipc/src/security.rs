@@ -361,15 +361,28 @@ pub struct Asking {
     pub ask: Ask,
 }
 
+/// An administrator of this server wants it to join a union: said before `communication` is asked to. For a few minutes a record of that
+/// union is learned and kept, and of no other.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WantJoin {
+    /// The token's union.
+    pub union: UnionId,
+    /// The entry that the token says is in its record.
+    pub head: RecordHead,
+    /// Uid of the person.
+    pub operator_uid: u32,
+}
+
 /// This member has asked a union to be admitted with these keys (before it does), or is admitted by it. For the latter, the record that
-/// was learned last must have it so; it becomes this member's record.
+/// was learned last must have it so; it becomes this member's record. `Denied` unless an administrator wants it: [`WantJoin`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct KeepMembership {
     /// Which.
     pub what: Durable,
 }
 
-/// Check a whole record that another member sent, before this member is in its union. A descriptor comes with it (`csp::page`).
+/// Check a whole record that another member sent, before this member is in its union. A descriptor comes with it (`csp::page`). What was
+/// named by [`WantJoin`] must be in it, and the end of what this server has of that union already. `Denied` without an administrator's word.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct LearnRecord {
     /// Its union.
@@ -621,6 +634,8 @@ crate::interface!("security" {
     AskOf = "ask_of" -> Asking;
     /// See [`LearnRecord`]. A record that is not believed: why.
     LearnRecord = "learn_record" -> Result<Box<UnionView>, String>;
+    /// See [`WantJoin`].
+    WantJoin = "want_join" -> Nothing;
     /// See [`KeepMembership`].
     KeepMembership = "keep_membership" -> Nothing;
     /// See [`ReadRecord`].

@@ -85,6 +85,11 @@ impl Service for Security {
                 self.union.page(r.from, r.most).map(|fd| Answer::nothing().with_fds(vec![fd]))
             }
             Request::LearnRecord(l) => self.union.learn(&l, fds, now.unix()).map(|l| Answer::of(&l)),
+            Request::WantJoin(w) => {
+                self.engine.permit_union(w.operator_uid)?;
+                self.union.want(w.union, w.head);
+                Ok(Answer::nothing())
+            }
             Request::KeepMembership(k) => self.union.keep(&k.what, now.unix()).map(|()| Answer::nothing()),
             Request::VoteFor(v) => self.union.vote_for(&v.entry, now.unix()).map(|v| Answer::of(&v)),
             Request::VoteAgain(_) => self.union.vote_again(now.unix()).map(|v| Answer::of(&v)),
