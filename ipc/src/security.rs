@@ -474,6 +474,20 @@ pub struct WriteEntry {
     pub operator_uid: u32,
 }
 
+/// This server leaves a union of which it is the only member: no entry says so, as nobody is left to read it. Its record is moved aside.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EndUnion {
+    /// Uid of the person.
+    pub operator_uid: u32,
+}
+
+/// The answer to [`EndUnion`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// What was done, in a sentence. Nothing, if it has other members: then [`Wish::Leave`] is what is meant.
+    pub about: Option<String>,
+}
+
 /// What an administrator can ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -604,6 +618,8 @@ crate::interface!("security" {
     Attest = "attest" -> Nothing;
     /// See [`WriteEntry`].
     WriteEntry = "write_entry" -> Written;
+    /// See [`EndUnion`].
+    EndUnion = "end_union" -> Ended;
     /// See [`ListReferences`].
     ListReferences = "list_references" -> Vec<ReferenceRow>;
     /// See [`ShowReference`].

@@ -44,6 +44,17 @@ pub fn put(wish: &Wish, operator_uid: u32) -> Result<Written, Fault> {
     }
 }
 
+/// Has this server leave its union; a union of nobody else ends.
+///
+/// # Errors
+/// As [`put`].
+pub fn leave(operator_uid: u32) -> Result<Change, Fault> {
+    match peers::ask(&security::EndUnion { operator_uid })?.about {
+        Some(about) => Ok(Change { about }),
+        None => put(&Wish::Leave, operator_uid).map(|w| Change { about: w.about }),
+    }
+}
+
 fn want(token: &str, operator_uid: u32) -> Result<(), Fault> {
     let token: JoinToken = token.parse().map_err(|e: gtvp_model::token::BadToken| {
         Fault::new(FaultKind::Invalid, "this is no token that can be used").because(e.to_string())

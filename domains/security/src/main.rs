@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gtvp_ipc::security::Request;
+use gtvp_ipc::security::{Ended, Request};
 use gtvp_ipc::{Answer, Caller, Place, Service, Session};
 use gtvp_model::fault::Fault;
 use gtvp_model::ids::Domain;
@@ -73,6 +73,10 @@ impl Service for Security {
             Request::WriteEntry(w) => {
                 self.engine.permit_union(w.operator_uid)?;
                 self.peers.write_entry(&w, now).map(|w| Answer::of(&w))
+            }
+            Request::EndUnion(e) => {
+                self.engine.permit_union(e.operator_uid)?;
+                self.union.end().map(|about| Answer::of(&Ended { about }))
             }
             Request::ListReferences(_) => self.union.references().map(|r| Answer::of(&r)),
             Request::ShowReference(r) => self.union.reference(&r.name).map(|r| Answer::of(&r)),

@@ -613,6 +613,25 @@ fn a_voter_that_has_left_is_not_given_less_of_its_own_record() {
 }
 
 #[test]
+fn a_server_that_has_begun_a_union_by_mistake_leaves_it_and_joins_another() {
+    let (m1, m2) = (Server::start("m1"), Server::start("m2"));
+    m1.begin().unwrap();
+    m2.begin().unwrap();
+    let token = token(&m1);
+    let (mut j, mut v) = enrolment(&m2, &m1, &token);
+    run(&mut j, &mut v);
+    assert!(j.refusal().unwrap().contains("is not joining that union"), "{:?}", j.refusal());
+    m2.union.end().unwrap().unwrap();
+    let (mut j, mut v) = enrolment(&m2, &m1, &token);
+    run(&mut j, &mut v);
+    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    // With others in it neither of them ends it.
+    let head = m1.head();
+    assert_eq!((m1.union.end().unwrap(), m2.union.end().unwrap()), (None, None));
+    assert_eq!((m1.head(), m2.head()), (head, head));
+}
+
+#[test]
 fn one_quote_answers_everybody_who_asks() {
     let (m1, m2) = joined();
     let asked: Vec<_> = (0..20).map(|_| m2.challenge(&m1, Role::Responder)).collect();

@@ -407,6 +407,24 @@ fn the_only_voter_does_not_leave_a_union_that_nobody_else_could_keep() {
 }
 
 #[test]
+fn a_union_of_nobody_else_ends_and_its_record_is_kept_aside() {
+    let m1 = founder();
+    let (id, watched) = (m1.view().union, m1.union.now().1);
+    let about = m1.union.end().unwrap().unwrap();
+    let aside = format!("record.{}", id.short());
+    assert!(about.contains("union lab") && about.contains(&aside), "{about}");
+    assert!(m1.union.wait(watched, std::time::Duration::ZERO) && m1.union.now().0.union.is_none());
+    assert!(m1.tpm.state().join(&aside).join("1").exists());
+    let m1 = m1.restart();
+    assert_eq!(m1.union.show().unwrap_err().kind, FaultKind::NotFound);
+    assert_eq!(m1.union.end().unwrap_err().kind, FaultKind::NotFound);
+    // It begins another one, and that has nothing of the first.
+    m1.begin().unwrap();
+    assert_eq!(m1.union.show().unwrap().entries, 2);
+    assert!(m1.union.end().unwrap().is_some());
+}
+
+#[test]
 fn an_offer_that_a_crash_has_cut_is_taken_again_whole() {
     let m1 = founder();
     let before = m1.view();
