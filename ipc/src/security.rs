@@ -9,7 +9,7 @@ use gtvp_model::member::TpmView;
 use gtvp_model::token::{TokenId, TokenSecret};
 use gtvp_model::union::{
     Admission, EkDigest, Hardware, Identity, KeyName, MemberId, PlatformIdentity, RecordHead, RosterEntry,
-    SpkiDigest, UnionId, UnionView, UnixTime,
+    SpkiDigest, UnionId, UnionView, UnixTime, Whom,
 };
 use gtvp_model::unionview::{HistoryRow, MemberRow, PeerView, ReferenceRow, UnionBegin, UnionSummary};
 use gtvp_protocol::csp::node::UnionState;
@@ -514,8 +514,8 @@ pub enum Wish {
     },
     /// That what this member knows of `member`'s last evidence counts as healthy, for now or from the next start on.
     AcceptReference {
-        /// Of whom: a member, or who asked to join last, by name.
-        member: MemberName,
+        /// Of whom: a member, or who asked to join. A name that several have shown evidence by is refused.
+        member: Whom,
         /// Only what is unknown now, as what will come next.
         next: bool,
     },

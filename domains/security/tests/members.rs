@@ -152,6 +152,41 @@ fn a_joiner_whose_programs_nobody_knows_stays_out_until_they_are_accepted() {
 }
 
 #[test]
+fn nobody_has_their_programs_accepted_by_wanting_a_name_that_another_wants() {
+    let (m1, m2, evil) = (Server::start("m1"), Server::start("m2"), Server::start("m2"));
+    m1.begin().unwrap();
+    let (token, leaked) = (token(&m1), self::token(&m1));
+    m2.actor.measure(measured(EntryKind::Binary, "drivers", 66)).unwrap();
+    evil.actor.measure(measured(EntryKind::Binary, "rootkit", 67)).unwrap();
+    let joins = |server: &Server, token: &JoinToken| {
+        let (mut j, mut v) = enrolment(server, &m1, token);
+        run(&mut j, &mut v);
+        v.refusal()
+    };
+    joins(&m2, &token).unwrap();
+    joins(&evil, &leaked).unwrap();
+    let accept = |whom: &str| m1.wish(Wish::AcceptReference { member: whom.parse().unwrap(), next: false });
+    let ek = |server: &Server| match server.identity() {
+        Identity::Tpm { ek, .. } => ek.to_string(),
+        Identity::Bare { .. } => panic!("it has a TPM"),
+    };
+    let refused = accept("m2").unwrap_err();
+    assert!(refused.message.contains("more than one server"), "{refused:?}");
+    for server in [&m2, &evil] {
+        assert!(refused.causes.iter().any(|c| c.contains(&ek(server))), "{refused:?}");
+    }
+    // The one that is meant, by its endorsement key; what was accepted is told.
+    let written = accept(&ek(&m2)).unwrap();
+    assert!(written.about.starts_with("1 measurements of m2 count as healthy now: "), "{}", written.about);
+    assert!(written.about.contains("drivers") && !written.about.contains("rootkit"), "{}", written.about);
+    Server::decide(&written.entry, &[&m1], &[&m1]).unwrap();
+    assert_eq!(joins(&m2, &token), None);
+    // A member's name and a stranger's are no different.
+    assert!(accept("m2").unwrap_err().causes[0].ends_with("a member"));
+    assert!(joins(&evil, &leaked).is_some());
+}
+
+#[test]
 fn nobody_is_admitted_of_whom_less_was_seen_here() {
     let (m1, m2) = (Server::start("m1"), Server::start("m2"));
     m1.begin().unwrap();
