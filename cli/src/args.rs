@@ -8,7 +8,7 @@ use gtvp_model::boxspec::{Need, Publish};
 use gtvp_model::digest::Digest;
 use gtvp_model::ids::{BoxName, MemberName, UnionName};
 use gtvp_model::token::TokenId;
-use gtvp_model::union::EkDigest;
+use gtvp_model::union::{EkDigest, Whom};
 use gtvp_model::units::Bytes;
 
 macro_rules! exit_codes {
@@ -556,9 +556,9 @@ pub enum ReferenceCommand {
   gtvp reference accept --file debian-13.json"
     )]
     Accept {
-        /// The member, or who asked to join by this name and was refused.
+        /// The member, or who asked to join by this name and was refused; or its endorsement key, where a name does not say which.
         #[arg(group = "what", value_name = "MEMBER")]
-        of: Option<MemberName>,
+        of: Option<Whom>,
         /// It will count when the member has started again: for an update that is about to be made.
         #[arg(long, requires = "of")]
         next: bool,

@@ -9,7 +9,7 @@ use gtvp_model::member::TpmView;
 use gtvp_model::token::{TokenId, TokenSecret};
 use gtvp_model::union::{
     Admission, EkDigest, Hardware, Identity, KeyName, MemberId, PlatformIdentity, RecordHead, RosterEntry,
-    SpkiDigest, UnionId, UnionView, UnixTime,
+    SpkiDigest, UnionId, UnionView, UnixTime, Whom,
 };
 use gtvp_model::unionview::{
     Change, HistoryRow, MemberRow, PeerView, Recovery, ReferenceRow, UnionBegin, UnionSummary,
@@ -411,15 +411,28 @@ pub struct HearResult {
     pub result: Vec<u8>,
 }
 
+/// An administrator of this server wants it to join a union: said before `communication` is asked to. For a few minutes a record of that
+/// union is learned and kept, and of no other.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WantJoin {
+    /// The token's union.
+    pub union: UnionId,
+    /// The entry that the token says is in its record.
+    pub head: RecordHead,
+    /// Uid of the person.
+    pub operator_uid: u32,
+}
+
 /// This member has asked a union to be admitted with these keys (before it does), or is admitted by it. For the latter, the record that
-/// was learned last must have it so; it becomes this member's record.
+/// was learned last must have it so; it becomes this member's record. `Denied` unless an administrator wants it: [`WantJoin`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct KeepMembership {
     /// Which.
     pub what: Durable,
 }
 
-/// Check a whole record that another member sent, before this member is in its union. A descriptor comes with it (`csp::page`).
+/// Check a whole record that another member sent, before this member is in its union. A descriptor comes with it (`csp::page`). What was
+/// named by [`WantJoin`] must be in it, and the end of what this server has of that union already. `Denied` without an administrator's word.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct LearnRecord {
     /// Its union.
@@ -512,6 +525,20 @@ pub struct WriteEntry {
     pub operator_uid: u32,
 }
 
+/// This server leaves a union of which it is the only member: no entry says so, as nobody is left to read it. Its record is moved aside.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct EndUnion {
+    /// Uid of the person.
+    pub operator_uid: u32,
+}
+
+/// The answer to [`EndUnion`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// What was done, in a sentence. Nothing, if it has other members: then [`Wish::Leave`] is what is meant.
+    pub about: Option<String>,
+}
+
 /// What an administrator can ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -538,8 +565,8 @@ pub enum Wish {
     },
     /// That what this member knows of `member`'s last evidence counts as healthy, for now or from the next start on.
     AcceptReference {
-        /// Of whom: a member, or who asked to join last, by name.
-        member: MemberName,
+        /// Of whom: a member, or who asked to join. A name that several have shown evidence by is refused.
+        member: Whom,
         /// Only what is unknown now, as what will come next.
         next: bool,
     },
@@ -670,6 +697,8 @@ crate::interface!("security" {
     Recover = "recover" -> Recovery;
     /// See [`FollowRecovery`].
     FollowRecovery = "follow_recovery" -> Change;
+    /// See [`EndUnion`].
+    EndUnion = "end_union" -> Ended;
     /// See [`ListReferences`].
     ListReferences = "list_references" -> Vec<ReferenceRow>;
     /// See [`ShowReference`].
@@ -706,6 +735,8 @@ crate::interface!("security" {
     HearResult = "hear_result" -> Result<(), String>;
     /// See [`LearnRecord`]. A record that is not believed: why.
     LearnRecord = "learn_record" -> Result<Box<UnionView>, String>;
+    /// See [`WantJoin`].
+    WantJoin = "want_join" -> Nothing;
     /// See [`KeepMembership`].
     KeepMembership = "keep_membership" -> Nothing;
     /// See [`ReadRecord`].

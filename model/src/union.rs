@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::digest::{BadDigest, Digest};
-use crate::ids::MemberName;
+use crate::ids::{BadName, MemberName};
 use crate::token::{TokenId, TokenKey, TokenSecret};
 
 /// What a SubjectPublicKeyInfo of a P-256 key has before its point (RFC 5480 §2): SEQUENCE { SEQUENCE { ecPublicKey,
@@ -85,6 +85,46 @@ digest_id!(
     /// An endorsement key: SHA-256 of its SubjectPublicKeyInfo, DER, which a certificate of it has too.
     EkDigest
 );
+/// Somebody of whom evidence was seen: by name, or, where that does not say which, by endorsement key. A name is never as long as a
+/// fingerprint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Whom {
+    /// By name.
+    Name(MemberName),
+    /// By endorsement key.
+    Ek(EkDigest),
+}
+
+impl fmt::Display for Whom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => name.fmt(f),
+            Self::Ek(ek) => ek.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Whom {
+    type Err = BadName;
+    fn from_str(s: &str) -> Result<Self, BadName> {
+        s.parse().map(Self::Ek).or_else(|_| s.parse().map(Self::Name))
+    }
+}
+
+impl TryFrom<String> for Whom {
+    type Error = BadName;
+    fn try_from(s: String) -> Result<Self, BadName> {
+        s.parse()
+    }
+}
+
+impl From<Whom> for String {
+    fn from(whom: Whom) -> Self {
+        whom.to_string()
+    }
+}
+
 digest_id!(
     /// A TLS identity key, as TLS shows it: SHA-256 of its SubjectPublicKeyInfo, DER (RFC 5280 §4.1.2.7).
     SpkiDigest

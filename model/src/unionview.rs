@@ -201,7 +201,8 @@ pub struct Eviction {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReferenceWish {
-    /// What the evidence of this member, or of who asked to join by this name, has that nothing knows.
+    /// What the evidence of this member, or of who asked to join by this name, has that nothing knows. Where several have shown
+    /// evidence by one name: the endorsement key of the one that is meant.
     #[serde(default)]
     pub member: Option<String>,
     /// From the next start on.

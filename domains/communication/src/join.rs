@@ -46,7 +46,7 @@ pub fn join(
         let which = if same { "the token's" } else { "another" };
         return Err(Fault::new(FaultKind::WrongState, "this server is a member already")
             .because(format!("of {which} union"))
-            .hint("gtvp union show"));
+            .hint("gtvp union show; to join another one, leave this one first: gtvp member leave"));
     }
     if runtime.joining.swap(true, Ordering::SeqCst) {
         return Err(Fault::new(FaultKind::WrongState, "a join is under way already"));

@@ -120,8 +120,8 @@ impl Service for Management {
             }
             Request::CreateToken(r) => runtime.create_token(&r.wish, operator).map(|t| Answer::of(&t)),
             Request::EndToken(r) => change(&Wish::EndToken(r.id), operator),
-            Request::JoinUnion(r) => runtime.join_union(r.join).map(|o| Answer::of(&o)),
-            Request::LeaveUnion(_) => change(&Wish::Leave, operator),
+            Request::JoinUnion(r) => runtime.join_union(r.join, operator).map(|o| Answer::of(&o)),
+            Request::LeaveUnion(_) => union::leave(operator).map(|c| Answer::of(&c)),
             Request::EvictMember(r) => {
                 change(&Wish::Evict { member: r.name, reason: r.eviction.reason }, operator)
             }

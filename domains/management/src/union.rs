@@ -45,6 +45,24 @@ pub fn put(wish: &Wish, operator_uid: u32) -> Result<Written, Fault> {
     }
 }
 
+/// Has this server leave its union; a union of nobody else ends.
+///
+/// # Errors
+/// As [`put`].
+pub fn leave(operator_uid: u32) -> Result<Change, Fault> {
+    match peers::ask(&security::EndUnion { operator_uid })?.about {
+        Some(about) => Ok(Change { about }),
+        None => put(&Wish::Leave, operator_uid).map(|w| Change { about: w.about }),
+    }
+}
+
+fn want(token: &str, operator_uid: u32) -> Result<(), Fault> {
+    let token: JoinToken = token.parse().map_err(|e: gtvp_model::token::BadToken| {
+        Fault::new(FaultKind::Invalid, "this is no token that can be used").because(e.to_string())
+    })?;
+    peers::ask(&security::WantJoin { union: token.union, head: token.head, operator_uid }).map(|_| ())
+}
+
 impl Runtime {
     /// Begins a union.
     pub fn begin_union(&self, union: UnionBegin) -> Result<UnionSummary, Fault> {
@@ -103,15 +121,18 @@ impl Runtime {
     }
 
     /// Begins to join a union.
-    pub fn join_union(self: &Arc<Self>, join: UnionJoin) -> Result<Operation, Fault> {
+    pub fn join_union(self: &Arc<Self>, join: UnionJoin, operator_uid: u32) -> Result<Operation, Fault> {
         let request = communication::Join { token: join.token, hardware: self.hardware()? };
         let operation = self.operations.begin("join", self.config.name.as_str());
         let (runtime, handle) = (self.clone(), operation.clone());
         std::thread::spawn(move || {
-            let joined = peers::work_with(&handle, &request, &[], |s: communication::JoinStep| Progress {
-                phase: "join".into(),
-                message: s.step,
-                ..Progress::default()
+            // Security hears of it from here: communication alone makes this server no member.
+            let joined = want(&request.token, operator_uid).and_then(|()| {
+                peers::work_with(&handle, &request, &[], |s: communication::JoinStep| Progress {
+                    phase: "join".into(),
+                    message: s.step,
+                    ..Progress::default()
+                })
             });
             let outcome = joined.and_then(|_| peers::ask(&security::ShowUnion {}));
             runtime.operations.end(&handle, outcome.map(|union| serde_json::json!(union)));

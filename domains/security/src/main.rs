@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gtvp_ipc::security::Request;
+use gtvp_ipc::security::{Ended, Request};
 use gtvp_ipc::{Answer, Caller, Place, Service, Session};
 use gtvp_model::fault::Fault;
 use gtvp_model::ids::Domain;
@@ -82,6 +82,10 @@ impl Service for Security {
                 self.engine.permit_union(f.operator_uid)?;
                 self.union.follow(&f).map(|c| Answer::of(&c))
             }
+            Request::EndUnion(e) => {
+                self.engine.permit_union(e.operator_uid)?;
+                self.union.end().map(|about| Answer::of(&Ended { about }))
+            }
             Request::ListReferences(_) => self.union.references().map(|r| Answer::of(&r)),
             Request::ShowReference(r) => self.union.reference(&r.name).map(|r| Answer::of(&r)),
             Request::History(h) => self.union.history(h.member.as_ref()).map(|h| Answer::of(&h)),
@@ -93,6 +97,11 @@ impl Service for Security {
                 self.union.page(r.from, r.most).map(|fd| Answer::nothing().with_fds(vec![fd]))
             }
             Request::LearnRecord(l) => self.union.learn(&l, fds, now.unix()).map(|l| Answer::of(&l)),
+            Request::WantJoin(w) => {
+                self.engine.permit_union(w.operator_uid)?;
+                self.union.want(w.union, w.head);
+                Ok(Answer::nothing())
+            }
             Request::KeepMembership(k) => self.union.keep(&k.what, now.unix()).map(|()| Answer::nothing()),
             Request::VoteFor(v) => self.union.vote_for(&v.entry, now.unix()).map(|v| Answer::of(&v)),
             Request::VoteAgain(_) => self.union.vote_again(now.unix()).map(|v| Answer::of(&v)),

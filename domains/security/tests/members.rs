@@ -11,8 +11,8 @@ use gtvp_appraisal::ek::{self, EkKey, Roots};
 use gtvp_appraisal::ownlog::{EntryKind, PCR};
 use gtvp_ipc::bulk;
 use gtvp_ipc::security::{
-    ActivateCredential, AppraiseCertification, AppraiseKeys, AskOf, Asking, Challenged, MakeCredential,
-    Quote, Wish, WriteAdmission, WriteHousekeeping,
+    ActivateCredential, AppraiseCertification, AppraiseKeys, AskOf, Asking, Challenged, LearnRecord,
+    MakeCredential, Quote, Wish, WriteAdmission, WriteHousekeeping,
 };
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::FaultKind;
@@ -22,13 +22,13 @@ use gtvp_protocol::csp::{CoSigned, Offer};
 use gtvp_protocol::frame::wire;
 use gtvp_protocol::hsp::join::{CredentialSecret, JoinBinding};
 use gtvp_protocol::hsp::message::{Certification, JoinKeys, LogKind};
-use gtvp_protocol::hsp::{Event, Rejection, RejectionKind, Role};
+use gtvp_protocol::hsp::{Durable, Event, Rejection, RejectionKind, Role};
 use gtvp_security::peers::asks::{self, GOES_ON_MS};
 use gtvp_security::tpm::client::Client;
 use gtvp_security::tpm::pcrs::Bank;
 use gtvp_security::tpm::templates::{EkKind, endorsement};
 use played::SoftwareTpm;
-use played::enrolment::{End, enrolment, run};
+use played::enrolment::{End, enrolment, run, unwanted};
 use played::server::{NOW, Sent, Server, at, hardware, measured, own_evidence, sent};
 
 /// A token that `server` makes, and that is in the record.
@@ -149,6 +149,41 @@ fn a_joiner_whose_programs_nobody_knows_stays_out_until_they_are_accepted() {
     let names: Vec<_> = rows.iter().map(|r| (r.name.as_str(), r.version, r.rules, r.next)).collect();
     assert_eq!(names[0], ("accepted-m2", 1, 1, 0));
     assert_eq!(names[1].0, "founder");
+}
+
+#[test]
+fn nobody_has_their_programs_accepted_by_wanting_a_name_that_another_wants() {
+    let (m1, m2, evil) = (Server::start("m1"), Server::start("m2"), Server::start("m2"));
+    m1.begin().unwrap();
+    let (token, leaked) = (token(&m1), self::token(&m1));
+    m2.actor.measure(measured(EntryKind::Binary, "drivers", 66)).unwrap();
+    evil.actor.measure(measured(EntryKind::Binary, "rootkit", 67)).unwrap();
+    let joins = |server: &Server, token: &JoinToken| {
+        let (mut j, mut v) = enrolment(server, &m1, token);
+        run(&mut j, &mut v);
+        v.refusal()
+    };
+    joins(&m2, &token).unwrap();
+    joins(&evil, &leaked).unwrap();
+    let accept = |whom: &str| m1.wish(Wish::AcceptReference { member: whom.parse().unwrap(), next: false });
+    let ek = |server: &Server| match server.identity() {
+        Identity::Tpm { ek, .. } => ek.to_string(),
+        Identity::Bare { .. } => panic!("it has a TPM"),
+    };
+    let refused = accept("m2").unwrap_err();
+    assert!(refused.message.contains("more than one server"), "{refused:?}");
+    for server in [&m2, &evil] {
+        assert!(refused.causes.iter().any(|c| c.contains(&ek(server))), "{refused:?}");
+    }
+    // The one that is meant, by its endorsement key; what was accepted is told.
+    let written = accept(&ek(&m2)).unwrap();
+    assert!(written.about.starts_with("1 measurements of m2 count as healthy now: "), "{}", written.about);
+    assert!(written.about.contains("drivers") && !written.about.contains("rootkit"), "{}", written.about);
+    Server::decide(&written.entry, &[&m1], &[&m1]).unwrap();
+    assert_eq!(joins(&m2, &token), None);
+    // A member's name and a stranger's are no different.
+    assert!(accept("m2").unwrap_err().causes[0].ends_with("a member"));
+    assert!(joins(&evil, &leaked).is_some());
 }
 
 #[test]
@@ -547,16 +582,88 @@ fn a_voter_ceases_to_vote_before_it_goes() {
     assert_eq!(refused.kind, FaultKind::WrongState);
     let (binding, ask) = m2.challenge(&m2, Role::Responder);
     assert!(m2.quote(&binding, &ask).is_err());
-    // It may join again, with the same keys, and take the record of then for its own.
+    // It may join again, with the same keys, and take the record of then for its own; what it gave its word for it knows still.
+    let promise = || std::fs::read(m1.tpm.state().join("record/promise")).unwrap();
+    let promised = promise();
     let token = token(&m2);
     let (mut j, mut v) = enrolment(&m1, &m2, &token);
     run(&mut j, &mut v);
     assert_eq!((j.refusal(), v.refusal()), (None, None));
-    assert_eq!(m1.view(), m2.view());
+    assert_eq!((m1.view(), promise()), (m2.view(), promised));
     let about_m1 = m2.union.history(Some(&"m1".parse().unwrap())).unwrap();
     let acts: Vec<_> = about_m1.iter().map(|r| r.act.as_str()).collect();
     assert_eq!(acts.iter().filter(|a| **a == "admitted").count(), 2, "the one that it wrote, and its own");
     assert!(acts.contains(&"left") && acts.contains(&"genesis"), "{acts:?}");
+}
+
+#[test]
+fn a_communication_that_is_taken_over_makes_a_server_no_member_of_a_union_that_nobody_wants() {
+    let (m1, m2) = (Server::start("m1"), Server::start("m2"));
+    m1.begin().unwrap();
+    let token = token(&m1);
+    let denied = "no administrator of this server wants it to join that union";
+    let (mut j, mut v) = unwanted(&m2, &m1, &token);
+    run(&mut j, &mut v);
+    assert!(j.refusal().unwrap().contains(denied), "{:?}", j.refusal());
+    // Another union is not what they want either.
+    m2.union.want([1; 32].into(), token.head);
+    let (mut j, mut v) = unwanted(&m2, &m1, &token);
+    run(&mut j, &mut v);
+    assert!(j.refusal().unwrap().contains(denied) && m2.union.known().unwrap().is_none());
+    let (mut j, mut v) = enrolment(&m2, &m1, &token);
+    run(&mut j, &mut v);
+    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    let entry = Box::new(m2.entry());
+    let keep = Durable::Membership { union: token.union, entry, head: m2.head() };
+    assert!(m2.union.keep(&keep, at(0).unix()).is_ok(), "it is so already");
+}
+
+#[test]
+fn a_voter_that_has_left_is_not_given_less_of_its_own_record() {
+    let (m1, m2) = joined();
+    let (begun, all) = (m1.head(), [&m1, &m2]);
+    let bytes = bulk::take(m1.union.page(0, 1 << 20).unwrap(), 1 << 20).unwrap();
+    for by in [&[&m1][..], &[&m1, &m2], &[&m2]] {
+        let written = m1.wish(Wish::Leave).unwrap();
+        Server::decide(&written.entry, by, &all).unwrap();
+    }
+    assert!(m1.union.show().is_err());
+    // All this time ago it was a member, and the only voter.
+    let union = m2.view().union;
+    let back = |server: &Server| {
+        server.union.want(union, begun);
+        let asked = LearnRecord { union, known: begun, end: begun, from: m2.id() };
+        server.union.learn(&asked, vec![bulk::give(&bytes).unwrap()], at(0).unix()).unwrap()
+    };
+    let why = back(&m1).unwrap_err();
+    assert!(why.contains(&format!("does not have entry {}", m2.head().number)), "{why}");
+    let entry = Box::new(m1.entry());
+    let keep = Durable::Membership { union, entry, head: begun };
+    assert_eq!(m1.union.keep(&keep, at(0).unix()).unwrap_err().kind, FaultKind::WrongState);
+    // Control: on a server that has forgotten all of it, it would be taken.
+    let m1 = m1.restart_after(|tpm| std::fs::remove_dir_all(tpm.state().join("record")).unwrap());
+    back(&m1).unwrap();
+    m1.union.keep(&keep, at(0).unix()).unwrap();
+    assert_eq!(m1.union.show().unwrap().voters, ["m1"]);
+}
+
+#[test]
+fn a_server_that_has_begun_a_union_by_mistake_leaves_it_and_joins_another() {
+    let (m1, m2) = (Server::start("m1"), Server::start("m2"));
+    m1.begin().unwrap();
+    m2.begin().unwrap();
+    let token = token(&m1);
+    let (mut j, mut v) = enrolment(&m2, &m1, &token);
+    run(&mut j, &mut v);
+    assert!(j.refusal().unwrap().contains("is not joining that union"), "{:?}", j.refusal());
+    m2.union.end().unwrap().unwrap();
+    let (mut j, mut v) = enrolment(&m2, &m1, &token);
+    run(&mut j, &mut v);
+    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    // With others in it neither of them ends it.
+    let head = m1.head();
+    assert_eq!((m1.union.end().unwrap(), m2.union.end().unwrap()), (None, None));
+    assert_eq!((m1.head(), m2.head()), (head, head));
 }
 
 #[test]

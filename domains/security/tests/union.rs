@@ -13,7 +13,7 @@ use gtvp_ipc::bulk;
 use gtvp_ipc::security::{BeginUnion, LearnRecord, Wish};
 use gtvp_model::fault::FaultKind;
 use gtvp_model::ids::MemberName;
-use gtvp_model::union::{Hardware, TpmClass, UnixTime};
+use gtvp_model::union::{Hardware, RecordHead, TpmClass, UnixTime};
 use gtvp_model::unionview::UnionBegin;
 use gtvp_protocol::csp::act::Blob;
 use gtvp_protocol::csp::{Act, CoSigned, Entry, Offer, SignedEntry};
@@ -352,7 +352,9 @@ fn a_record_that_another_member_sends_is_believed_only_whole_and_to_its_end() {
         asked
     };
     let learn = |bytes: &[u8], change: &dyn Fn(&mut LearnRecord)| {
-        m2.union.learn(&asked(change), vec![bulk::give(bytes).unwrap()], NOW).unwrap()
+        let asked = asked(change);
+        m2.union.want(asked.union, view.head);
+        m2.union.learn(&asked, vec![bulk::give(bytes).unwrap()], NOW).unwrap()
     };
     assert!(learn(&bytes, &|a| a.union = [1; 32].into()).unwrap_err().contains("another union"));
     assert!(learn(&bytes, &|a| a.known.hash.0 = [1; 32]).unwrap_err().contains("another record"));
@@ -369,6 +371,11 @@ fn a_record_that_another_member_sends_is_believed_only_whole_and_to_its_end() {
     assert!(!m2.union.joins(view.union));
     assert_eq!(*learn(&bytes, &|_| ()).unwrap(), view, "control");
     assert!(m2.union.joins(view.union));
+    // It has what the administrator's token names, or it is not the union that they mean.
+    m2.union.want(view.union, RecordHead { number: 1, ..view.head });
+    let other = m2.union.learn(&asked(&|_| ()), vec![bulk::give(&bytes).unwrap()], NOW).unwrap();
+    assert!(other.unwrap_err().contains("another record"));
+    learn(&bytes, &|_| ()).unwrap();
     // A record without this server makes it no member.
     let entry = Box::new(m1.entry());
     let keep = gtvp_protocol::hsp::Durable::Membership { union: view.union, entry, head: view.head };
@@ -397,6 +404,24 @@ fn the_only_voter_does_not_leave_a_union_that_nobody_else_could_keep() {
         m1.wish(Wish::Token { expires_s: 0, ek: None, platform_identity: None }).unwrap_err().kind,
         FaultKind::Invalid
     );
+}
+
+#[test]
+fn a_union_of_nobody_else_ends_and_its_record_is_kept_aside() {
+    let m1 = founder();
+    let (id, watched) = (m1.view().union, m1.union.now().1);
+    let about = m1.union.end().unwrap().unwrap();
+    let aside = format!("record.{}", id.short());
+    assert!(about.contains("union lab") && about.contains(&aside), "{about}");
+    assert!(m1.union.wait(watched, std::time::Duration::ZERO) && m1.union.now().0.union.is_none());
+    assert!(m1.tpm.state().join(&aside).join("1").exists());
+    let m1 = m1.restart();
+    assert_eq!(m1.union.show().unwrap_err().kind, FaultKind::NotFound);
+    assert_eq!(m1.union.end().unwrap_err().kind, FaultKind::NotFound);
+    // It begins another one, and that has nothing of the first.
+    m1.begin().unwrap();
+    assert_eq!(m1.union.show().unwrap().entries, 2);
+    assert!(m1.union.end().unwrap().is_some());
 }
 
 #[test]

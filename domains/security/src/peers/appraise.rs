@@ -16,7 +16,7 @@ use gtvp_appraisal::tpm::{Attest, ClockInfo, Name, PcrIndex, PcrValues, Public};
 use gtvp_ipc::security::{AppraiseEvidence, AskOf, Asking, LogSpan};
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
-use gtvp_model::union::{Identity, KeyName, RosterEntry, TpmClass, TpmKind};
+use gtvp_model::union::{EkDigest, Identity, KeyName, RosterEntry, TpmClass, TpmKind};
 use gtvp_protocol::hsp::message::{self, Ask, Held, LogKind};
 use gtvp_protocol::hsp::{Appraisal, Rejection, RejectionKind};
 use rustix::fs::FileType;
@@ -173,9 +173,10 @@ impl Peers {
             None => Err(rejection(&found.verdict)),
         };
         let last = Last { at: now, verdict: found.verdict, result };
-        let Attesting { entry, joins, .. } = attesting;
+        let Attesting { entry, ek, joins, .. } = attesting;
         let told = last.result.as_ref().map(|(_, signed)| signed.clone()).filter(|_| !joins);
-        self.table().appraised(entry.id(), &entry.name, last, logs, period);
+        let who = (&entry.name, EkDigest::new(ek.0));
+        self.table().appraised(entry.id(), who, last, logs, period);
         match told {
             Some(signed) => self.tell(entry.id(), &signed)?,
             // What others found before that is over.

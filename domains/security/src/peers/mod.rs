@@ -19,8 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use gtvp_appraisal::ek::Roots;
 use gtvp_ipc::security::{Housekeeping, WriteAdmission, WriteEntry, WriteHousekeeping, Written};
 use gtvp_model::fault::{Fault, FaultKind};
-use gtvp_model::ids::MemberName;
-use gtvp_model::union::{MemberId, TpmClass, UnixTime};
+use gtvp_model::union::{EkDigest, Identity, MemberId, RosterEntry, TpmClass, UnixTime, Whom};
 use gtvp_protocol::csp::SignedEntry;
 
 use crate::platform::Platform;
@@ -134,19 +133,36 @@ impl Peers {
     }
 
     /// What failed in the last evidence of somebody: of this member as it is now, of another by its id, of a joiner by the name that it
-    /// wants.
-    fn seen(&self, name: &MemberName, now: Now) -> Result<Option<Seen>, Fault> {
+    /// wants. Whoever has any token can want any name: one that several have is refused.
+    fn seen(&self, whom: &Whom, now: Now) -> Result<Option<Seen>, Fault> {
         let known = self.union.known()?;
-        let member = known.as_ref().and_then(|k| k.state.view.members.values().find(|m| m.name == *name));
-        let Some((known, member)) = known.as_ref().zip(member) else { return Ok(self.table().seen(name)) };
+        let is = |m: &&RosterEntry| match (whom, &m.identity) {
+            (Whom::Name(name), _) => m.name == *name,
+            (Whom::Ek(want), Identity::Tpm { ek, .. }) => ek == want,
+            (Whom::Ek(_), Identity::Bare { .. }) => false,
+        };
+        let member = known.as_ref().and_then(|k| k.state.view.members.values().find(is));
+        let mut seen = self.table().seen(whom);
+        // A member may have had another name when it was seen.
+        seen.retain(|(id, ..)| member.is_none_or(|m| m.id() != *id));
+        if seen.len() + usize::from(member.is_some()) > 1 {
+            return Err(several(whom, member, &seen));
+        }
+        let Some((known, member)) = known.as_ref().zip(member) else {
+            return Ok(seen.pop().map(|(.., seen)| seen));
+        };
+        let name = member.name.clone();
         if known.own.as_ref().is_none_or(|own| own.id() != member.id()) {
-            return Ok(self.table().last(&member.id()).map(|l| Seen { failed: l.verdict.failed.clone() }));
+            return Ok(self
+                .table()
+                .last(&member.id())
+                .map(|l| Seen { name, failed: l.verdict.failed.clone() }));
         }
         let unknown = |why| Fault::new(FaultKind::WrongState, "nothing counts as healthy").because(why);
         let set = known.references.clone().map_err(unknown)?;
         let keys = self.union.own_keys()?;
         let verdict = reference::own_verdict(&self.platform, keys.in_tpm()?, &set, now.seconds())?;
-        Ok(Some(Seen { failed: verdict.failed }))
+        Ok(Some(Seen { name, failed: verdict.failed }))
     }
 
     /// Writes an entry that an administrator asks for. Whether it may ask is for the caller to have seen.
@@ -155,7 +171,26 @@ impl Peers {
     /// What the record or a rule says no to; this member's TPM.
     pub fn write_entry(&self, asked: &WriteEntry, now: Now) -> Result<Written, Fault> {
         let trusted: Vec<MemberId> = self.table().trusted(now.ms, self.period());
-        let means = Means { seen: &|name| self.seen(name, now), trusted: &|id| trusted.contains(id) };
+        let means = Means { seen: &|whom| self.seen(whom, now), trusted: &|id| trusted.contains(id) };
         self.union.wish(&asked.wish, &means, now.unix())
     }
+}
+
+/// Most of those who have one name that are told.
+const TOLD: usize = 8;
+
+fn several(whom: &Whom, member: Option<&RosterEntry>, seen: &[(MemberId, EkDigest, Seen)]) -> Fault {
+    let ek = |m: &RosterEntry| match &m.identity {
+        Identity::Tpm { ek, .. } => format!("endorsement key {ek}: a member"),
+        Identity::Bare { .. } => "a member without a TPM".to_owned(),
+    };
+    let stranger = |(_, ek, seen): &(MemberId, EkDigest, Seen)| {
+        let failed = seen.failed.first().map_or_else(|| "healthy".to_owned(), ToString::to_string);
+        format!("endorsement key {ek}: {}", failed.chars().take(200).collect::<String>())
+    };
+    let fault =
+        Fault::new(FaultKind::WrongState, format!("more than one server has shown evidence as {whom}"))
+            .hint("gtvp member show, on the one that is meant, has its ek: gtvp reference accept EK");
+    let all = member.map(ek).into_iter().chain(seen.iter().map(stranger));
+    all.take(TOLD).fold(fault, Fault::because)
 }

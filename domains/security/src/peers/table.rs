@@ -18,7 +18,7 @@ use gtvp_appraisal::reference::ReferenceSet;
 use gtvp_appraisal::tpm::{ClockInfo, Name};
 use gtvp_model::digest::Digest;
 use gtvp_model::ids::MemberName;
-use gtvp_model::union::MemberId;
+use gtvp_model::union::{EkDigest, MemberId, Whom};
 
 use super::Now;
 use crate::union::Seen;
@@ -51,6 +51,7 @@ pub struct Last {
 /// Somebody.
 pub struct Row {
     name: MemberName,
+    ek: EkDigest,
     since_ms: u64,
     last: Last,
     logs: Option<Logs>,
@@ -98,7 +99,7 @@ impl Table {
     pub fn appraised(
         &mut self,
         id: MemberId,
-        name: &MemberName,
+        (name, ek): (&MemberName, EkDigest),
         last: Last,
         logs: Option<Logs>,
         period: u64,
@@ -119,7 +120,7 @@ impl Table {
             (Some(old), Some(new)) if old.0 == new.0 && age(&old) > age(&new) => Some(old),
             (old, new) => new.or(old),
         };
-        self.0.insert(id, Row { name: name.clone(), since_ms, last, logs, newest, goes_on: None });
+        self.0.insert(id, Row { name: name.clone(), ek, since_ms, last, logs, newest, goes_on: None });
     }
 
     /// What was found of somebody goes on by others' results.
@@ -192,9 +193,13 @@ impl Table {
         self.0.get(id)?.logs.clone()
     }
 
-    /// What failed in the last evidence of a member or joiner with this name, the newest.
-    pub fn seen(&self, name: &MemberName) -> Option<Seen> {
-        let newest = self.0.values().filter(|row| row.name == *name).max_by_key(|row| row.last.at.ms)?;
-        Some(Seen { failed: newest.last.verdict.failed.clone() })
+    /// Everybody whose evidence was seen under this name, or by this endorsement key, and what failed in the last of each.
+    pub fn seen(&self, whom: &Whom) -> Vec<(MemberId, EkDigest, Seen)> {
+        let is = |row: &Row| match whom {
+            Whom::Name(name) => row.name == *name,
+            Whom::Ek(ek) => row.ek == *ek,
+        };
+        let seen = |row: &Row| Seen { name: row.name.clone(), failed: row.last.verdict.failed.clone() };
+        self.0.iter().filter(|(_, row)| is(row)).map(|(id, row)| (*id, row.ek, seen(row))).collect()
     }
 }

@@ -3,7 +3,6 @@
 
 use std::io::{self, Read};
 
-use gtvp_model::digest::Digest;
 use gtvp_model::union::{MemberId, RecordHead, UnionId, UnixTime};
 use gtvp_protocol::csp::entry::MAX_ENTRY;
 use gtvp_protocol::csp::follow::{Follower, MAX_ENTRIES, MAX_LEAD, OfferRefusal, Recoveries};
@@ -160,8 +159,8 @@ impl<R: Read> Pages<R> {
 pub struct Expected {
     /// Its union.
     pub union: UnionId,
-    /// An entry that must be in it.
-    pub known: RecordHead,
+    /// Entries that must be in it.
+    pub known: [RecordHead; 3],
     /// Where it must end.
     pub end: RecordHead,
 }
@@ -174,7 +173,7 @@ pub fn learn(
     mut each: impl FnMut(u64, &Committed) -> Result<(), BadChain>,
 ) -> Result<Whole, BadChain> {
     let mut pages = Pages(bytes);
-    let mut known: Option<Digest> = None;
+    let mut missing = expected.known.to_vec();
     while let Some(item) = pages.next(chain.next())? {
         let number = chain.next();
         if number > expected.end.number {
@@ -184,9 +183,7 @@ pub fn learn(
         if number == 0 && UnionId::new(hash) != expected.union {
             return Err(BadChain::OtherUnion);
         }
-        if number == expected.known.number {
-            known = Some(hash);
-        }
+        missing.retain(|known| known.number != number || known.hash != hash);
         each(number, &item)?;
         chain = chain.with(item)?;
     }
@@ -195,8 +192,8 @@ pub fn learn(
     if after > 0 {
         return Err(BadChain::Unsigned(head.number.saturating_add(after as u64)));
     }
-    if known != Some(expected.known.hash) {
-        return Err(BadChain::Elsewhere(expected.known.number));
+    if let Some(known) = missing.first() {
+        return Err(BadChain::Elsewhere(known.number));
     }
     if head != expected.end { Err(BadChain::End(head.number)) } else { Ok(whole) }
 }

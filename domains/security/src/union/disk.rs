@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use gtvp_model::digest::Digest;
-use gtvp_model::union::{MemberId, RecordHead, UnixTime};
+use gtvp_model::union::{MemberId, RecordHead, UnionId, UnixTime};
 use gtvp_protocol::csp::follow::{Fork, Recoveries};
 use gtvp_protocol::csp::page::Committed;
 use gtvp_protocol::frame::wire;
@@ -160,6 +160,18 @@ impl Disk {
     /// Writes down that the record has gone two ways.
     pub fn forked(&self, fork: &Fork) -> io::Result<()> {
         saved::replace(&self.folder, FORK, &serde_json::to_vec(fork)?)
+    }
+
+    /// Moves the record aside, where it is not looked at any more: nobody deletes what people might miss. Says its name then.
+    pub fn aside(&self, union: UnionId) -> io::Result<String> {
+        let (mut name, mut n) = (format!("{FOLDER}.{}", union.short()), 1);
+        while self.state.join(&name).exists() {
+            name = format!("{FOLDER}.{}-{n}", union.short());
+            n += 1;
+        }
+        fs::rename(&self.folder, self.state.join(&name))?;
+        File::open(&self.state)?.sync_all()?;
+        Ok(name)
     }
 
     /// A record that is being put together.

@@ -111,6 +111,34 @@ impl Union {
         self.bump();
         Ok(summary)
     }
+
+    /// Ends a union of which this server is the only member: one that was begun by mistake, or that all others have left. Says what was
+    /// done; `None`, and nothing is, if there are others.
+    ///
+    /// # Errors
+    /// Outside of a union; the disk's.
+    pub fn end(&self) -> Result<Option<String>, Fault> {
+        let mut held = self.held();
+        let kept = match &*held {
+            Held::Record(kept) if kept.known.has_us() => kept,
+            Held::Damaged(why) => return Err(damaged(why)),
+            Held::Nothing | Held::Record(_) => return Err(super::no_union()),
+        };
+        let view = kept.record().view();
+        if view.members.len() > 1 {
+            return Ok(None);
+        }
+        let aside = self.disk.aside(view.union);
+        let aside = aside.map_err(|e| Fault::internal("the record cannot be moved aside", &e))?;
+        let name = kept.record().name();
+        let about = format!(
+            "union {name} had no other member and has ended; its record is in {aside}, with security's state"
+        );
+        *held = Held::Nothing;
+        drop(held);
+        self.bump();
+        Ok(Some(about))
+    }
 }
 
 fn not_admitted(class: TpmClass) -> Fault {

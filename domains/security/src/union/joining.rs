@@ -6,6 +6,7 @@ use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use gtvp_ipc::security::LearnRecord;
 use gtvp_model::fault::{Fault, FaultKind};
@@ -26,6 +27,17 @@ const INTENT: &str = "intent";
 /// Longest: one roster entry.
 const MAX_INTENT: u64 = 64 * 1024;
 
+/// For how long an administrator's wish counts: a few enrolments, each of which ends within a minute.
+const WANTED: Duration = Duration::from_secs(300);
+
+/// What an administrator wants.
+#[derive(Clone, Copy)]
+struct Wanted {
+    union: UnionId,
+    head: RecordHead,
+    since: Instant,
+}
+
 /// A record that was learned, and that is nobody's yet.
 struct Learned {
     bytes: File,
@@ -39,6 +51,7 @@ pub struct Joining {
     learned: Option<Learned>,
     /// The union that was asked last.
     asked: Option<UnionId>,
+    wanted: Option<Wanted>,
 }
 
 impl Joining {
@@ -52,7 +65,16 @@ impl Joining {
                 Durable::Membership { .. } => None,
             }
         };
-        Self { learned: None, asked: read() }
+        Self { asked: read(), ..Self::default() }
+    }
+
+    /// What an administrator wants of this union.
+    fn wanted(&self, union: UnionId) -> Result<Wanted, Fault> {
+        let of = self.wanted.filter(|w| w.union == union && w.since.elapsed() < WANTED);
+        of.ok_or_else(|| {
+            Fault::new(FaultKind::Denied, "no administrator of this server wants it to join that union")
+                .hint("gtvp join TOKEN")
+        })
     }
 
     /// The record of this union, if it was learned.
@@ -64,6 +86,18 @@ impl Joining {
 impl Union {
     pub(super) fn joining(&self) -> MutexGuard<'_, Joining> {
         self.joining.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An administrator wants this server to join that union, whose record has this entry.
+    pub fn want(&self, union: UnionId, head: RecordHead) {
+        self.joining().wanted = Some(Wanted { union, head, since: Instant::now() });
+    }
+
+    /// What a record must have beside what the other side has named: what the administrator's token names, and all that this server has of
+    /// it already. A voter that was given less of its own union's record would give its word a second time.
+    fn must_have(&self, wanted: Wanted, known: RecordHead) -> [RecordHead; 3] {
+        let kept = self.known().ok().flatten().filter(|k| k.state.view.union == wanted.union);
+        [known, wanted.head, kept.map_or(wanted.head, |k| k.state.view.head)]
     }
 
     /// Whether this server is joining this union: it has learned its record, or asked it to be admitted.
@@ -79,7 +113,7 @@ impl Union {
     /// Checks a whole record and keeps it at hand.
     ///
     /// # Errors
-    /// Inside: why it is not believed. Outside: this member's own TPM.
+    /// Inside: why it is not believed. Outside: `Denied` if no administrator wants it; this member's own TPM.
     pub fn learn(
         &self,
         asked: &LearnRecord,
@@ -87,11 +121,13 @@ impl Union {
         now: UnixTime,
     ) -> Result<Result<Box<UnionView>, String>, Fault> {
         let own = self.own_keys()?.identity.member_id();
+        let wanted = self.joining().wanted(asked.union)?;
         let bytes = match taken(fds) {
             Ok(bytes) => bytes,
             Err(e) => return Ok(Err(format!("it cannot be read: {e}"))),
         };
-        let expected = Expected { union: asked.union, known: asked.known, end: asked.end };
+        let known = self.must_have(wanted, asked.known);
+        let expected = Expected { union: asked.union, known, end: asked.end };
         let read = reader(&bytes).map_err(|e| BadChain::Unreadable(0, e));
         let chain = Chain::new(own, now, Recoveries::UpTo(asked.known.number));
         Ok(match read.and_then(|read| learn(read, &expected, chain, |_, _| Ok(()))) {
@@ -108,7 +144,7 @@ impl Union {
     /// Writes down what a join has come to.
     ///
     /// # Errors
-    /// `WrongState` for what is not so; the disk's.
+    /// `Denied` if no administrator wants it; `WrongState` for what is not so; the disk's.
     pub fn keep(&self, what: &Durable, now: UnixTime) -> Result<(), Fault> {
         match what {
             Durable::Intent { union, entry, .. } => {
@@ -118,6 +154,7 @@ impl Union {
                 if let Some(in_it) = self.known()?.filter(|k| k.has_us() && k.state.view.union != *union) {
                     return Err(wrong(&format!("this server is in union {}", in_it.name)));
                 }
+                self.joining().wanted(*union)?;
                 let json = serde_json::to_vec(what).map_err(|e| cannot(&e.into()))?;
                 saved::replace(&self.state, INTENT, &json).map_err(|e| cannot(&e))?;
                 self.joining().asked = Some(*union);
@@ -150,31 +187,43 @@ impl Union {
             }
             _ => {}
         }
+        let mut promised = None;
         let mut joining = self.joining();
+        joining.wanted(union)?;
         let learned = joining.learned.take().filter(|l| l.expected.union == union && l.expected.end == head);
         let learned = learned.ok_or_else(|| wrong("that is not the record that was learned last"))?;
         let there = learned.known.member(&entry.id()).is_some_and(|m| m.identity.same_keys(&own));
         if !there {
             return Err(wrong("the record that was learned does not have this server"));
         }
+        let mut expected = learned.expected;
+        if let Held::Record(kept) = &*held {
+            if kept.known.state.view.union == union {
+                let [known, head, _] = expected.known;
+                expected.known = [known, head, kept.record().view().head];
+                // Its word still counts.
+                promised = kept.keeper.promised();
+            }
+        }
         // Once more from its bytes: whoever gave them may have changed them since.
         let new = self.disk.begin(entry.id()).map_err(|e| cannot(&e))?;
         let chain = Chain::new(entry.id(), now, Recoveries::UpTo(learned.expected.known.number));
         let written = reader(&learned.bytes).map_err(|e| BadChain::Unreadable(0, e)).and_then(|read| {
-            learn(read, &learned.expected, chain, |number, item| {
+            learn(read, &expected, chain, |number, item| {
                 new.add(number, item).map_err(|e| BadChain::Unreadable(number, e))
             })
         });
         let whole = written.map_err(|e| {
             Fault::new(FaultKind::Internal, "the record cannot be written down").because(causes(&e))
         })?;
+        promised.map_or(Ok(()), |promised| new.promise(promised)).map_err(|e| cannot(&e))?;
         new.finish().map_err(|e| cannot(&e))?;
         match fs::remove_file(self.state.join(INTENT)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(cannot(&e)),
-            _ => joining.asked = None,
+            _ => (joining.asked, joining.wanted) = (None, None),
         }
         drop(joining);
-        let keeper = Keeper::new(entry.id(), whole.follower.record().clone(), None);
+        let keeper = Keeper::new(entry.id(), whole.follower.record().clone(), promised);
         *held = Held::Record(Box::new(Kept::new(keeper, whole.head, whole.book)));
         drop(held);
         self.bump();

@@ -11,7 +11,7 @@ use gtvp_ipc::security::{Housekeeping, Wish, Written, WrittenToken};
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::MemberName;
 use gtvp_model::token::{TokenId, TokenSecret};
-use gtvp_model::union::{Admission, EkDigest, MemberId, PlatformIdentity, TokenRecord, UnixTime};
+use gtvp_model::union::{Admission, EkDigest, MemberId, PlatformIdentity, TokenRecord, UnixTime, Whom};
 use gtvp_model::unionview::ReferenceRow;
 use gtvp_protocol::csp::act::MAX_NAME;
 use gtvp_protocol::csp::{Act, Entry, SignedEntry};
@@ -28,17 +28,23 @@ const LEAVING: Duration = Duration::from_secs(60);
 /// Most bytes of a manifest that an administrator gives, JSON: what an entry holds is less.
 const MAX_JSON: usize = 4 * 1024 * 1024;
 
+/// Most accepted entries that are told one by one, and most characters of each.
+const TOLD: usize = 16;
+const LONGEST: usize = 200;
+
 /// What was seen of somebody's last evidence.
 #[derive(Debug, Clone)]
 pub struct Seen {
+    /// Of whom.
+    pub name: MemberName,
     /// What failed.
     pub failed: Vec<Failure>,
 }
 
 /// What a wish may be answered with beside the record.
 pub struct Means<'a> {
-    /// The last evidence of somebody, by name.
-    pub seen: &'a dyn Fn(&MemberName) -> Result<Option<Seen>, Fault>,
+    /// The last evidence of somebody.
+    pub seen: &'a dyn Fn(&Whom) -> Result<Option<Seen>, Fault>,
     /// Whether somebody was found healthy here lately.
     pub trusted: &'a dyn Fn(&MemberId) -> bool,
 }
@@ -231,24 +237,20 @@ impl Union {
         })
     }
 
-    fn accept(
-        &self,
-        name: &MemberName,
-        next: bool,
-        means: &Means<'_>,
-        now: UnixTime,
-    ) -> Result<Written, Fault> {
+    fn accept(&self, whom: &Whom, next: bool, means: &Means<'_>, now: UnixTime) -> Result<Written, Fault> {
         let nothing = |why: String| {
-            Fault::new(FaultKind::WrongState, format!("there is nothing of {name} to accept")).because(why)
+            Fault::new(FaultKind::WrongState, format!("there is nothing of {whom} to accept")).because(why)
         };
-        let seen = (means.seen)(name)?;
+        let seen = (means.seen)(whom)?;
         let seen = seen.ok_or_else(|| nothing("no evidence of it was seen here lately".into()))?;
         let status = if next { Status::Next } else { Status::Current };
-        let rules: Vec<_> = seen.failed.iter().filter_map(|f| rule_accepting(f, status)).collect();
+        let rules: Vec<_> =
+            seen.failed.iter().filter_map(|f| rule_accepting(f, status).map(|rule| (f, rule))).collect();
         if rules.is_empty() {
             let why = seen.failed.first().map(ToString::to_string);
             return Err(nothing(why.unwrap_or_else(|| "its last evidence was healthy".into())));
         }
+        let name = &seen.name;
         let title: String = format!("accepted-{name}").chars().take(MAX_NAME).collect();
         let held = self.read(|kept| Ok(kept.book.accepted().get(&title).map(|a| a.manifest.clone())))?;
         let held = held.transpose().map_err(|why| invalid("its reference values cannot be read", why))?;
@@ -263,15 +265,16 @@ impl Union {
                 rules: Vec::new(),
             },
         };
-        let before = manifest.rules.len();
-        for rule in rules {
+        let mut what: Vec<String> = Vec::new();
+        for (failure, rule) in rules {
             if !manifest.rules.contains(&rule) {
                 manifest.rules.push(rule);
+                what.push(failure.to_string().chars().take(LONGEST).collect());
             }
         }
         manifest.version = manifest.version.saturating_add(1);
         manifest.issued = i64::try_from(now.0).unwrap_or(i64::MAX);
-        let new = manifest.rules.len().saturating_sub(before);
+        let new = what.len();
         let left = seen.failed.len().saturating_sub(new);
         let left = if left > 0 {
             format!("; {left} findings are nothing that can be accepted")
@@ -279,7 +282,13 @@ impl Union {
             String::new()
         };
         let when = if next { "from its next start on" } else { "now" };
-        let about = format!("{new} measurements of {name} count as healthy {when}{left}");
+        let more = new.saturating_sub(TOLD);
+        what.truncate(TOLD);
+        if more > 0 {
+            what.push(format!("and {more} more"));
+        }
+        let what = what.join("; ");
+        let about = format!("{new} measurements of {name} count as healthy {when}{left}: {what}");
         self.manifest(manifest, about, now)
     }
 

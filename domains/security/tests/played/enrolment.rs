@@ -35,8 +35,14 @@ pub struct End<'a> {
     peer: &'a Server,
 }
 
-/// A joiner with this token and the member that it asks.
+/// A joiner with this token, as its administrator wants it, and the member that it asks.
 pub fn enrolment<'a>(joiner: &'a Server, verifier: &'a Server, token: &JoinToken) -> (End<'a>, End<'a>) {
+    joiner.union.want(token.union, token.head);
+    unwanted(joiner, verifier, token)
+}
+
+/// The same without anybody's wish.
+pub fn unwanted<'a>(joiner: &'a Server, verifier: &'a Server, token: &JoinToken) -> (End<'a>, End<'a>) {
     let timing = Timing::default();
     let keys = joiner.peers.own_keys().unwrap();
     let asked = joiner.peers.ask_of(&AskOf { member: verifier.id() }, at(0)).unwrap();
@@ -205,7 +211,8 @@ impl End<'_> {
                 }
                 let bytes = bulk::give(&std::mem::take(&mut self.record)).unwrap();
                 let asked = LearnRecord { union, known: from, end: to, from: self.peer.id() };
-                let outcome = s.union.learn(&asked, vec![bytes], now.unix()).unwrap();
+                let outcome = s.union.learn(&asked, vec![bytes], now.unix());
+                let outcome = outcome.unwrap_or_else(|fault| Err(fault.to_string()));
                 Event::RecordLearned { request, outcome }
             }
             Command::SendRecord { to, .. } => {
