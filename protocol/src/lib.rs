@@ -13,6 +13,7 @@ pub mod hsp;
 pub mod neighbour;
 mod planted;
 mod untrusted;
+pub mod vouch;
 
 pub use planted::Check;
 #[cfg(any(test, feature = "planted"))]

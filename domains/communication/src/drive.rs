@@ -17,7 +17,7 @@ use gtvp_model::union::{MemberId, TpmClass};
 use gtvp_protocol::frame::Frame;
 use gtvp_protocol::hsp::message::{self, MAX_RECORD_PIECE, Message, Record};
 use gtvp_protocol::hsp::{AttestedChannel, Command, Durable, Event, Grant, Millis, Refusal, Role};
-use gtvp_protocol::{csp, neighbour};
+use gtvp_protocol::{csp, neighbour, vouch};
 
 use crate::calls::{Calls, learned};
 use crate::ends::{Begin, End, Report};
@@ -39,7 +39,10 @@ const LISTS: u64 = 32;
 
 /// Frames of a channel.
 fn limits(kind: u8) -> Option<usize> {
-    message::limits(kind).or_else(|| csp::node::limits(kind)).or_else(|| neighbour::limits(kind))
+    message::limits(kind)
+        .or_else(|| csp::node::limits(kind))
+        .or_else(|| neighbour::limits(kind))
+        .or_else(|| vouch::limits(kind))
 }
 
 /// See the module.
@@ -166,6 +169,7 @@ impl Drive {
                 }
                 Err(_) => self.end("the peer's list of endpoints is malformed"),
             },
+            Some(peer) if vouch::limits(frame.kind).is_some() => self.about_box(peer, &frame),
             _ => {
                 if let (Ok(Message::JoinChallenge(m)), Some(Machine::Joiner(_))) =
                     (Message::decode(&frame), &self.machine)
@@ -175,6 +179,23 @@ impl Drive {
                 }
                 self.event(Event::Frame(frame));
             }
+        }
+    }
+
+    /// A question about a box, or an answer. With a member that has not caught up only the record is spoken of.
+    fn about_box(&mut self, peer: MemberId, frame: &Frame) {
+        if self.channel.as_ref().map(AttestedChannel::grant) != Some(Grant::Full) {
+            return;
+        }
+        let asks = &self.runtime.asks;
+        let heard = match frame.kind {
+            vouch::ASK => asks.asked(peer, frame),
+            _ => asks.answered(peer, frame).map(|()| None),
+        };
+        match heard {
+            Ok(Some(answer)) => self.note(Note::Send(answer)),
+            Ok(None) => {}
+            Err(_) => self.end("what the peer says about a box is malformed"),
         }
     }
 

@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod admit;
+pub mod asks;
 pub mod calls;
 pub mod clock;
 pub mod connect;

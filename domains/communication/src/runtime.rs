@@ -16,6 +16,7 @@ use gtvp_model::unionview::ChannelRow;
 use gtvp_protocol::hsp::{Grant, Millis};
 use gtvp_protocol::neighbour::{Endpoints, Place};
 
+use crate::asks::Asks;
 use crate::ends::End;
 use crate::engine::{Do, Engine, LinkId};
 use crate::listen::Listening;
@@ -64,6 +65,8 @@ pub struct Runtime {
     pub newest: Arc<Newest>,
     /// The links.
     pub switch: Arc<Switch>,
+    /// Evidence of boxes.
+    pub asks: Asks,
     /// A join is under way.
     pub joining: AtomicBool,
     /// What this member is told by its configuration.
@@ -105,6 +108,7 @@ impl Runtime {
             node,
             newest,
             switch,
+            asks: Asks::default(),
             joining: AtomicBool::new(false),
             book: Mutex::new(Book::open(&config.folder)),
             config,
@@ -282,6 +286,7 @@ impl Runtime {
         let lost = engine.down(link, &why, clock::now(), clock::chance());
         if let Some(with) = lost {
             self.node.down(with);
+            self.asks.down(with);
         }
         drop(engine);
         self.changed.notify_all();

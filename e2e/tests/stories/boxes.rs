@@ -21,7 +21,7 @@ fn found(lab: &Lab) -> Value {
     let nonce = "5e".repeat(32);
     let (code, found) = verify(&attest(lab, &nonce), &["--nonce", &nonce]);
     assert_eq!((code, &found["conclusion"]), (0, &"consistent".into()), "{found}");
-    found["about"].clone()
+    found["box"].clone()
 }
 
 fn names(list: &Value) -> BTreeSet<String> {
@@ -37,10 +37,21 @@ fn linked(lab: &Lab) -> BTreeSet<String> {
 
 pub fn a_box_proves_what_it_runs(lab: &Lab) {
     lab.ok(&[
-        "run", "--detach", "--name", "proof", "--needs", "python3", "--memory", "384M", "--", "python3", "-c",
+        "run",
+        "--detach",
+        "--name",
+        "proof",
+        "--needs",
+        "python3",
+        "--memory",
+        "384M",
+        "--",
+        "python3",
+        "-c",
         "import time; time.sleep(10**6)",
     ]);
-    let more = |modules: &str| lab.ok(&["exec", "proof", "--", "python3", "-c", &format!("import {modules}")]);
+    let more =
+        |modules: &str| lab.ok(&["exec", "proof", "--", "python3", "-c", &format!("import {modules}")]);
     more("json");
     let about = found(lab);
     assert_eq!(about["name"], "proof");
@@ -68,9 +79,7 @@ pub fn a_box_proves_what_it_runs(lab: &Lab) {
         let pid = lab.domain_pid(domain).expect("it runs");
         signal(pid, Signal::KILL);
         until("it is back", SOON, || lab.domain_pid(domain).filter(|now| *now != pid));
-        until("it can be attested", SOON, || {
-            (lab.gtvp(&["box", "attest", "proof"]).code == 0).then_some(())
-        });
+        until("it can be attested", SOON, || (lab.gtvp(&["box", "attest", "proof"]).code == 0).then_some(()));
         assert_eq!(found(lab), about, "after {domain} was killed");
     }
     more("sqlite3, curses, readline");

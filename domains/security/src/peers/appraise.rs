@@ -216,10 +216,9 @@ impl Peers {
         let class = crate::reference::class(of.class).ok_or_else(no_class)?;
         let tls = Name::parse(of.tls.as_bytes()).map_err(|e| unfit(&e))?;
         let claims = Claims::of(verdict, class, Some(of.ek), tls);
-        // As long as the verdict lasts, up to the next whole second.
-        let lasts = i64::try_from((period.saturating_mul(5) / 2).div_ceil(1000)).unwrap_or(i64::MAX);
         let issued = now.seconds();
-        let result = AttestationResult { claims, issued, expires: issued.saturating_add(lasts) };
+        let expires = issued.saturating_add(result_lasts(period));
+        let result = AttestationResult { claims, issued, expires };
         let keys = self.union.own_keys()?;
         let Ok(in_tpm) = keys.in_tpm() else {
             // Whoever has no TPM tells nobody else what it found.
@@ -231,6 +230,11 @@ impl Peers {
         let signed = self.platform.tpm()?.sign_result(unsigned).map_err(|e| fault(&e))?;
         Ok((Digest::of(&signed), signed.into()))
     }
+}
+
+/// How long a result is good, seconds: as long as the verdict lasts, up to the next whole second.
+pub(super) fn result_lasts(period: u64) -> i64 {
+    i64::try_from((period.saturating_mul(5) / 2).div_ceil(1000)).unwrap_or(i64::MAX)
 }
 
 fn held(logs: &Logs) -> Vec<Held> {

@@ -9,6 +9,7 @@ mod enrol;
 mod quote;
 mod shown;
 pub mod table;
+mod vouch;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -57,6 +58,7 @@ pub struct Peers {
     believed: Mutex<Believed>,
     table: Mutex<Table>,
     prefixes: Mutex<Prefixes>,
+    pending: Mutex<vouch::Pending>,
 }
 
 impl Peers {
@@ -69,6 +71,7 @@ impl Peers {
             believed: Mutex::default(),
             table: Mutex::default(),
             prefixes: Mutex::default(),
+            pending: Mutex::default(),
         }
     }
 
