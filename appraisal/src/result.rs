@@ -43,6 +43,7 @@ const BOX: &str = "box";
 // Claim keys: CWT (RFC 8392), EAT (RFC 9711), EAR. GTVP's own claims are one map under a text key.
 const EXP: i64 = 4;
 const IAT: i64 = 6;
+const EAT_NONCE: i64 = 10;
 const EAT_PROFILE: i64 = 265;
 const SUBMODS: i64 = 266;
 const EAR_STATUS: i64 = 1000;
@@ -95,11 +96,25 @@ pub struct BoxClaims {
     pub later: Vec<(String, Digest)>,
     /// How many more of these.
     pub later_more: u64,
+    /// For whom it was appraised.
+    pub asked: Asked,
 }
 
-impl From<&BoxFinding> for BoxClaims {
-    fn from(f: &BoxFinding) -> Self {
+/// Which application a result about a box was made for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Asked {
+    /// The box that asked, a box of the verifier.
+    pub by: BoxName,
+    /// What it chose, [`crate::file::NONCE`] bytes: the result is newer than that.
+    #[serde(with = "crate::bytes")]
+    pub nonce: Vec<u8>,
+}
+
+impl BoxClaims {
+    fn of(f: &BoxFinding, asked: Asked) -> Self {
         Self {
+            asked,
             name: f.name.clone(),
             composition: f.composition,
             linked: f.linked.len() as u64,
@@ -110,10 +125,10 @@ impl From<&BoxFinding> for BoxClaims {
 }
 
 impl Claims {
-    /// The same, about a box of the member.
+    /// The same, about a box of the member, for an application that asked.
     #[must_use]
-    pub fn about(mut self, finding: &BoxFinding) -> Self {
-        self.about = Some(finding.into());
+    pub fn about(mut self, finding: &BoxFinding, asked: Asked) -> Self {
+        self.about = Some(BoxClaims::of(finding, asked));
         self
     }
 
@@ -254,14 +269,16 @@ impl AttestationResult {
             (int(0), Value::Text(DEVELOPER.to_owned())),
             (int(1), Value::Text(env!("CARGO_PKG_VERSION").to_owned())),
         ]);
-        let claims = Value::Map(vec![
-            (int(EXP), int(self.expires)),
-            (int(IAT), int(self.issued)),
+        let mut claims = vec![(int(EXP), int(self.expires)), (int(IAT), int(self.issued))];
+        if let Some(about) = &self.claims.about {
+            claims.push((int(EAT_NONCE), Value::Bytes(about.asked.nonce.clone())));
+        }
+        claims.extend([
             (int(EAT_PROFILE), Value::Text(PROFILE.to_owned())),
             (int(SUBMODS), Value::Map(submods)),
             (int(EAR_VERIFIER), verifier),
         ]);
-        Ok(Unsigned::new(CONTENT, to_cbor(&claims), scheme, &signer.to_bytes())?)
+        Ok(Unsigned::new(CONTENT, to_cbor(&Value::Map(claims)), scheme, &signer.to_bytes())?)
     }
 
     /// The result, signed.
@@ -346,6 +363,11 @@ fn read(payload: &[u8]) -> Result<AttestationResult, ResultRefusal> {
         if number(about, EAR_STATUS, "ear.status")? != claims.tier() {
             return Err(ResultRefusal::Contradiction("ear.status"));
         }
+    }
+    let nonce = get(&value, &Value::Integer(EAT_NONCE.into()));
+    let asked = claims.about.as_ref().map(|b| Value::Bytes(b.asked.nonce.clone()));
+    if nonce != asked.as_ref() {
+        return Err(ResultRefusal::Contradiction("eat_nonce"));
     }
     if claims.state == State::Trusted && !claims.failed.is_empty() {
         return Err(ResultRefusal::Contradiction("list of failures"));

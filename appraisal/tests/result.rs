@@ -9,7 +9,7 @@ use gtvp_appraisal::alg::HashAlg;
 use gtvp_appraisal::appraise::{NotMade, State, TpmClass, appraise};
 use gtvp_appraisal::cose::{CoseRefusal, Unsigned};
 use gtvp_appraisal::reference::{Manifest, ManifestRefusal, SignedManifest};
-use gtvp_appraisal::result::{AttestationResult, Claims, MAX_LIFETIME, ResultRefusal, SignedResult};
+use gtvp_appraisal::result::{Asked, AttestationResult, Claims, MAX_LIFETIME, ResultRefusal, SignedResult};
 use gtvp_appraisal::tpm::{Scheme, Signature, SignatureRefusal, VerifyingKey};
 use gtvp_model::digest::Digest;
 use support::*;
@@ -139,17 +139,20 @@ fn a_result_about_a_box_says_which() {
     let verifier = Key::ak();
     let mut made = result(false);
     let later = |n: u32| (format!("deb:late-{n}=1:amd64"), Digest::of(&n.to_be_bytes()));
-    made.claims = made.claims.about(&BoxFinding {
+    let asked = Asked { by: "shop".parse().unwrap(), nonce: vec![5; 16] };
+    let finding = BoxFinding {
         name: "web".parse().unwrap(),
         composition: Digest::of(b"nginx"),
         linked: vec!["deb:nginx=1.22.1-9:amd64".to_owned()],
         later: (0..100).map(later).collect(),
-    });
+    };
+    made.claims = made.claims.about(&finding, asked.clone());
     let bytes = signed(&verifier, &made);
     let read = verify(&bytes, &verifier, NOW).unwrap();
     assert_eq!(read, made);
     let about = read.claims.about.unwrap();
     assert_eq!((about.name.as_str(), about.linked, about.later.len(), about.later_more), ("web", 1, 32, 68));
+    assert_eq!(about.asked, asked, "and for whom");
 }
 
 #[test]

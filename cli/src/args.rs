@@ -656,6 +656,7 @@ pub enum MemberCommand {
 }
 
 #[derive(Debug, Args)]
+// Without the group that would have its name: a subcommand of that name has one.
 #[group(skip)]
 pub struct Attest {
     /// What the TPM's signature is to cover, 16 to 64 bytes in hexadecimal: whoever chose it knows that the evidence is no older
@@ -851,3 +852,13 @@ pub struct Man {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  gtvp version")]
 pub struct Version {}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_command_can_be_parsed() {
+        super::Cli::command().debug_assert();
+    }
+}

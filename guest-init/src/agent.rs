@@ -25,6 +25,7 @@ use crate::ending::{Ending, Step};
 use crate::export;
 use crate::link::{Link, NoPort};
 use crate::output::Output;
+use crate::peers::Peers;
 use crate::ready::{Port, Readiness, table};
 use crate::session::{Process, Session, Start};
 use crate::setup::{self, Setup};
@@ -67,6 +68,8 @@ pub struct Agent {
     /// Sessions that were hung up, until they have ended or are killed.
     leaving: Vec<(Process, Instant)>,
     ending: Ending,
+    /// Processes that ask about other boxes.
+    peers: Peers,
 }
 
 impl Agent {
@@ -87,6 +90,7 @@ impl Agent {
             sessions: BTreeMap::new(),
             leaving: Vec::new(),
             ending: Ending::default(),
+            peers: Peers::default(),
         })
     }
 
@@ -121,6 +125,10 @@ impl Agent {
         }
         self.tell();
         self.follow_sessions();
+        // A host that does not read is not asked.
+        if let Some(question) = self.peers.advance(self.met && self.link.has_room(), now) {
+            self.link.send(&question);
+        }
         self.leaving.retain(|(process, kill_at)| {
             if now >= *kill_at {
                 process.signal(libc::SIGKILL, true);
@@ -257,7 +265,9 @@ impl Agent {
                 fds.extend(session.process.outputs().map(readable));
             }
         }
-        let due = [until, self.link.due(), self.ready.as_ref().and_then(Readiness::due)];
+        fds.extend(self.peers.interest().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
+        let peers = self.peers.due(self.met && self.link.has_room());
+        let due = [until, self.link.due(), self.ready.as_ref().and_then(Readiness::due), peers];
         let kills = self.leaving.iter().map(|(_, at)| *at);
         let timeout = due.into_iter().flatten().chain(kills).min().map(|at| timespec(at, now));
         let waited = poll(&mut fds, timeout.as_ref());
@@ -312,6 +322,7 @@ impl Agent {
 
     /// The host has gone, and what it had started goes too.
     fn hang_up(&mut self, now: Instant) {
+        self.peers.lost();
         for (_, session) in std::mem::take(&mut self.sessions) {
             session.process.signal(libc::SIGHUP, true);
             self.leaving.push((session.process.close(), now + HANGUP_GRACE));
@@ -367,6 +378,7 @@ impl Agent {
                 }
             }
             ToGuest::Shutdown { grace_ms } => self.shut_down(Duration::from_millis(grace_ms), now),
+            ToGuest::PeerAnswer { ask, answer } => self.peers.answered(ask, &answer, now),
             ToGuest::AckExited => self.ending.acknowledge(),
             ToGuest::DropDentries => {
                 // 2: dentries and inodes (Linux Documentation/admin-guide/sysctl/vm.rst).
@@ -404,6 +416,9 @@ impl Agent {
         match setup::set_up(&config) {
             Ok(setup) => self.setup = Some(setup),
             Err(e) => return self.fail(e.step, e.reason, now),
+        }
+        if let Err(e) = self.peers.listen() {
+            say!("{}: {e}", gtvp_model::peer::SOCKET);
         }
         let tcp = config.ready_ports.into_iter().map(|port| (Protocol::Tcp, port));
         self.ready_ports =

@@ -17,8 +17,9 @@ use rustix::process::{Gid, Uid};
 
 use crate::accounts::Account;
 
-/// Where commands are looked for when the program's environment says nothing: Debian's own for root.
-pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// Where commands are looked for when the program's environment says nothing: Debian's own for root, and at its end what GTVP
+/// adds.
+pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/gtvp";
 /// What a terminal is taken for when nobody says.
 const DEFAULT_TERM: &str = "xterm";
 /// Bytes of a file that say what runs it: the kernel looks at 256.

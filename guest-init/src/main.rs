@@ -14,6 +14,8 @@ mod ending;
 mod export;
 mod link;
 mod output;
+mod peer_command;
+mod peers;
 mod power;
 mod ready;
 mod session;
@@ -30,6 +32,9 @@ use console::say;
 const PORT_WAIT: Duration = Duration::from_secs(60);
 
 fn main() {
+    if peer_command::is_called() {
+        std::process::exit(peer_command::run());
+    }
     if rustix::process::getpid().as_raw_nonzero().get() != 1 {
         say!("this is PID 1 of a lazy box, not a command");
         std::process::exit(2);
@@ -43,6 +48,7 @@ fn main() {
     }
     early::limits();
     early::insert_modules();
+    peer_command::place();
     let mut agent = match agent::Agent::start(PORT_WAIT) {
         Ok(agent) => agent,
         Err(why) => {

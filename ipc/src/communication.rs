@@ -1,8 +1,12 @@
 //! What `communication` answers.
 
+use gtvp_model::ids::BoxName;
 use gtvp_model::token::Endpoint;
+use gtvp_model::union::MemberId;
 use gtvp_model::unionview::ChannelRow;
 use gtvp_protocol::csp::SignedEntry;
+use gtvp_protocol::frame::wire::hex;
+use gtvp_protocol::vouch::NONCE;
 use serde::{Deserialize, Serialize};
 
 /// Which members there is a channel with.
@@ -51,6 +55,44 @@ pub struct JoinedReply {
     pub union: gtvp_model::union::UnionId,
 }
 
+/// Ask another member for a box's evidence. Answers with a descriptor that the evidence file can be read from; nobody here has looked at
+/// it. `Unavailable`: there is no channel with that member, or no answer in time; `Denied`: it gives none.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AskMember {
+    /// Whom.
+    pub member: MemberId,
+    /// Which of its boxes.
+    pub name: BoxName,
+    /// What the evidence must be bound to.
+    #[serde(with = "hex")]
+    pub nonce: [u8; NONCE],
+}
+
+/// Hear of what other members ask about this one's boxes. Goes on until the caller hangs up; only the newest of these calls hears.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WatchAsks {}
+
+/// What another member asks. To be answered with [`AnswerAsk`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberAsks {
+    /// Its number here.
+    pub ask: u64,
+    /// Which box.
+    pub name: BoxName,
+    /// What the evidence must be bound to.
+    #[serde(with = "hex")]
+    pub nonce: [u8; NONCE],
+}
+
+/// Answer another member. With a descriptor of the evidence, or without: why not.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AnswerAsk {
+    /// See [`MemberAsks`].
+    pub ask: u64,
+    /// Why there is none.
+    pub refused: Option<String>,
+}
+
 crate::interface!("communication" {
     /// See [`Channels`].
     Channels = "channels" -> Vec<ChannelRow>;
@@ -60,4 +102,10 @@ crate::interface!("communication" {
     Propose = "propose" -> crate::Nothing;
     /// See [`Join`]. Hanging up ends it, unless the record has this server by then.
     Join = "join" -> JoinedReply, progress JoinStep;
+    /// See [`AskMember`].
+    AskMember = "ask_member" -> crate::Nothing;
+    /// See [`WatchAsks`].
+    WatchAsks = "watch_asks" -> crate::Nothing, progress MemberAsks;
+    /// See [`AnswerAsk`]. Nobody may wait for it any more.
+    AnswerAsk = "answer_ask" -> crate::Nothing;
 });

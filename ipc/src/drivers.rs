@@ -5,6 +5,7 @@ use gtvp_model::boxview::ExitStatus;
 use gtvp_model::guest::{Program, TerminalSize};
 use gtvp_model::ids::{BoxName, Slot};
 use gtvp_model::operation::Progress;
+use gtvp_model::peer::{PeerAnswer, PeerQuestion};
 use gtvp_model::units::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -147,6 +148,17 @@ pub struct AcceleratorReply {
     pub accelerator: String,
 }
 
+/// Answer what a box asked about another one. A question that nobody waits for any more is answered in vain.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AnswerPeer {
+    /// The box that asked.
+    pub slot: Slot,
+    /// Its question's number.
+    pub ask: u64,
+    /// The answer.
+    pub answer: PeerAnswer,
+}
+
 /// Hear of the boxes: first each one's present state, then changes. Does not end.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Watch {}
@@ -185,6 +197,13 @@ pub enum BoxHappening {
     Gone,
     /// Every box's present state has been told; `slot` means nothing here.
     Current,
+    /// A process of the box asks about another box: to be answered with [`AnswerPeer`].
+    AsksAboutPeer {
+        /// Its number; no other question of any box has it.
+        ask: u64,
+        /// The question, as the box wrote it.
+        question: PeerQuestion,
+    },
     /// Something to know about, for people.
     Notice {
         /// One sentence.
@@ -215,6 +234,8 @@ crate::interface!("drivers" {
     ExportUpper = "export_upper" -> Nothing;
     /// See [`Accelerator`].
     Accelerator = "accelerator" -> AcceleratorReply;
+    /// See [`AnswerPeer`].
+    AnswerPeer = "answer_peer" -> Nothing;
     /// See [`Watch`].
     Watch = "watch" -> Nothing, progress BoxEvent;
 });

@@ -6,6 +6,7 @@ use gtvp_model::composition::Composition;
 use gtvp_model::digest::Digest;
 use gtvp_model::ids::{BoxName, MemberName, Slot};
 use gtvp_model::member::TpmView;
+use gtvp_model::peer::PeerQuestion;
 use gtvp_model::token::{TokenId, TokenSecret};
 use gtvp_model::union::{
     Admission, EkDigest, Hardware, Identity, KeyName, MemberId, PlatformIdentity, RecordHead, RosterEntry,
@@ -22,6 +23,7 @@ use gtvp_protocol::hsp::message::{
     Ask, Certification, Credential, Evidence, Held, JoinKeys, LogKind, Path as MerklePath, Pcr, Selection,
 };
 use gtvp_protocol::hsp::{Appraisal as HspAppraisal, Binding, Durable, Rejection};
+use gtvp_protocol::vouch::NONCE;
 use serde::{Deserialize, Serialize};
 
 use crate::Nothing;
@@ -86,6 +88,55 @@ pub struct AttestBox {
     pub composition: Composition,
     /// What the one who asks has chosen, in hexadecimal: 16 to 64 bytes.
     pub nonce: String,
+}
+
+/// An application in a box asks about another box: which member is to be asked, and with what nonce. Good for one [`VouchForPeer`], and
+/// not for long.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ChallengePeer {
+    /// The box that asks.
+    pub asker: BoxName,
+    /// Whom it asks about.
+    pub peer: PeerQuestion,
+}
+
+/// The answer to [`ChallengePeer`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerChallenge {
+    /// The member that has the other box; `None`: this one.
+    pub member: Option<MemberId>,
+    /// What its evidence must be bound to: chosen here, and by nobody who could have seen evidence for it before.
+    #[serde(with = "hex")]
+    pub nonce: [u8; NONCE],
+}
+
+/// Appraise the evidence of a box that an application asks about, and say by this member's key what was found. A descriptor of the evidence
+/// file comes with it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct VouchForPeer {
+    /// Of the challenge.
+    #[serde(with = "hex")]
+    pub nonce: [u8; NONCE],
+}
+
+/// The answer to [`VouchForPeer`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerVouched {
+    /// The attestation result, signed.
+    #[serde(with = "hex")]
+    pub result: Vec<u8>,
+    /// Its member's verdict.
+    pub verdict: String,
+    /// The other box's member.
+    pub member: MemberName,
+    /// The other box.
+    pub name: BoxName,
+    /// Digest of what it was started on.
+    pub composition: Digest,
+    /// When the result ends, seconds since 1970-01-01 UTC.
+    pub expires: i64,
+    /// What was not checked.
+    pub not_checked: Vec<String>,
 }
 
 /// May this box run here?
@@ -678,6 +729,10 @@ crate::interface!("security" {
     EndBox = "end_box" -> Nothing;
     /// See [`AttestBox`].
     AttestBox = "attest_box" -> Nothing;
+    /// See [`ChallengePeer`]. A question that names nobody is `Invalid` or `NotFound`; outside of a union `WrongState`.
+    ChallengePeer = "challenge_peer" -> PeerChallenge;
+    /// See [`VouchForPeer`]. Evidence that does not hold, and a member that is not trusted: `Denied`.
+    VouchForPeer = "vouch_for_peer" -> PeerVouched;
     /// See [`Tpm`]. A TPM that cannot be used is no fault: the answer says why.
     Tpm = "tpm" -> TpmView;
 

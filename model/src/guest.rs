@@ -22,6 +22,8 @@
 //!                                  ←  Output stream 1|2, numbered; kept until acknowledged
 //!  AckOutput{seq}                  →
 //!  Exec{stream,…} Stdin Resize …   ↔  Data{stream}, ExecExited{stream}
+//!                                  ←  AskPeer{ask,…}       about another box
+//!  PeerAnswer{ask,…}               →
 //!  Shutdown{grace}                 →
 //!                                  ←  Exited{…}, then the guest powers off
 //! ```
@@ -35,6 +37,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 
 use crate::boxview::ExitStatus;
+use crate::peer::{PeerAnswer, PeerQuestion};
 
 /// Version of this protocol. A guest of another version refuses at Welcome.
 pub const PROTOCOL: u32 = 1;
@@ -351,6 +354,13 @@ pub enum ToGuest {
     AckExited,
     /// The host has put in place a component that answers names the guest may remember as missing.
     DropDentries,
+    /// The answer to [`ToHost::AskPeer`].
+    PeerAnswer {
+        /// The question's number.
+        ask: u32,
+        /// The answer.
+        answer: PeerAnswer,
+    },
 }
 
 /// Where guest-init is.
@@ -427,6 +437,13 @@ pub enum ToHost {
         session: u32,
         /// Bytes.
         bytes: u32,
+    },
+    /// A process of the box asks about another box; one question at a time. A guest that does not wait is refused.
+    AskPeer {
+        /// Number, chosen by the guest.
+        ask: u32,
+        /// The question.
+        question: PeerQuestion,
     },
 }
 

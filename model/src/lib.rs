@@ -15,6 +15,7 @@ pub mod guest;
 pub mod ids;
 pub mod member;
 pub mod operation;
+pub mod peer;
 pub mod stream;
 pub mod token;
 pub mod topology;

@@ -15,6 +15,7 @@ mod planted;
 pub mod results;
 pub mod rota;
 mod untrusted;
+pub mod vouch;
 
 pub use planted::Check;
 #[cfg(any(test, feature = "planted"))]

@@ -70,8 +70,12 @@ struct Reference {
 #[derive(Debug, Serialize)]
 struct AboutBox {
     name: String,
-    linked: usize,
-    linked_later: Vec<String>,
+    /// Digest of what its root is made of, as its member measured it.
+    composition: String,
+    /// Components of the composition that were linked.
+    linked: Vec<String>,
+    /// Components that were linked and are not in it: what its member made itself, or found missing later.
+    beside: Vec<String>,
 }
 
 /// Checks; gives the exit status.
@@ -177,8 +181,9 @@ fn found(file: &EvidenceFile, verdict: &FileVerdict, nonce_chosen: bool) -> Foun
             });
             Some(AboutBox {
                 name: file.about.as_ref().map(|b| b.evidence.name.to_string()).unwrap_or_default(),
-                linked: found.linked.len(),
-                linked_later: found.later.iter().map(|(reference, _)| reference.clone()).collect(),
+                composition: found.composition.to_string(),
+                linked: found.linked.clone(),
+                beside: found.later.iter().map(|(reference, _)| reference.clone()).collect(),
             })
         }
     };
@@ -281,8 +286,13 @@ fn text(name: &str, found: &Found) -> String {
         ),
     ]);
     if let Some(b) = &found.about {
-        out += &facts(&[("box", format!("{}, {} components linked", b.name, b.linked))]);
-        out += &list("Linked later", b.linked_later.iter().map(String::as_str));
+        out += &facts(&[
+            ("box", b.name.clone()),
+            ("composition", b.composition.clone()),
+            ("linked", format!("{} components of it, {} beside it", b.linked.len(), b.beside.len())),
+        ]);
+        out += &list("Linked of the composition", b.linked.iter().map(String::as_str));
+        out += &list("Linked, and not in the composition", b.beside.iter().map(String::as_str));
     }
     let failed: Vec<String> = found.failed.iter().map(located).collect();
     out += &list("Failed", failed.iter().map(String::as_str));

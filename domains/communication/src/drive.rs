@@ -17,7 +17,7 @@ use gtvp_model::union::{MemberId, TpmClass};
 use gtvp_protocol::frame::Frame;
 use gtvp_protocol::hsp::message::{self, MAX_RECORD_PIECE, Message, Record};
 use gtvp_protocol::hsp::{AttestedChannel, Command, Durable, Event, Grant, Millis, Refusal, Role};
-use gtvp_protocol::{csp, neighbour, results};
+use gtvp_protocol::{csp, neighbour, results, vouch};
 
 use crate::calls::{Calls, learned};
 use crate::ends::{Begin, End, Report};
@@ -40,8 +40,11 @@ const LISTS: u64 = 32;
 
 /// Frames of a channel.
 fn limits(kind: u8) -> Option<usize> {
-    let first = message::limits(kind).or_else(|| csp::node::limits(kind));
-    first.or_else(|| neighbour::limits(kind)).or_else(|| results::limits(kind))
+    message::limits(kind)
+        .or_else(|| csp::node::limits(kind))
+        .or_else(|| neighbour::limits(kind))
+        .or_else(|| results::limits(kind))
+        .or_else(|| vouch::limits(kind))
 }
 
 /// See the module.
@@ -182,6 +185,7 @@ impl Drive {
                     self.end(why);
                 }
             }
+            Some(peer) if vouch::limits(frame.kind).is_some() => self.about_box(peer, &frame),
             _ => {
                 if let (Ok(Message::JoinChallenge(m)), Some(Machine::Joiner(_))) =
                     (Message::decode(&frame), &self.machine)
@@ -191,6 +195,23 @@ impl Drive {
                 }
                 self.event(Event::Frame(frame));
             }
+        }
+    }
+
+    /// A question about a box, or an answer. With a member that has not caught up only the record is spoken of.
+    fn about_box(&mut self, peer: MemberId, frame: &Frame) {
+        if self.channel.as_ref().map(AttestedChannel::grant) != Some(Grant::Full) {
+            return;
+        }
+        let asks = &self.runtime.asks;
+        let heard = match frame.kind {
+            vouch::ASK => asks.asked(peer, frame),
+            _ => asks.answered(peer, frame).map(|()| None),
+        };
+        match heard {
+            Ok(Some(answer)) => self.note(Note::Send(answer)),
+            Ok(None) => {}
+            Err(_) => self.end("what the peer says about a box is malformed"),
         }
     }
 

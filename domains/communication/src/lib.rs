@@ -3,10 +3,11 @@
 //! `engine` decides · `runtime` carries it out · `union`, `security` what the other domain tells and is asked · `identity`, `tls`,
 //! `link` a connection · `listen`, `connect`, `join` how one begins · `machine`, `drive`, `calls`, `period` what goes on on it ·
 //! `quoter` this member's evidence · `admit` the entry of a joiner · `results` attestation results between members · `places` where
-//! others are · `switch` between threads · `node` the record · `service` what other domains ask.
+//! others are · `switch` between threads · `node` the record · `asks` evidence of boxes · `service` what other domains ask.
 
 pub mod address;
 pub mod admit;
+pub mod asks;
 pub mod calls;
 pub mod clock;
 pub mod connect;

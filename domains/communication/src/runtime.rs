@@ -16,6 +16,7 @@ use gtvp_model::unionview::ChannelRow;
 use gtvp_protocol::hsp::{Grant, Millis};
 use gtvp_protocol::neighbour::{Endpoints, Place};
 
+use crate::asks::Asks;
 use crate::ends::End;
 use crate::engine::{Do, Engine, LinkId};
 use crate::listen::Listening;
@@ -67,6 +68,8 @@ pub struct Runtime {
     pub switch: Arc<Switch>,
     /// What this member has found of others.
     pub results: Results,
+    /// Evidence of boxes.
+    pub asks: Asks,
     /// A join is under way.
     pub joining: AtomicBool,
     /// What this member is told by its configuration.
@@ -109,6 +112,7 @@ impl Runtime {
             newest,
             switch,
             results: Results::default(),
+            asks: Asks::default(),
             joining: AtomicBool::new(false),
             book: Mutex::new(Book::open(&config.folder)),
             config,
@@ -304,6 +308,7 @@ impl Runtime {
         let lost = engine.down(link, &why, clock::now(), clock::chance());
         if let Some(with) = lost {
             self.node.down(with);
+            self.asks.down(with);
         }
         drop(engine);
         self.changed.notify_all();

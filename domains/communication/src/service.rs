@@ -2,15 +2,21 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
-use gtvp_ipc::communication::{Join, JoinStep, OwnEndpointReply, Propose, Request};
+use gtvp_ipc::bulk;
+use gtvp_ipc::communication::{AnswerAsk, AskMember, Join, JoinStep, OwnEndpointReply, Propose, Request};
 use gtvp_ipc::{Answer, Caller, Service, Session};
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_protocol::csp::node::Proposal;
+use gtvp_protocol::vouch::MAX_EVIDENCE;
 
 use crate::admit::DECISION;
 use crate::join::join;
 use crate::runtime::Runtime;
+
+/// How long somebody who watches may have gone before it is noticed.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// See the module.
 pub struct Communication {
@@ -25,7 +31,7 @@ impl Service for Communication {
         &self,
         _caller: &Caller,
         request: Request,
-        _fds: Vec<OwnedFd>,
+        fds: Vec<OwnedFd>,
         session: &mut Session,
     ) -> Result<Answer, Fault> {
         match request {
@@ -36,11 +42,45 @@ impl Service for Communication {
             }
             Request::Propose(p) => propose(&self.runtime, p).map(|()| Answer::nothing()),
             Request::Join(j) => self.join(&j, session),
+            Request::AskMember(a) => self.ask_member(&a),
+            Request::WatchAsks(_) => {
+                self.runtime.asks.watch(LOOK, |ask| match ask {
+                    Some(ask) => session.progress(&ask).is_ok(),
+                    None => !session.cancelled(),
+                });
+                Ok(Answer::nothing())
+            }
+            Request::AnswerAsk(a) => self.answer_ask(&a, fds).map(|()| Answer::nothing()),
         }
     }
 }
 
 impl Communication {
+    fn ask_member(&self, what: &AskMember) -> Result<Answer, Fault> {
+        let runtime = &self.runtime;
+        if runtime.engine().channel(what.member).is_none() {
+            return Err(Fault::new(FaultKind::Unavailable, "that member cannot be reached at the moment"));
+        }
+        let send = |frame| runtime.switch.send(what.member, frame);
+        let evidence = runtime.asks.ask(what.member, &what.name, &what.nonce, send)?;
+        let fd = bulk::give(&evidence).map_err(|e| Fault::internal("no memory for a descriptor", &e))?;
+        Ok(Answer::nothing().with_fds(vec![fd]))
+    }
+
+    fn answer_ask(&self, what: &AnswerAsk, fds: Vec<OwnedFd>) -> Result<(), Fault> {
+        let evidence = match (&what.refused, fds.into_iter().next()) {
+            (Some(why), _) => Err(why.clone()),
+            (None, None) => Err("there is no evidence".to_owned()),
+            (None, Some(fd)) => bulk::take(fd, MAX_EVIDENCE)
+                .map_err(|_| "the evidence is longer than is sent to other members".to_owned()),
+        };
+        let outcome = evidence.as_ref().map(Vec::as_slice).map_err(String::as_str);
+        if let Some((to, frames)) = self.runtime.asks.answer(what.ask, outcome) {
+            frames.into_iter().for_each(|frame| self.runtime.switch.send(to, frame));
+        }
+        Ok(())
+    }
+
     fn join(&self, what: &Join, session: &mut Session) -> Result<Answer, Fault> {
         let joined = join(&self.runtime, what, &mut |step| match step {
             Some(step) => session.progress(&JoinStep { step: step.to_owned() }).is_ok(),

@@ -26,7 +26,7 @@ impl Hub {
     pub fn emit(&self, slot: Slot, what: BoxHappening) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         match &what {
-            BoxHappening::Notice { .. } | BoxHappening::Current => {}
+            BoxHappening::Notice { .. } | BoxHappening::Current | BoxHappening::AsksAboutPeer { .. } => {}
             // How it ended stays to be told to who comes later.
             BoxHappening::Gone => inner.present.entry(slot).or_default().push(what.clone()),
             _ => drop(inner.present.insert(slot, vec![what.clone()])),
@@ -34,6 +34,12 @@ impl Hub {
         let event = BoxEvent { slot, what };
         // One that does not read is dropped: its inbox says so to its thread.
         inner.watchers.retain(|w| w.upgrade().is_some_and(|w| w.push(event.clone())));
+    }
+
+    /// Like [`Self::emit`]; whether anybody hears it.
+    pub fn pass_on(&self, slot: Slot, what: BoxHappening) -> bool {
+        self.emit(slot, what);
+        !self.inner.lock().unwrap_or_else(PoisonError::into_inner).watchers.is_empty()
     }
 
     /// A box starts: what was said of the one before in its slot is over.

@@ -15,6 +15,7 @@ mod hub;
 mod inbox;
 mod link;
 mod monitor;
+mod peer;
 mod qmp;
 mod record;
 mod runtime;

@@ -14,6 +14,7 @@ use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::guest::{Frame, GuestConfig, Program, TerminalSize, ToGuest, ToHost, split_stream};
 use gtvp_model::ids::Slot;
 use gtvp_model::operation::Progress;
+use gtvp_model::peer::{PeerAnswer, PeerQuestion};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::agent::{Agent, Broken, Said};
@@ -23,6 +24,7 @@ use crate::exec::Form;
 use crate::follow::{Bell, End};
 use crate::inbox::Inbox;
 use crate::monitor::{Heard, Monitor};
+use crate::peer::Asking;
 use crate::qmp;
 use crate::record::{self, Record};
 use crate::service::Shared;
@@ -53,6 +55,8 @@ pub enum Request {
     Export(Caller, Reply),
     /// A signal for the application.
     Signal(i32, Reply),
+    /// The answer to what it asked about another box.
+    AnswerPeer(u64, PeerAnswer, Reply),
     /// The supervisor says that a machine of this slot ended.
     Ended(Ended),
     /// Whoever asked for the start has gone.
@@ -111,6 +115,7 @@ pub struct Notes {
     pauses: Vec<Reply>,
     resumes: Vec<Reply>,
     balloons: BTreeMap<u64, Reply>,
+    asking: Asking,
     released: bool,
 }
 
@@ -200,6 +205,12 @@ impl Machine {
                         self.tell_guest([Frame::control(&ToGuest::Signal { session: 0, signal })]);
                     }
                     let _ = reply.send(can);
+                }
+                Request::AnswerPeer(ask, answer, reply) => {
+                    if let Some(ask) = self.notes.asking.answered(ask) {
+                        self.tell_guest([Frame::control(&ToGuest::PeerAnswer { ask, answer })]);
+                    }
+                    let _ = reply.send(Ok(()));
                 }
                 Request::Exec { program, terminal, caller, reply } => {
                     let session = self.can_tell().and_then(|()| self.sessions.open(caller, Form::Frames));
@@ -345,8 +356,26 @@ impl Machine {
                 let frames = self.sessions.on_credit(session, bytes);
                 self.tell_guest(frames);
             }
+            ToHost::AskPeer { ask, question } => self.ask_peer(ask, question),
             // Taken care of before.
             ToHost::Output { .. } => {}
+        }
+    }
+
+    /// Passes a question on, or refuses it.
+    fn ask_peer(&mut self, theirs: u32, question: PeerQuestion) {
+        let ask = self.shared.next_ask();
+        let asked = question.check().map_err(|e| e.to_string()).and_then(|_| {
+            self.notes.asking.ask(theirs, ask, Instant::now()).map_err(str::to_owned)?;
+            if self.shared.hub.pass_on(self.slot, BoxHappening::AsksAboutPeer { ask, question }) {
+                return Ok(());
+            }
+            self.notes.asking.answered(ask);
+            Err("the member cannot answer at the moment: try again in a second".to_owned())
+        });
+        if let Err(why) = asked {
+            let answer = PeerAnswer::refused(&why);
+            self.tell_guest([Frame::control(&ToGuest::PeerAnswer { ask: theirs, answer })]);
         }
     }
 

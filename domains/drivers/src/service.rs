@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Instant;
 
@@ -53,6 +54,8 @@ pub struct Shared {
     pub keeper: Arc<console::Keeper>,
     /// The accelerator.
     pub chooser: Chooser,
+    /// The last question of any box about another one.
+    asks: AtomicU64,
     boxes: Mutex<BTreeMap<Slot, Handle>>,
 }
 
@@ -64,6 +67,11 @@ pub struct Drivers {
 impl Shared {
     fn boxes(&self) -> MutexGuard<'_, BTreeMap<Slot, Handle>> {
         self.boxes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A number that no other question of any box has, of the last process either: an answer that comes late finds nobody.
+    pub fn next_ask(&self) -> u64 {
+        self.asks.fetch_add(1, Ordering::Relaxed)
     }
 
     /// A box's machine is gone.
@@ -111,6 +119,7 @@ impl Drivers {
             link,
             hub: Hub::default(),
             keeper: console::Keeper::start()?,
+            asks: AtomicU64::new(random()?),
             boxes: Mutex::default(),
         });
         let running = Arc::new(Mutex::new(Some(BTreeMap::new())));
@@ -362,6 +371,13 @@ impl Drivers {
     }
 }
 
+fn random() -> std::io::Result<u64> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    // JSON's numbers are whole up to here in every reader.
+    Ok(u64::from_ne_bytes(bytes) >> 12)
+}
+
 /// Waits for the bell; `true` when the caller has gone.
 fn wait(bell: &impl AsFd, session: &Session) -> bool {
     let mut fds = [
@@ -418,6 +434,9 @@ impl Service for Drivers {
             Request::Logs(r) => Ok(Answer::nothing().with_fds(vec![self.logs(&r)?])),
             Request::Accelerator(_) => {
                 Ok(Answer::of(&AcceleratorReply { accelerator: self.shared.chooser.known() }))
+            }
+            Request::AnswerPeer(r) => {
+                self.ask(r.slot, |reply| runtime::Request::AnswerPeer(r.ask, r.answer, reply)).map(nothing)
             }
             Request::Watch(_) => self.watch(session).map(nothing),
         }

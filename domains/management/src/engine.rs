@@ -295,7 +295,8 @@ impl Engine {
             BoxHappening::Notice { message } => {
                 return vec![event(Severity::Info, "box.notice", format!("{name}: {message}"))];
             }
-            BoxHappening::Current => {}
+            // Changes nothing of the box.
+            BoxHappening::Current | BoxHappening::AsksAboutPeer { .. } => return Vec::new(),
         }
         effects.push(Effect::Save(name));
         effects

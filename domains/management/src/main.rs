@@ -10,6 +10,7 @@ mod runtime;
 mod service;
 mod union;
 mod views;
+mod vouch;
 mod watch;
 
 use std::path::Path;

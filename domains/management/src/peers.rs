@@ -30,6 +30,11 @@ pub fn ask_fds<M: Method>(params: &M) -> Result<Vec<OwnedFd>, Fault> {
     Ok(connect::<M>()?.call(params, &[], |_| ControlFlow::Continue(())).map(|(_, fds)| fds)?)
 }
 
+/// Makes a call once, with descriptors that go with it.
+pub fn give<M: Method>(params: &M, fds: &[BorrowedFd<'_>]) -> Result<M::Reply, Fault> {
+    Ok(connect::<M>()?.call(params, fds, |_| ControlFlow::Continue(())).map(|(reply, _)| reply)?)
+}
+
 /// Makes a call once that can not be made twice.
 pub fn tell<M: Method>(params: &M) -> Result<M::Reply, Fault> {
     Ok(connect::<M>()?.call(params, &[], |_| ControlFlow::Continue(())).map(|(reply, _)| reply)?)

@@ -27,6 +27,7 @@ use crate::engine::{Effect, Engine, check_size, has_machine};
 use crate::events::Events;
 use crate::operations::{Handle, Operations};
 use crate::records::{BoxRecord, Records};
+use crate::vouch::AtWork;
 use crate::{peers, views};
 
 /// How long a start waits for the published ports to listen. A box that is slower runs all the same, and is not yet ready.
@@ -48,6 +49,10 @@ pub struct Runtime {
     pub events: Events,
     /// Long work.
     pub operations: Operations,
+    /// Boxes that ask about others.
+    pub boxes_ask: AtWork,
+    /// Members that ask about boxes.
+    pub members_ask: AtWork,
     engine: Mutex<Engine>,
     changed: Condvar,
     records: Records,
@@ -73,6 +78,8 @@ impl Runtime {
             operations: Operations::open(state)?,
             config: place.config,
             events,
+            boxes_ask: AtWork::default(),
+            members_ask: AtWork::default(),
             engine: Mutex::new(Engine::new(kept)),
             changed: Condvar::new(),
             records,

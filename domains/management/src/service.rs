@@ -108,15 +108,8 @@ impl Service for Management {
             Request::ShowUnion(_) => peers::ask(&security::ShowUnion {}).map(|u| Answer::of(&u)),
             Request::ListMembers(_) => peers::ask(&security::ListMembers {}).map(|m| Answer::of(&m)),
             Request::AttestBox(r) => {
-                let slot = self.slot(&r.name, "be attested", &[BoxState::Running, BoxState::Paused])?;
-                let record = runtime.engine().get(&r.name)?.clone();
-                let composition = record
-                    .composition
-                    .ok_or_else(|| Fault::new(FaultKind::WrongState, "the box has no composition yet"))?;
-                let composition = peers::ask(&components::ShowComposition { composition })?;
-                let name = record.spec.name.clone();
-                peers::ask_fds(&security::AttestBox { slot, name, composition, nonce: r.nonce })
-                    .map(|fds| Answer::nothing().with_fds(fds))
+                self.slot(&r.name, "be attested", &[BoxState::Running, BoxState::Paused])?;
+                runtime.attest_box(&r.name, r.nonce).map(|fds| Answer::nothing().with_fds(fds))
             }
             Request::CreateToken(r) => runtime.create_token(&r.wish, operator).map(|t| Answer::of(&t)),
             Request::EndToken(r) => change(&Wish::EndToken(r.id), operator),

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gtvp_ipc::drivers::BoxHappening;
 use gtvp_ipc::place::SOCKETS;
 use gtvp_ipc::{call_with, components, drivers};
 
@@ -22,7 +23,12 @@ pub fn start(runtime: &Arc<Runtime>) -> io::Result<()> {
             let socket = format!("{SOCKETS}/drivers.sock");
             // Its end, whatever the reason, is answered by connecting anew.
             let _ = call_with(socket.as_ref(), &drivers::Watch {}, &[], |e: drivers::BoxEvent| {
-                for_drivers.observed(e.slot, &e.what);
+                match e.what {
+                    BoxHappening::AsksAboutPeer { ask, question } => {
+                        for_drivers.box_asks(e.slot, ask, question);
+                    }
+                    what => for_drivers.observed(e.slot, &what),
+                }
                 ControlFlow::Continue(())
             });
             std::thread::sleep(PAUSE);
@@ -43,6 +49,8 @@ pub fn start(runtime: &Arc<Runtime>) -> io::Result<()> {
             std::thread::sleep(PAUSE);
         }
     })?;
+    let for_asks = runtime.clone();
+    std::thread::Builder::new().name("watch-asks".into()).spawn(move || for_asks.watch_asks())?;
     let for_union = runtime.clone();
     std::thread::Builder::new().name("watch-union".into()).spawn(move || for_union.watch_union())?;
     Ok(())

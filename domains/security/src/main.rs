@@ -60,6 +60,8 @@ impl Service for Security {
                 attest::answer_box(&self.platform, &self.vtpms, self.union.manifests(), state, &a)
                     .map(|fd| Answer::nothing().with_fds(vec![fd]))
             }
+            Request::ChallengePeer(c) => self.peers.challenge_peer(&c, now).map(|c| Answer::of(&c)),
+            Request::VouchForPeer(v) => self.peers.vouch_for_peer(&v, fds, now).map(|v| Answer::of(&v)),
             Request::Tpm(_) => Ok(Answer::of(&self.platform.view())),
             Request::Attest(a) => {
                 let state = gtvp_ipc::place::STATE.as_ref();

@@ -21,6 +21,7 @@ use gtvp_model::member::MemberConfig;
 
 use crate::platform::{Platform, chain, fault};
 use crate::tpm::actor::{Measured, Tpm};
+use crate::tpm::client::TpmError;
 use crate::tpm::pcrs::{Bank, Selection};
 use crate::tpm::saved;
 use crate::tpm::transport::Address;
@@ -197,9 +198,10 @@ impl Vtpms {
         let name = &asked.name;
         let pcr = Selection::new(Bank::Sha256, [u32::from(ownlog::PCR.get())]);
         let pcr = pcr.ok_or_else(|| Fault::new(FaultKind::Internal, "there is no PCR to quote"))?;
-        let key = tpm.state().map_err(|e| fault(&e))?.identity.ak_public;
+        let failed = |e: TpmError| lost(name, &e);
+        let key = tpm.state().map_err(failed)?.identity.ak_public;
         let bound = boxes::qualifying_data(&file.evidence.quote, nonce).0.to_vec();
-        let found = tpm.evidence(pcr, bound, 0).map_err(|e| fault(&e))?;
+        let found = tpm.evidence(pcr, bound, 0).map_err(failed)?;
         let evidence = BoxEvidence {
             name: name.clone(),
             composition: asked.composition.clone(),
@@ -221,5 +223,18 @@ impl Vtpms {
         })?;
         file.about = Some(AboutBox { evidence, nonce: nonce.to_vec() });
         Ok(file)
+    }
+}
+
+/// Why a box's vTPM does not answer. It does not begin anew while the box runs: what it had seen went with it.
+fn lost(name: &BoxName, error: &TpmError) -> Fault {
+    match error {
+        TpmError::Transport(_) => {
+            Fault::new(FaultKind::WrongState, format!("the vTPM of box {name} has ended"))
+                .because("what it had seen of the box went with it, so the box has no evidence")
+                .because(chain(error))
+                .hint("stop the box and start it again")
+        }
+        other => fault(other),
     }
 }

@@ -31,7 +31,7 @@ fn attest(lab: &Lab, words: &[&str]) -> Vec<u8> {
 }
 
 /// Exit status and findings of `gtvp verify`, on a machine that has never heard of the member.
-fn verify(bytes: &[u8], words: &[&str]) -> (i32, Value) {
+pub fn verify(bytes: &[u8], words: &[&str]) -> (i32, Value) {
     let file = Kept::new(bytes);
     let mut command = std::process::Command::new(build_dir().join("gtvp"));
     command.arg("verify").arg(&file.0).args(["-o", "json"]).args(words);
@@ -39,7 +39,7 @@ fn verify(bytes: &[u8], words: &[&str]) -> (i32, Value) {
     (out.status.code().unwrap(), serde_json::from_slice(&out.stdout).unwrap_or(Value::Null))
 }
 
-fn has(list: &Value, word: &str) -> bool {
+pub fn has(list: &Value, word: &str) -> bool {
     list.as_array().is_some_and(|l| l.iter().any(|v| v.to_string().contains(word)))
 }
 

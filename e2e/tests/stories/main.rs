@@ -2,6 +2,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod attest;
+mod boxes;
 mod faults;
 mod integrity;
 mod life;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
                 "attested_evidence_outlives_security_and_grows_only_by_what_is_new",
                 attest::attested_evidence_outlives_security_and_grows_only_by_what_is_new,
             ),
+            ("a_box_proves_what_it_runs", boxes::a_box_proves_what_it_runs),
             (
                 "a_union_is_begun_by_choice_and_outlives_security",
                 union::a_union_is_begun_by_choice_and_outlives_security,

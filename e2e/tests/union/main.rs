@@ -5,6 +5,7 @@
 mod contain;
 mod join;
 mod record;
+mod vouch;
 
 use std::process::ExitCode;
 
@@ -15,6 +16,10 @@ fn main() -> ExitCode {
         &[
             ("servers_join_by_attestation", join::servers_join_by_attestation),
             ("what_does_not_fit_joins_nothing", join::what_does_not_fit_joins_nothing),
+            (
+                "applications_on_two_servers_prove_themselves_to_each_other",
+                vouch::applications_on_two_servers_prove_themselves_to_each_other,
+            ),
             ("every_member_has_the_whole_record", record::every_member_has_the_whole_record),
             ("a_member_that_was_away_catches_up", record::a_member_that_was_away_catches_up),
             ("a_log_that_was_cut_costs_the_verdict", contain::a_log_that_was_cut_costs_the_verdict),

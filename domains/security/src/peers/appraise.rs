@@ -245,9 +245,9 @@ impl Peers {
         let class = crate::reference::class(of.class).ok_or_else(no_class)?;
         let tls = Name::parse(of.tls.as_bytes()).map_err(|e| unfit(&e))?;
         let claims = Claims::of(verdict, class, Some(of.ek), tls);
-        let lasts = heard::seconds(period);
         let issued = now.seconds();
-        let result = AttestationResult { claims, issued, expires: issued.saturating_add(lasts) };
+        let expires = issued.saturating_add(heard::seconds(period));
+        let result = AttestationResult { claims, issued, expires };
         let keys = self.union.own_keys()?;
         let Ok(in_tpm) = keys.in_tpm() else {
             // Whoever has no TPM tells nobody else what it found.

@@ -12,6 +12,7 @@ mod quote;
 mod results;
 mod shown;
 pub mod table;
+mod vouch;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -65,6 +66,7 @@ pub struct Peers {
     prefixes: Mutex<Prefixes>,
     heard: Mutex<Heard>,
     outbox: Outbox,
+    pending: Mutex<vouch::Pending>,
 }
 
 impl Peers {
@@ -80,6 +82,7 @@ impl Peers {
             prefixes: Mutex::default(),
             heard: Mutex::default(),
             outbox: Outbox::default(),
+            pending: Mutex::default(),
         }
     }
 

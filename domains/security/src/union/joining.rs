@@ -129,7 +129,7 @@ impl Union {
         let known = self.must_have(wanted, asked.known);
         let expected = Expected { union: asked.union, known, end: asked.end };
         let read = reader(&bytes).map_err(|e| BadChain::Unreadable(0, e));
-        let chain = Chain::new(own, now, Recoveries::UpTo(asked.known.number));
+        let chain = Chain::new(own, now, Recoveries::UpTo(wanted.head.number));
         Ok(match read.and_then(|read| learn(read, &expected, chain, |_, _| Ok(()))) {
             Err(e) => Err(causes(&e)),
             Ok(whole) => {
@@ -207,7 +207,9 @@ impl Union {
         }
         // Once more from its bytes: whoever gave them may have changed them since.
         let new = self.disk.begin(entry.id()).map_err(|e| cannot(&e))?;
-        let chain = Chain::new(entry.id(), now, Recoveries::UpTo(learned.expected.known.number));
+        // Whoever made the token vouches for the record up to there.
+        let [_, wanted, _] = expected.known;
+        let chain = Chain::new(entry.id(), now, Recoveries::UpTo(wanted.number));
         let written = reader(&learned.bytes).map_err(|e| BadChain::Unreadable(0, e)).and_then(|read| {
             learn(read, &expected, chain, |number, item| {
                 new.add(number, item).map_err(|e| BadChain::Unreadable(number, e))

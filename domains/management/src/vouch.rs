@@ -1,0 +1,172 @@
+//! Applications that ask about each other (GTVP §3.3, docs/design/peers.md): from the box to the other box's member, and what comes back
+//! to `security`, which says what it is worth. Here is which box that is, and nothing about trust.
+
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use data_encoding::BASE64;
+use data_encoding::HEXLOWER;
+use gtvp_ipc::communication::{AnswerAsk, AskMember, MemberAsks, WatchAsks};
+use gtvp_ipc::components::ShowComposition;
+use gtvp_ipc::drivers::AnswerPeer;
+use gtvp_ipc::place::SOCKETS;
+use gtvp_ipc::security::{AttestBox, ChallengePeer, VouchForPeer};
+use gtvp_ipc::{Nothing, call_with};
+use gtvp_model::boxview::BoxState;
+use gtvp_model::fault::{Fault, FaultKind};
+use gtvp_model::ids::Slot;
+use gtvp_model::peer::{PeerAnswer, PeerQuestion, PeerResult};
+
+use crate::peers;
+use crate::runtime::Runtime;
+
+/// Questions of this member's boxes at once, and of other members as many: each has a thread, and most of its time it waits.
+const MOST: usize = 8;
+/// Pause before a domain that has gone away is asked again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// How many are at work.
+#[derive(Debug, Default)]
+pub struct AtWork(Arc<AtomicUsize>);
+
+struct Turn(Arc<AtomicUsize>);
+
+impl AtWork {
+    fn begin(&self) -> Option<Turn> {
+        let more = |n: usize| (n < MOST).then_some(n + 1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Turn(self.0.clone()))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a box or another member is told of a fault.
+fn told(fault: &Fault) -> String {
+    fault.causes.iter().fold(fault.message.clone(), |text, cause| format!("{text}: {cause}"))
+}
+
+impl Runtime {
+    /// Evidence of a box that runs.
+    ///
+    /// # Errors
+    /// There is none such; it cannot be attested.
+    pub fn attest_box(&self, name: &str, nonce: String) -> Result<Vec<OwnedFd>, Fault> {
+        let record = self.engine().get(name)?.clone();
+        if !matches!(record.state, BoxState::Running | BoxState::Paused) {
+            return Err(Fault::new(FaultKind::WrongState, format!("box {name} does not run")));
+        }
+        let composition = record
+            .composition
+            .ok_or_else(|| Fault::new(FaultKind::WrongState, "the box has no composition yet"))?;
+        let composition = peers::ask(&ShowComposition { composition })?;
+        let name = record.spec.name.clone();
+        peers::ask_fds(&AttestBox { slot: record.slot, name, composition, nonce })
+    }
+
+    /// A box asks about another one. Answers it by and by, on a thread of its own.
+    pub fn box_asks(self: &Arc<Self>, slot: Slot, ask: u64, question: PeerQuestion) {
+        let answer = move |answer| {
+            // Whoever asked may be gone.
+            let _ = peers::tell(&AnswerPeer { slot, ask, answer });
+        };
+        let runtime = self.clone();
+        let work = self.boxes_ask.begin().map(|turn| {
+            std::thread::Builder::new().name("vouch".into()).spawn(move || {
+                let _turn = turn;
+                answer(match runtime.vouched(slot, question) {
+                    Ok(result) => PeerAnswer::Vouched(result),
+                    Err(fault) => PeerAnswer::refused(&told(&fault)),
+                });
+            })
+        });
+        if !matches!(work, Some(Ok(_))) {
+            std::thread::spawn(move || answer(PeerAnswer::refused("too many boxes ask at once: try again")));
+        }
+    }
+
+    fn vouched(&self, slot: Slot, question: PeerQuestion) -> Result<PeerResult, Fault> {
+        let asker = self.engine().boxes().find(|r| r.slot == slot && !r.builder).map(|r| r.spec.name.clone());
+        let asker = asker.ok_or_else(|| Fault::new(FaultKind::NotFound, "the box that asks is gone"))?;
+        let peer = question.check().map_err(|e| Fault::new(FaultKind::Invalid, e.to_string()))?;
+        let challenge = peers::ask(&ChallengePeer { asker, peer: question })?;
+        let fds = match challenge.member {
+            Some(member) => peers::ask_fds(&AskMember { member, name: peer.name, nonce: challenge.nonce })?,
+            None => self.attest_box(peer.name.as_str(), HEXLOWER.encode(&challenge.nonce))?,
+        };
+        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+        let found = peers::give(&VouchForPeer { nonce: challenge.nonce }, &borrowed)?;
+        Ok(PeerResult {
+            result: BASE64.encode(&found.result),
+            verdict: found.verdict,
+            member: found.member.to_string(),
+            name: found.name.to_string(),
+            composition: found.composition.to_string(),
+            expires: found.expires,
+            not_checked: found.not_checked,
+        })
+    }
+
+    /// Answers what other members ask about this one's boxes, for as long as this domain lives.
+    pub fn watch_asks(self: &Arc<Self>) {
+        let socket = format!("{SOCKETS}/communication.sock");
+        loop {
+            // Its end, whatever the reason, is answered by connecting anew.
+            let _ = call_with(socket.as_ref(), &WatchAsks {}, &[], |asks: MemberAsks| {
+                self.member_asks(asks);
+                ControlFlow::Continue(())
+            });
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    fn member_asks(self: &Arc<Self>, asks: MemberAsks) {
+        let ask = asks.ask;
+        let answer = move |fds: &[OwnedFd], refused| {
+            let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            // Whoever asked may be gone.
+            let _: Result<Nothing, Fault> = peers::give(&AnswerAsk { ask, refused }, &borrowed);
+        };
+        let runtime = self.clone();
+        let work = self.members_ask.begin().map(|turn| {
+            std::thread::Builder::new().name("attest".into()).spawn(move || {
+                let _turn = turn;
+                match runtime.attest_box(asks.name.as_str(), HEXLOWER.encode(&asks.nonce)) {
+                    Ok(fds) => answer(&fds, None),
+                    Err(fault) => answer(&[], Some(told(&fault))),
+                }
+            })
+        });
+        if !matches!(work, Some(Ok(_))) {
+            std::thread::spawn(move || answer(&[], Some("too many ask at once".into())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_so_many_are_at_work_and_each_gives_its_turn_back() {
+        let work = AtWork::default();
+        let turns: Vec<_> = (0..MOST).map(|_| work.begin().unwrap()).collect();
+        assert!(work.begin().is_none());
+        drop(turns);
+        assert!(work.begin().is_some());
+    }
+
+    #[test]
+    fn a_fault_is_told_with_its_causes() {
+        let fault = Fault::new(FaultKind::Denied, "m2/web is not vouched for")
+            .because("its member is untrusted here");
+        assert_eq!(told(&fault), "m2/web is not vouched for: its member is untrusted here");
+    }
+}
