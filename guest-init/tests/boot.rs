@@ -111,7 +111,7 @@ fn commands_beside_it(host: &mut machine::Host) {
     assert_eq!(host.sh("head -c 1000000 /dev/zero | tr '\\0' x").len(), 1_000_000);
 
     let (missing, ..) = host.exec(&["ngnix"], b"");
-    let want = "command \"ngnix\" does not exist in the box: no such file in PATH /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+    let want = "command \"ngnix\" does not exist in the box: no such file in PATH /usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/run/gtvp";
     assert_eq!(missing, Err(want.into()));
     let (script, ..) = host.exec(&["scripted"], b"");
     assert!(script.unwrap_err().contains("needs the interpreter \"/usr/bin/perl5\""));
