@@ -317,8 +317,8 @@ impl Union {
         self.signature(value)
     }
 
-    /// An entry that does this, signed, after the last one. It is tried on the record first: nobody is asked for what none would take.
-    fn write(&self, kept: &Kept, act: Act, now: UnixTime) -> Result<SignedEntry, Fault> {
+    /// An entry that does this, after the last one; to be signed when nobody waits for the record any more ([`Self::seal`]).
+    fn draft(&self, kept: &Kept, act: Act, now: UnixTime) -> Result<Draft, Fault> {
         let own = self.own_keys()?.identity;
         let view = kept.record().view();
         let member = view.members.get(&own.member_id()).filter(|m| m.identity.same_keys(&own));
@@ -334,23 +334,31 @@ impl Union {
             time: now,
             act,
         };
-        let signed = self.sign(&entry)?;
-        self.fits(kept, &signed, &entry)?;
-        Ok(signed)
+        if let Act::ReferenceAccepted { name, manifest } = &entry.act {
+            kept.book.would_take(name, manifest, author).map_err(|e| not_taken(causes(&e)))?;
+        }
+        Ok(Draft { entry, after: kept.record().clone() })
     }
 
-    /// That an entry may be the next.
-    fn fits(&self, kept: &Kept, signed: &SignedEntry, entry: &Entry) -> Result<(), Fault> {
-        let refused =
-            |why: String| Fault::new(FaultKind::WrongState, "the record does not take it").because(why);
-        kept.record().clone().apply(signed, &Ecdsa).map_err(|e| refused(e.to_string()))?;
-        match &entry.act {
-            Act::ReferenceAccepted { name, manifest } => {
-                kept.book.would_take(name, manifest, entry.author).map_err(|e| refused(causes(&e)))
-            }
-            _ => Ok(()),
-        }
+    /// Signs an entry, without the lock: the TPM takes its time. It is tried on the record that it was written for: nobody is asked for what
+    /// none would take.
+    fn seal(&self, draft: Draft) -> Result<SignedEntry, Fault> {
+        let Draft { entry, mut after } = draft;
+        let signed = self.sign(&entry)?;
+        after.apply(&signed, &Ecdsa).map_err(|e| not_taken(e.to_string()))?;
+        Ok(signed)
     }
+}
+
+/// An entry that is not signed yet.
+struct Draft {
+    entry: Entry,
+    /// The record that it is to follow.
+    after: Record,
+}
+
+fn not_taken(why: String) -> Fault {
+    Fault::new(FaultKind::WrongState, "the record does not take it").because(why)
 }
 
 fn summary(known: &Known) -> UnionSummary {
