@@ -153,6 +153,8 @@ pub struct Union {
     platform: Arc<Platform>,
     keys: OnceLock<OwnKeys>,
     held: Mutex<Held>,
+    /// Taken before `held` by whoever puts a whole record together: there is one place for that.
+    writing: Mutex<()>,
     joining: Mutex<joining::Joining>,
     /// Who wants to go, and since when: this member makes no voter of it.
     leaving: Mutex<BTreeMap<MemberId, Instant>>,
@@ -183,6 +185,7 @@ impl Union {
             platform,
             keys: OnceLock::new(),
             held: Mutex::new(held),
+            writing: Mutex::default(),
             joining: Mutex::new(joining::Joining::open(state)),
             leaving: Mutex::default(),
             changes: Mutex::new(0),
@@ -192,6 +195,10 @@ impl Union {
 
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// This server's name, as its configuration has it.
