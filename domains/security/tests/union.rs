@@ -8,6 +8,7 @@ mod played;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use gtvp_ipc::bulk;
 use gtvp_ipc::security::{BeginUnion, LearnRecord, Wish};
@@ -66,7 +67,7 @@ fn a_union_begins_once_and_is_the_same_after_a_restart() {
     assert!(m1.union.now().0.union.is_none());
     let (_, seen) = m1.union.now();
     m1.begin().unwrap();
-    assert!(m1.union.wait(seen, std::time::Duration::ZERO), "who watches is told");
+    assert!(m1.union.wait(seen, Duration::ZERO), "who watches is told");
     let begun = m1.union.show().unwrap();
     assert_eq!(
         (begun.name.as_str(), begun.entries, begun.voters.as_slice()),
@@ -413,7 +414,7 @@ fn a_union_of_nobody_else_ends_and_its_record_is_kept_aside() {
     let about = m1.union.end().unwrap().unwrap();
     let aside = format!("record.{}", id.short());
     assert!(about.contains("union lab") && about.contains(&aside), "{about}");
-    assert!(m1.union.wait(watched, std::time::Duration::ZERO) && m1.union.now().0.union.is_none());
+    assert!(m1.union.wait(watched, Duration::ZERO) && m1.union.now().0.union.is_none());
     assert!(m1.tpm.state().join(&aside).join("1").exists());
     let m1 = m1.restart();
     assert_eq!(m1.union.show().unwrap_err().kind, FaultKind::NotFound);
@@ -422,6 +423,38 @@ fn a_union_of_nobody_else_ends_and_its_record_is_kept_aside() {
     m1.begin().unwrap();
     assert_eq!(m1.union.show().unwrap().entries, 2);
     assert!(m1.union.end().unwrap().is_some());
+}
+
+#[test]
+fn nobody_waits_for_the_record_while_the_tpm_signs() {
+    let m1 = Arc::new(founder());
+    let entry = token(&m1);
+    type Call = Box<dyn Fn(&Server) + Send>;
+    let calls: [(&str, Call); 3] = [
+        ("vote_again", Box::new(|s| drop(s.union.vote_again(NOW).unwrap()))),
+        ("wish", Box::new(|s| drop(token(s)))),
+        ("vote_for", Box::new(move |s| drop(s.union.vote_for(&entry, NOW).unwrap()))),
+    ];
+    for (name, call) in calls {
+        m1.tpm.sleeps(true);
+        let (begun, heard) = std::sync::mpsc::channel();
+        let server = m1.clone();
+        let signs = std::thread::spawn(move || {
+            begun.send(()).unwrap();
+            call(&server);
+        });
+        heard.recv().unwrap();
+        // Time to come to the TPM: with less of it this would see nothing, and blame nobody.
+        std::thread::sleep(Duration::from_millis(200));
+        let (asks, server) = (std::sync::mpsc::channel(), m1.clone());
+        let reads = std::thread::spawn(move || asks.0.send(server.union.known().is_ok()).unwrap());
+        let known = asks.1.recv_timeout(Duration::from_secs(5));
+        let waits = !signs.is_finished();
+        m1.tpm.sleeps(false);
+        signs.join().unwrap();
+        reads.join().unwrap();
+        assert_eq!((known, waits), (Ok(true), true), "{name}");
+    }
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! The record on this member's disk: an entry a file, each with the head that made it count; the last promise; whose record it is.
 //!
 //! A file is replaced whole and made durable before the next is. Entries of one offer are written in their order, and the head stands with
-//! the last: after a crash those without one have not been taken. A whole record appears at once, by renaming its folder.
+//! the last: after a crash those without one have not been taken. A whole record is written in one go, made durable as a whole, and then
+//! appears at once, by renaming its folder.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use gtvp_model::digest::Digest;
@@ -194,9 +196,19 @@ pub struct NewRecord {
 }
 
 impl NewRecord {
-    /// Adds an entry.
+    /// Adds an entry. It is durable after [`Self::sync`].
     pub fn add(&self, number: u64, item: &Committed) -> io::Result<()> {
-        self.disk.append(number, std::slice::from_ref(item))
+        let place = self.disk.folder.join(number.to_string());
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(place)?;
+        file.write_all(&wire::encode(item))
+    }
+
+    /// Makes all that was added durable: one pass after the last, as nothing counts before it is in its place.
+    pub fn sync(&self) -> io::Result<()> {
+        for file in fs::read_dir(&self.disk.folder)? {
+            File::open(file?.path())?.sync_all()?;
+        }
+        File::open(&self.disk.folder)?.sync_all()
     }
 
     /// The record's promise.
@@ -204,11 +216,10 @@ impl NewRecord {
         self.disk.promise(promised)
     }
 
-    /// Puts it into the record's place, at once. A record that was there before is gone.
+    /// Puts it, durable as it is, into the record's place, at once. A record that was there before is gone.
     pub fn finish(self) -> io::Result<()> {
         let Disk { state, folder: new } = self.disk;
         let place = state.join(FOLDER);
-        File::open(&new)?.sync_all()?;
         if place.exists() {
             renameat_with(CWD, &new, CWD, &place, RenameFlags::EXCHANGE)?;
             File::open(&state)?.sync_all()?;

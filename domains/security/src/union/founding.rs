@@ -27,6 +27,7 @@ impl Union {
     /// `WrongState` in a union, or with a damaged record; `Denied` for a TPM that the union would not let in; whatever keeps this
     /// member's own evidence from being healthy.
     pub fn begin(&self, asked: &BeginUnion, now: UnixTime) -> Result<UnionSummary, Fault> {
+        let _alone = self.writing();
         let mut held = self.held();
         match &*held {
             Held::Record(kept) if kept.known.has_us() => {
@@ -100,6 +101,7 @@ impl Union {
             let new = self.disk.begin(own)?;
             items.iter().zip(0..).try_for_each(|(item, number)| new.add(number, item))?;
             new.promise(at)?;
+            new.sync()?;
             new.finish()
         })();
         written.map_err(|e| Fault::internal("the record cannot be written", &e))?;

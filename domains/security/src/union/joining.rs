@@ -18,7 +18,7 @@ use gtvp_protocol::hsp::join::MAX_RECORD;
 use rustix::fs::FileType;
 
 use super::chain::{BadChain, Chain, Expected, learn};
-use super::{Held, Kept, Known, Union, damaged};
+use super::{Held, Kept, Known, Union};
 use crate::platform::chain as causes;
 use crate::tpm::saved;
 
@@ -96,8 +96,7 @@ impl Union {
     /// What a record must have beside what the other side has named: what the administrator's token names, and all that this server has of
     /// it already. A voter that was given less of its own union's record would give its word a second time.
     fn must_have(&self, wanted: Wanted, known: RecordHead) -> [RecordHead; 3] {
-        let kept = self.known().ok().flatten().filter(|k| k.state.view.union == wanted.union);
-        [known, wanted.head, kept.map_or(wanted.head, |k| k.state.view.head)]
+        [known, wanted.head, self.left(wanted.union).map_or(wanted.head, |(end, _)| end)]
     }
 
     /// Whether this server is joining this union: it has learned its record, or asked it to be admitted.
@@ -175,37 +174,27 @@ impl Union {
         if !entry.identity.same_keys(&own) {
             return Err(wrong("that is a membership with other keys than this server has"));
         }
-        let mut held = self.held();
-        match &*held {
-            Held::Damaged(why) => return Err(damaged(why)),
-            Held::Record(kept) if kept.known.has_us() => {
-                // Written down before, and not heard of.
-                if kept.known.state.view.union == union {
-                    return Ok(());
-                }
-                return Err(wrong(&format!("this server is in union {}", kept.known.name)));
-            }
-            _ => {}
+        let _alone = self.writing();
+        if self.is_member_of(union)? {
+            return Ok(());
         }
-        let mut promised = None;
-        let mut joining = self.joining();
-        joining.wanted(union)?;
-        let learned = joining.learned.take().filter(|l| l.expected.union == union && l.expected.end == head);
+        let learned = {
+            let mut joining = self.joining();
+            joining.wanted(union)?;
+            joining.learned.take().filter(|l| l.expected.union == union && l.expected.end == head)
+        };
         let learned = learned.ok_or_else(|| wrong("that is not the record that was learned last"))?;
         let there = learned.known.member(&entry.id()).is_some_and(|m| m.identity.same_keys(&own));
         if !there {
             return Err(wrong("the record that was learned does not have this server"));
         }
+        let left = self.left(union);
         let mut expected = learned.expected;
-        if let Held::Record(kept) = &*held {
-            if kept.known.state.view.union == union {
-                let [known, head, _] = expected.known;
-                expected.known = [known, head, kept.record().view().head];
-                // Its word still counts.
-                promised = kept.keeper.promised();
-            }
+        if let Some((end, _)) = left {
+            let [known, head, _] = expected.known;
+            expected.known = [known, head, end];
         }
-        // Once more from its bytes: whoever gave them may have changed them since.
+        // Once more from its bytes: whoever gave them may have changed them since. Nobody waits for the record meanwhile.
         let new = self.disk.begin(entry.id()).map_err(|e| cannot(&e))?;
         // Whoever made the token vouches for the record up to there.
         let [_, wanted, _] = expected.known;
@@ -218,18 +207,52 @@ impl Union {
         let whole = written.map_err(|e| {
             Fault::new(FaultKind::Internal, "the record cannot be written down").because(causes(&e))
         })?;
-        promised.map_or(Ok(()), |promised| new.promise(promised)).map_err(|e| cannot(&e))?;
-        new.finish().map_err(|e| cannot(&e))?;
-        match fs::remove_file(self.state.join(INTENT)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(cannot(&e)),
-            _ => (joining.asked, joining.wanted) = (None, None),
-        }
-        drop(joining);
+        // Its word still counts.
+        let promised = left.and_then(|(_, promised)| promised);
+        let durable = promised.map_or(Ok(()), |promised| new.promise(promised)).and_then(|()| new.sync());
+        durable.map_err(|e| cannot(&e))?;
         let keeper = Keeper::new(entry.id(), whole.follower.record().clone(), promised);
-        *held = Held::Record(Box::new(Kept::new(keeper, whole.head, whole.book)));
+        let kept = Box::new(Kept::new(keeper, whole.head, whole.book));
+
+        let mut held = self.held();
+        let elsewhere = matches!(&*held, Held::Record(kept) if kept.known.has_us());
+        if elsewhere || held.left(union) != left {
+            return Err(wrong("what this server has of unions has changed meanwhile"));
+        }
+        new.finish().map_err(|e| cannot(&e))?;
+        *held = Held::Record(kept);
         drop(held);
         self.bump();
-        Ok(())
+        let mut joining = self.joining();
+        (joining.asked, joining.wanted) = (None, None);
+        match fs::remove_file(self.state.join(INTENT)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(cannot(&e)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether this server is a member of that union already: it was written down before, and not heard of.
+    fn is_member_of(&self, union: UnionId) -> Result<bool, Fault> {
+        let known = self.known()?.filter(|k| k.has_us());
+        match known {
+            Some(known) if known.state.view.union == union => Ok(true),
+            Some(known) => Err(wrong(&format!("this server is in union {}", known.name))),
+            None => Ok(false),
+        }
+    }
+
+    /// What this server has of a union that it was in.
+    fn left(&self, union: UnionId) -> Option<(RecordHead, Option<RecordHead>)> {
+        self.held().left(union)
+    }
+}
+
+impl Held {
+    /// The end of what is held of this union, and the last promise.
+    fn left(&self, union: UnionId) -> Option<(RecordHead, Option<RecordHead>)> {
+        let Self::Record(kept) = self else { return None };
+        let kept = Some(kept).filter(|k| k.known.state.view.union == union)?;
+        Some((kept.record().view().head, kept.keeper.promised()))
     }
 }
 

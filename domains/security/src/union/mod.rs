@@ -154,6 +154,8 @@ pub struct Union {
     platform: Arc<Platform>,
     keys: OnceLock<OwnKeys>,
     held: Mutex<Held>,
+    /// Taken before `held` by whoever puts a whole record together: there is one place for that.
+    writing: Mutex<()>,
     joining: Mutex<joining::Joining>,
     /// Who wants to go, and since when: this member makes no voter of it.
     leaving: Mutex<BTreeMap<MemberId, Instant>>,
@@ -185,6 +187,7 @@ impl Union {
             platform,
             keys: OnceLock::new(),
             held: Mutex::new(held),
+            writing: Mutex::default(),
             joining: Mutex::new(joining::Joining::open(state)),
             leaving: Mutex::default(),
             changes: Mutex::new(0),
@@ -194,6 +197,10 @@ impl Union {
 
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writing(&self) -> MutexGuard<'_, ()> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// This server's name, as its configuration has it.
@@ -319,15 +326,8 @@ impl Union {
         self.signature(value)
     }
 
-    /// An entry that does this, signed, after the last one. It is tried on the record first: nobody is asked for what none would take.
-    fn write(&self, kept: &Kept, act: Act, now: UnixTime) -> Result<SignedEntry, Fault> {
-        let (entry, signed) = self.next(kept, act, now)?;
-        self.fits(kept, &signed, &entry)?;
-        Ok(signed)
-    }
-
-    /// The entry that would be the next, signed. Whether it may be is not looked at.
-    fn next(&self, kept: &Kept, act: Act, now: UnixTime) -> Result<(Entry, SignedEntry), Fault> {
+    /// An entry that does this, after the last one; to be signed when nobody waits for the record any more ([`Self::seal`]).
+    fn draft(&self, kept: &Kept, act: Act, now: UnixTime) -> Result<Draft, Fault> {
         let own = self.own_keys()?.identity;
         let view = kept.record().view();
         let member = view.members.get(&own.member_id()).filter(|m| m.identity.same_keys(&own));
@@ -343,22 +343,31 @@ impl Union {
             time: now,
             act,
         };
-        let signed = self.sign(&entry)?;
-        Ok((entry, signed))
+        if let Act::ReferenceAccepted { name, manifest } = &entry.act {
+            kept.book.would_take(name, manifest, author).map_err(|e| not_taken(causes(&e)))?;
+        }
+        Ok(Draft { entry, after: kept.record().clone() })
     }
 
-    /// That an entry may be the next.
-    fn fits(&self, kept: &Kept, signed: &SignedEntry, entry: &Entry) -> Result<(), Fault> {
-        let refused =
-            |why: String| Fault::new(FaultKind::WrongState, "the record does not take it").because(why);
-        kept.record().clone().apply(signed, &Ecdsa).map_err(|e| refused(e.to_string()))?;
-        match &entry.act {
-            Act::ReferenceAccepted { name, manifest } => {
-                kept.book.would_take(name, manifest, entry.author).map_err(|e| refused(causes(&e)))
-            }
-            _ => Ok(()),
-        }
+    /// Signs an entry, without the lock: the TPM takes its time. It is tried on the record that it was written for: nobody is asked for what
+    /// none would take.
+    fn seal(&self, draft: Draft) -> Result<SignedEntry, Fault> {
+        let Draft { entry, mut after } = draft;
+        let signed = self.sign(&entry)?;
+        after.apply(&signed, &Ecdsa).map_err(|e| not_taken(e.to_string()))?;
+        Ok(signed)
     }
+}
+
+/// An entry that is not signed yet.
+struct Draft {
+    entry: Entry,
+    /// The record that it is to follow.
+    after: Record,
+}
+
+fn not_taken(why: String) -> Fault {
+    Fault::new(FaultKind::WrongState, "the record does not take it").because(why)
 }
 
 fn summary(known: &Known) -> UnionSummary {

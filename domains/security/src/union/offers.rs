@@ -43,7 +43,7 @@ impl Union {
     /// # Errors
     /// `Invalid`, with the rule, for an entry that no voter takes; `Denied` for one that only this voter refuses; the disk's and the TPM's.
     pub fn vote_for(&self, signed: &SignedEntry, now: UnixTime) -> Result<Voted, Fault> {
-        self.kept(|kept| {
+        let head = self.kept(|kept| {
             // `Invalid`: a rule of the record, which every voter sees in the same way.
             let refused =
                 |why: String| Fault::new(FaultKind::Invalid, "no voter takes this entry").because(why);
@@ -70,8 +70,10 @@ impl Union {
             self.disk
                 .promise(head.at)
                 .map_err(|e| Fault::internal("the promise cannot be written down", &e))?;
-            self.voted(head)
-        })
+            Ok(head)
+        })?;
+        // What is promised stays so, and nobody waits for the record while the TPM signs.
+        self.voted(head)
     }
 
     /// Signs the present head with a new time.
@@ -79,12 +81,13 @@ impl Union {
     /// # Errors
     /// `Denied` without a vote; the TPM's.
     pub fn vote_again(&self, now: UnixTime) -> Result<Voted, Fault> {
-        self.kept(|kept| {
-            let head = kept.keeper.refresh(now).map_err(|e| {
-                Fault::new(FaultKind::Denied, "this member does not vote").because(causes(&e))
-            })?;
-            self.voted(head)
-        })
+        let head = self.kept(|kept| {
+            kept.keeper
+                .refresh(now)
+                .map_err(|e| Fault::new(FaultKind::Denied, "this member does not vote").because(causes(&e)))
+        })?;
+        // The time is of before any promise that comes while it is signed.
+        self.voted(head)
     }
 
     fn voted(&self, head: Head) -> Result<Voted, Fault> {

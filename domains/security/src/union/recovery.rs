@@ -45,7 +45,8 @@ impl Union {
         let refused =
             |why: String| Fault::new(FaultKind::WrongState, "the union is not recovered").because(why);
         let disk = |e: std::io::Error| Fault::internal("the record cannot be written", &e);
-        let (_, signed) = self.next(kept, Act::Recovered { lost, reason: reason.to_owned() }, now)?;
+        let draft = self.draft(kept, Act::Recovered { lost, reason: reason.to_owned() }, now)?;
+        let signed = self.sign(&draft.entry)?;
         let mut keeper = kept.keeper.clone();
         let head = keeper.recover(&signed, now, &Ecdsa).map_err(|e| refused(causes(&e)))?;
         self.disk.promise(head.at).map_err(disk)?;

@@ -17,7 +17,7 @@ use gtvp_protocol::csp::act::MAX_NAME;
 use gtvp_protocol::csp::{Act, Entry, SignedEntry};
 
 use super::housekeeping::{self, Candidate};
-use super::{Kept, Known, Union};
+use super::{Draft, Kept, Known, Union};
 use crate::attest::Manifests;
 use crate::reference;
 
@@ -82,7 +82,8 @@ impl Union {
     }
 
     fn act(&self, act: Act, about: String, now: UnixTime) -> Result<Written, Fault> {
-        self.read(|kept| Ok(Written { entry: self.write(kept, act, now)?, token: None, about, more: false }))
+        let draft = self.read(|kept| self.draft(kept, act, now))?;
+        Ok(Written { entry: self.seal(draft)?, token: None, about, more: false })
     }
 
     fn token(
@@ -98,7 +99,7 @@ impl Union {
         let mut bytes = [0; 16];
         aws_lc_rs::rand::fill(&mut bytes).map_err(|e| Fault::internal("there is no randomness", &e))?;
         let secret = TokenSecret::new(bytes);
-        self.read(|kept| {
+        let (draft, written, about) = self.read(|kept| {
             // As every member reads it: not before the time that a majority has put on the record.
             let begins = now.0.max(kept.record().view().head_time.0);
             let token = TokenRecord {
@@ -110,9 +111,9 @@ impl Union {
             };
             let about = format!("join token {}, until {}", token.key.id().short(), token.expires);
             let written = WrittenToken { id: token.key.id(), secret: secret.clone(), expires: token.expires };
-            let entry = self.write(kept, Act::TokenMade(token), now)?;
-            Ok(Written { entry, token: Some(written), about, more: false })
-        })
+            Ok((self.draft(kept, Act::TokenMade(token), now)?, written, about))
+        })?;
+        Ok(Written { entry: self.seal(draft)?, token: Some(written), about, more: false })
     }
 
     fn end_token(&self, id: &TokenId, now: UnixTime) -> Result<Written, Fault> {
@@ -121,13 +122,13 @@ impl Union {
 
     fn leave(&self, means: &Means<'_>, now: UnixTime) -> Result<Written, Fault> {
         let own = self.own_keys()?.identity.member_id();
-        self.read(|kept| {
+        let (draft, about, more) = self.read(|kept| {
             if kept.record().voters().contains(&own) {
                 return self.cease(kept, own, means, now);
             }
-            let entry = self.write(kept, Act::Left, now)?;
-            Ok(Written { entry, token: None, about: "this server leaves the union".into(), more: false })
-        })
+            Ok((self.draft(kept, Act::Left, now)?, "this server leaves the union".to_owned(), false))
+        })?;
+        Ok(Written { entry: self.seal(draft)?, token: None, about, more })
     }
 
     fn evict(
@@ -138,7 +139,7 @@ impl Union {
         now: UnixTime,
     ) -> Result<Written, Fault> {
         let own = self.own_keys()?.identity.member_id();
-        self.read(|kept| {
+        let (draft, about, more) = self.read(|kept| {
             let member = kept.record().view().members.values().find(|m| m.name == *name);
             let id = member.ok_or_else(|| no_such(name))?.id();
             if id == own {
@@ -148,18 +149,20 @@ impl Union {
             if kept.record().voters().contains(&id) {
                 return self.cease(kept, id, means, now);
             }
-            let entry = self.write(kept, Act::Evicted { member: id, reason: reason.to_owned() }, now)?;
-            Ok(Written {
-                entry,
-                token: None,
-                about: format!("{name} is removed from the union"),
-                more: false,
-            })
-        })
+            let act = Act::Evicted { member: id, reason: reason.to_owned() };
+            Ok((self.draft(kept, act, now)?, format!("{name} is removed from the union"), false))
+        })?;
+        Ok(Written { entry: self.seal(draft)?, token: None, about, more })
     }
 
-    /// A voter that is to go ceases to vote first.
-    fn cease(&self, kept: &Kept, id: MemberId, means: &Means<'_>, now: UnixTime) -> Result<Written, Fault> {
+    /// A voter that is to go ceases to vote first: the entry, what it does, and that another comes after it.
+    fn cease(
+        &self,
+        kept: &Kept,
+        id: MemberId,
+        means: &Means<'_>,
+        now: UnixTime,
+    ) -> Result<(Draft, String, bool), Fault> {
         self.leaving().insert(id, Instant::now());
         let members = self.candidates(&kept.known, means.trusted, means.trusted);
         let voters = kept.record().voters();
@@ -173,7 +176,7 @@ impl Union {
             Some(new) => format!("{} votes first, so that {} can cease to", name(new), name(&id)),
             None => format!("{} ceases to vote first", name(&id)),
         };
-        Ok(Written { entry: self.write(kept, Act::Voters(next), now)?, token: None, about, more: true })
+        Ok((self.draft(kept, Act::Voters(next), now)?, about, true))
     }
 
     fn leaving(&self) -> std::sync::MutexGuard<'_, BTreeMap<MemberId, Instant>> {
@@ -213,16 +216,16 @@ impl Union {
     ) -> Result<Housekeeping, Fault> {
         let own = self.own_keys()?.identity.member_id();
         let reachable: BTreeSet<MemberId> = reachable.iter().copied().collect();
-        self.read(|kept| {
+        let draft = self.read(|kept| {
             if !kept.record().voters().contains(&own) {
                 return Err(Fault::new(FaultKind::Denied, "who does not vote does not say who should"));
             }
             let members =
                 self.candidates(&kept.known, &|id| reachable.contains(id), &|id| trusted.contains(id));
             let next = housekeeping::next(&members, kept.record().voters());
-            let entry = next.map(|voters| self.write(kept, Act::Voters(voters), now)).transpose()?;
-            Ok(Housekeeping { entry })
-        })
+            next.map(|voters| self.draft(kept, Act::Voters(voters), now)).transpose()
+        })?;
+        Ok(Housekeeping { entry: draft.map(|draft| self.seal(draft)).transpose()? })
     }
 
     /// Writes the entry that admits a joiner. Whether it is believed is for the caller to have seen. This member's clock may be slow, but
@@ -231,10 +234,11 @@ impl Union {
     /// # Errors
     /// What the record says no to; this member's TPM.
     pub fn admission(&self, admission: &Admission, now: UnixTime) -> Result<SignedEntry, Fault> {
-        self.read(|kept| {
+        let draft = self.read(|kept| {
             let now = now.max(kept.record().view().head_time);
-            self.write(kept, Act::Admitted(admission.clone()), now)
-        })
+            self.draft(kept, Act::Admitted(admission.clone()), now)
+        })?;
+        self.seal(draft)
     }
 
     fn accept(&self, whom: &Whom, next: bool, means: &Means<'_>, now: UnixTime) -> Result<Written, Fault> {

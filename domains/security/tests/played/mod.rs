@@ -89,6 +89,13 @@ impl SoftwareTpm {
         }
     }
 
+    /// It answers nothing from now on, or answers again.
+    pub fn sleeps(&self, sleeps: bool) {
+        let pid = self.child.as_ref().unwrap().id().to_string();
+        let signal = if sleeps { "-STOP" } else { "-CONT" };
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
     /// Kills it and starts it again.
     pub fn reset(&mut self) {
         self.kill();
