@@ -22,8 +22,9 @@ use gtvp_protocol::csp::{Offer, page};
 use gtvp_protocol::hsp::message::Challenge;
 use gtvp_protocol::hsp::{Message, Role};
 use gtvp_protocol::results::{MAX_RESULT, Told};
+use gtvp_security::peers::Now;
 use played::enrolment::{enrolment, run};
-use played::server::{NOW, Sent, Server, at, measured, own_evidence, sent};
+use played::server::{NOW, Sent, Server, appraise_at, at, measured, own_evidence, sent};
 
 const PERIOD: u64 = 2_000;
 
@@ -339,25 +340,48 @@ struct Turns {
     next: BTreeMap<(usize, usize), u64>,
     told: Vec<u64>,
     silent: Option<usize>,
+    /// How far each one's clock is off, milliseconds.
+    skew: Vec<i64>,
+    /// What was not believed of what was told.
+    refused: Vec<(usize, String)>,
     /// Who appraised whom, when, and whether it was believed.
     done: Vec<(usize, usize, u64, bool)>,
 }
 
 impl Turns {
     fn new(names: &[&'static str]) -> Self {
+        Self::skewed(names, &vec![0; names.len()])
+    }
+
+    fn skewed(names: &[&'static str], skew: &[i64]) -> Self {
         let all = union(names);
         let pairs = (0..all.len()).flat_map(|v| (0..names.len()).map(move |s| (v, s)));
         let next: BTreeMap<_, _> = pairs.filter(|(v, s)| v != s).map(|pair| (pair, 0)).collect();
         // Their channels open: each appraises each.
-        let mut turns = Self { told: vec![0; all.len()], all, next, silent: None, done: Vec::new() };
+        let mut turns = Self {
+            told: vec![0; all.len()],
+            all,
+            next,
+            silent: None,
+            skew: skew.to_vec(),
+            refused: Vec::new(),
+            done: Vec::new(),
+        };
         turns.next.clone().keys().for_each(|(v, s)| turns.appraise(*v, *s, 0));
         turns.tell(0);
         turns.done.clear();
         turns
     }
 
+    /// What time a member thinks it is.
+    fn now(&self, of: usize, ms: u64) -> Now {
+        let now = at(ms);
+        Now { wall_ms: now.wall_ms.checked_add_signed(self.skew[of]).unwrap(), ..now }
+    }
+
     fn appraise(&mut self, v: usize, s: usize, ms: u64) {
-        let believed = self.all[s].evidence(&self.all[v], 1).appraised_by(&self.all[v], ms).is_ok();
+        let evidence = self.all[s].evidence(&self.all[v], 1);
+        let believed = appraise_at(&self.all[v], &evidence, self.now(v, ms)).is_ok();
         self.done.push((v, s, ms, believed));
         // As `communication` does: towards the end of the period, that it is not late.
         self.next.insert((v, s), ms + PERIOD - 300);
@@ -369,8 +393,13 @@ impl Turns {
             self.told[from] = upto;
             for result in new {
                 for to in (0..self.all.len()).filter(|to| *to != from) {
-                    // Not everybody trusts everybody.
-                    let _ = tell(&self.all[to], &self.all[from], &result, ms);
+                    let told = HearResult {
+                        from: self.all[from].id(),
+                        ak: result.ak.clone(),
+                        result: result.result.clone(),
+                    };
+                    let heard = self.all[to].peers.hear(&told, self.now(to, ms));
+                    self.refused.extend(heard.err().map(|why| (from, why)));
                 }
             }
         }
@@ -381,7 +410,7 @@ impl Turns {
             if at_ms > ms {
                 continue;
             }
-            match self.all[v].peers.due(&Due { member: self.all[s].id() }, at(ms)) {
+            match self.all[v].peers.due(&Due { member: self.all[s].id() }, self.now(v, ms)) {
                 DueReply::Rest(rest) => drop(self.next.insert((v, s), ms + rest)),
                 DueReply::Ask(_) if self.silent == Some(s) => drop(self.next.insert((v, s), ms + PERIOD)),
                 DueReply::Ask(_) => self.appraise(v, s, ms),
@@ -392,7 +421,11 @@ impl Turns {
 
     fn verdicts(&self, of: usize, ms: u64) -> Vec<String> {
         let others = (0..self.all.len()).filter(|v| *v != of);
-        others.map(|v| row(&self.all[v], self.all[of].name, ms).0).collect()
+        let row = |v: usize| {
+            let rows = self.all[v].peers.members(self.now(v, ms)).unwrap();
+            rows.into_iter().find(|r| r.name == self.all[of].name).unwrap().verdict
+        };
+        others.map(row).collect()
     }
 }
 
@@ -459,4 +492,73 @@ fn in_turns_two_appraise_a_member_and_all_trust_it_until_it_is_silent_or_tampere
     }
     assert!(turns.verdicts(4, ms).iter().take(4).all(|v| v == "unknown"), "{:?}", turns.verdicts(4, ms));
     assert!(turns.verdicts(3, ms).iter().take(3).all(|v| v == "trusted"), "the control");
+}
+
+#[test]
+fn a_verdict_that_goes_on_ends_with_the_trust_in_those_by_whom_it_does() {
+    for evicts in [false, true] {
+        let mut turns = Turns::new(&["m1", "m2", "m3", "m4", "m5"]);
+        let rests = |turns: &Turns, ms| {
+            let pairs = (0..5).flat_map(|v| (0..5).map(move |s| (v, s))).filter(|(v, s)| v != s);
+            pairs.into_iter().find_map(|(v, s)| {
+                let (verdict, by) = row(&turns.all[v], turns.all[s].name, ms);
+                let by: Vec<_> = by.split(", ").map(str::to_owned).collect();
+                // m1 alone votes, and is not the one to go.
+                let gone = by.iter().find(|name| *name != "m1").cloned()?;
+                (verdict == "trusted" && by.len() == 2 && v != 0 && s != 0).then_some((v, s, gone))
+            })
+        };
+        let mut ms = 0;
+        let (v, s, gone) = loop {
+            ms += 100;
+            turns.step(ms);
+            if let Some(found) = rests(&turns, ms) {
+                break found;
+            }
+        };
+        let x = turns.all.iter().position(|m| m.name == gone).unwrap();
+        if evicts {
+            let evict =
+                turns.all[0].wish(Wish::Evict { member: gone.parse().unwrap(), reason: "test".into() });
+            let all: Vec<&Server> = turns.all.iter().collect();
+            Server::decide(&evict.unwrap().entry, &all[..1], &[&turns.all[0], &turns.all[v]]).unwrap();
+        } else {
+            turns.all[x].actor.measure(measured(EntryKind::Binary, "security", 66)).unwrap();
+            turns.appraise(v, x, ms);
+            assert!(!turns.done.last().unwrap().3);
+        }
+        let (verdict, by) = row(&turns.all[v], turns.all[s].name, ms);
+        assert!(!by.contains(&gone), "{verdict} by {by}, though {gone} is gone");
+        // It proves itself as before.
+        turns.appraise(v, s, ms);
+        assert_eq!(row(&turns.all[v], turns.all[s].name, ms), is("trusted", turns.all[v].name));
+    }
+}
+
+#[test]
+fn threat_70_clocks_that_are_off_cost_appraisals_and_never_a_verdict() {
+    let names = ["m1", "m2", "m3", "m4", "m5"];
+    // A part of a period; more than one; an hour.
+    let mut turns = Turns::skewed(&names, &[0, 700, -700, 3_000, 3_600_000]);
+    let mut ms = 0;
+    while ms < 8 * PERIOD {
+        ms += 100;
+        turns.step(ms);
+        for of in 0..5 {
+            let verdicts = turns.verdicts(of, ms);
+            assert!(verdicts.iter().all(|v| v == "trusted"), "{} at {ms}: {verdicts:?}", names[of]);
+        }
+    }
+    let told =
+        |from: usize, words: &str| turns.refused.iter().any(|(f, why)| *f == from && why.contains(words));
+    assert!(told(4, "it was issued at"), "what is from the future is refused");
+    assert!(told(0, "it ended at"), "and so is what has ended, by who is ahead");
+    turns.done.clear();
+    turns.all[1].actor.measure(measured(EntryKind::Binary, "security", 66)).unwrap();
+    let tampered = ms;
+    while turns.done.iter().all(|d| d.3) {
+        ms += 100;
+        turns.step(ms);
+    }
+    assert!(ms - tampered <= PERIOD + 100, "seen after {} ms", ms - tampered);
 }
