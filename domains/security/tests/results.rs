@@ -155,6 +155,14 @@ fn a_result_that_was_forged_altered_or_says_too_much_is_refused_by_name() {
     assert!(later(&|c| c.clock -= 1).unwrap_err().contains("older than"));
     assert!(later(&|c| c.reset_count -= 1).unwrap_err().contains("gone back"));
     assert_eq!(later(&|c| c.clock += 1), Ok(()));
+    // The same of somebody whom this member has seen itself, in another life of its TPM.
+    let m1 = m1.restart();
+    appraises(&m1, &m2, 0);
+    appraises(&m1, &m3, 0);
+    let mut older = read(&told, 0);
+    older.claims.clock.as_mut().unwrap().reset_count -= 1;
+    assert!(tell(&m1, &m2, &signed(&m2, &older), 0).unwrap_err().contains("gone back"));
+    assert_eq!(tell(&m1, &m2, &told, 0), Ok(()));
     // Told by who did not sign it: nobody passes results on.
     appraises(&m1, &m3, 0);
     let relayed = tell(&m1, &m3, &told, 0).unwrap_err();

@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use gtvp_appraisal::ownlog::EntryKind;
 use gtvp_ipc::security::{Due, DueReply, HearResult, Wish};
+use gtvp_model::union::MemberId;
+use gtvp_protocol::rota::{Shift, about, verifiers};
 use gtvp_security::peers::Now;
 use played::server::{Server, appraise_at, at, measured};
-use played::union::{PERIOD, is, row, union};
+use played::union::{PERIOD, appraises, is, result, row, tell, union};
 
 /// Members in turns: who asks whom when, and what everybody is told.
 struct Turns {
@@ -208,7 +210,8 @@ fn a_verdict_that_goes_on_ends_with_the_trust_in_those_by_whom_it_does() {
             assert!(!turns.done.last().unwrap().3);
         }
         let (verdict, by) = row(&turns.all[v], turns.all[s].name, ms);
-        assert!(!by.contains(&gone), "{verdict} by {by}, though {gone} is gone");
+        let id = turns.all[x].id().short();
+        assert!(!by.contains(&gone) && !by.contains(&id), "{verdict} by {by}, though {gone} is gone");
         // It proves itself as before.
         turns.appraise(v, s, ms);
         assert_eq!(row(&turns.all[v], turns.all[s].name, ms), is("trusted", turns.all[v].name));
@@ -227,6 +230,11 @@ fn threat_70_clocks_that_are_off_cost_appraisals_and_never_a_verdict() {
         for (of, name) in names.iter().enumerate() {
             let verdicts = turns.verdicts(of, ms);
             assert!(verdicts.iter().all(|v| v == "trusted"), "{name} at {ms}: {verdicts:?}");
+            for v in (0..5).filter(|v| *v != of) {
+                let rows = turns.all[v].peers.members(turns.now(v, ms)).unwrap();
+                let by = rows.into_iter().find(|r| r.name == *name).unwrap().attested_by.unwrap();
+                assert!(by == names[v] || by.contains(", "), "{} trusts {name} by {by} alone", names[v]);
+            }
         }
     }
     let told =
@@ -241,4 +249,50 @@ fn threat_70_clocks_that_are_off_cost_appraisals_and_never_a_verdict() {
         turns.step(ms);
     }
     assert!(ms - tampered <= PERIOD + 100, "seen after {} ms", ms - tampered);
+}
+
+#[test]
+fn only_two_whose_turn_it_is_spare_the_others_a_look() {
+    let names = ["m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "m9", "m10", "m11"];
+    let all = union(&names);
+    let (own, others) = (&all[0], &all[1..]);
+    others.iter().for_each(|m| appraises(own, m, 0));
+    let members: BTreeSet<MemberId> = all.iter().map(Server::id).collect();
+    // Somebody whose turn it is not to be looked at by this member, and two others whose it is neither.
+    let times = (2_000..4_000).step_by(250).flat_map(|ms| others.iter().map(move |s| (ms, s)));
+    let found = times.filter_map(|(ms, s)| {
+        let shift = Shift::at(&s.id(), at(ms).wall_ms, PERIOD);
+        let (now, near) =
+            (verifiers(&s.id(), shift.number, &members), about(&s.id(), shift.number, &members));
+        let whose = |not: bool, of: &BTreeSet<MemberId>| -> Vec<&Server> {
+            others.iter().filter(|m| m.id() != s.id() && of.contains(&m.id()) != not).collect()
+        };
+        let (turns, strangers) = (whose(false, &now), whose(true, &near));
+        let fits = !now.contains(&own.id()) && turns.len() == 2 && strangers.len() >= 2;
+        fits.then_some((ms, s, turns, strangers))
+    });
+    let (ms, subject, turns, strangers) = { found }.next().expect("one in a hundred and more");
+    let tells = |verifier: &Server| {
+        appraises(verifier, subject, ms);
+        tell(own, verifier, &result(verifier, subject), ms).unwrap();
+        own.peers.due(&Due { member: subject.id() }, at(ms))
+    };
+    for stranger in strangers {
+        assert!(matches!(tells(stranger), DueReply::Ask(_)), "{}: it is not its turn", stranger.name);
+    }
+    assert!(matches!(tells(turns[0]), DueReply::Ask(_)), "one alone may lie");
+    let rest = tells(turns[1]);
+    assert!(matches!(rest, DueReply::Rest(1..=PERIOD)), "the control: {rest:?}");
+    // Its TPM is reset, and it proves itself to these two anew: what this member has seen was another life.
+    let place = |of: &Server| all.iter().position(|m| m.id() == of.id()).unwrap();
+    let (subject, turns) = (place(subject), [place(turns[0]), place(turns[1])]);
+    let mut all = all;
+    all[subject].tpm.reset();
+    all[subject].boot();
+    let (own, subject) = (&all[0], &all[subject]);
+    for verifier in turns.map(|v| &all[v]) {
+        subject.evidence(verifier, 0).appraised_by(verifier, ms).unwrap();
+        tell(own, verifier, &result(verifier, subject), ms).unwrap();
+    }
+    assert!(matches!(own.peers.due(&Due { member: subject.id() }, at(ms)), DueReply::Ask(_)));
 }
