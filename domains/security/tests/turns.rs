@@ -296,3 +296,13 @@ fn only_two_whose_turn_it_is_spare_the_others_a_look() {
     }
     assert!(matches!(own.peers.due(&Due { member: subject.id() }, at(ms)), DueReply::Ask(_)));
 }
+
+#[test]
+fn a_clock_that_is_set_back_does_not_put_off_the_next_look() {
+    let all = union(&["m1", "m2"]);
+    let ahead = |ms| Now { wall_ms: at(ms).wall_ms + 3_600_000, ..at(ms) };
+    appraise_at(&all[0], &all[1].evidence(&all[0], 1), ahead(0)).unwrap();
+    let due = |now| all[0].peers.due(&Due { member: all[1].id() }, now);
+    assert!(matches!(due(ahead(1)), DueReply::Rest(_)), "it has just been looked at");
+    assert!(matches!(due(at(PERIOD)), DueReply::Ask(_)));
+}
