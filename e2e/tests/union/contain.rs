@@ -122,6 +122,48 @@ pub fn an_extend_that_no_log_has_costs_the_verdict(lab: &Lab) {
     all_trust(&[m1, m2, m3]);
 }
 
+/// What `at` says of `of`, and by whose word.
+fn said(at: &Member, of: &str) -> (String, String) {
+    let rows = at.json(&["member", "ls"]);
+    let row = rows.as_array().expect("an array").iter().find(|m| m["name"] == of).expect("a member").clone();
+    let word = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
+    (word("verdict"), word("attested_by"))
+}
+
+/// Packets of `at` to `to` are lost from now on, or no more.
+fn cut(at: &Member, to: &Member, cut: bool) {
+    let (namespace, address) = (at.namespace(), to.address());
+    let verb = if cut { "add" } else { "del" };
+    let mut ip = std::process::Command::new("ip");
+    ip.args(["netns", "exec", &namespace, "ip", "route", verb, "blackhole", &address]);
+    assert!(ip.status().expect("ip").success(), "{ip:?}");
+}
+
+pub fn who_is_not_reached_is_known_by_what_others_say(lab: &Lab) {
+    made(lab);
+    let (m1, m2, m3) = (lab.member(1), lab.member(2), lab.member(3));
+    let is = |verdict: &str, by: &str| (verdict.to_owned(), by.to_owned());
+    // Of itself a member says what others have found.
+    until("m1 hears of itself", SOON, || (said(m1, "m1") == is("trusted", "m2, m3")).then_some(()));
+    cut(m1, m3, true);
+    until("m1 goes by m2's word", SOON, || {
+        let now = said(m1, "m3");
+        assert_ne!(now.0, "untrusted", "unreachable is never untrusted");
+        (now == is("trusted", "m2")).then_some(())
+    });
+    assert_eq!(said(m2, "m3").0, "trusted");
+    // Without that word it knows nothing.
+    cut(m1, m2, true);
+    until("m1 knows of nobody", SOON, || {
+        let now = [said(m1, "m2").0, said(m1, "m3").0];
+        assert!(now.iter().all(|v| v != "untrusted"), "{now:?}");
+        now.iter().all(|v| v == "unknown").then_some(())
+    });
+    cut(m1, m2, false);
+    cut(m1, m3, false);
+    all_trust(&[m1, m2, m3]);
+}
+
 pub fn a_member_is_evicted(lab: &Lab) {
     made(lab);
     let (m1, m2) = (lab.member(1), lab.member(2));

@@ -22,6 +22,10 @@ fn main() -> ExitCode {
             ),
             ("every_member_has_the_whole_record", record::every_member_has_the_whole_record),
             ("a_member_that_was_away_catches_up", record::a_member_that_was_away_catches_up),
+            (
+                "who_is_not_reached_is_known_by_what_others_say",
+                contain::who_is_not_reached_is_known_by_what_others_say,
+            ),
             ("a_log_that_was_cut_costs_the_verdict", contain::a_log_that_was_cut_costs_the_verdict),
             ("a_tpm_that_was_reset_proves_itself_anew", contain::a_tpm_that_was_reset_proves_itself_anew),
             (

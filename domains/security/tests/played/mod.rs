@@ -2,6 +2,7 @@
 
 pub mod enrolment;
 pub mod server;
+pub mod union;
 
 use std::fs;
 use std::os::unix::net::UnixStream;

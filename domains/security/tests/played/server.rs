@@ -234,6 +234,10 @@ impl Sent {
 }
 
 pub fn appraise(server: &Server, sent: &Sent, ms: u64) -> Result<Appraisal, Rejection> {
+    appraise_at(server, sent, at(ms))
+}
+
+pub fn appraise_at(server: &Server, sent: &Sent, now: Now) -> Result<Appraisal, Rejection> {
     let spans = sent.logs.iter().map(|l| LogSpan { log: l.log, from: l.from, length: l.bytes.len() as u64 });
     let bytes: Vec<u8> = sent.logs.iter().flat_map(|l| l.bytes.clone()).collect();
     let asked = AppraiseEvidence {
@@ -243,7 +247,7 @@ pub fn appraise(server: &Server, sent: &Sent, ms: u64) -> Result<Appraisal, Reje
         ask: sent.ask.clone(),
         logs: spans.collect(),
     };
-    server.peers.appraise_evidence(&asked, vec![bulk::give(&bytes).unwrap()], at(ms)).unwrap()
+    server.peers.appraise_evidence(&asked, vec![bulk::give(&bytes).unwrap()], now).unwrap()
 }
 
 pub fn own_evidence(quoted: Quoted, fd: OwnedFd, nth: usize) -> OwnEvidence {
