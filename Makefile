@@ -14,10 +14,10 @@ PREFIX ?= /usr/local
 help:            ## show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1\t/' | expand -t 10
 
-demo:            ## install what is needed, build, run nginx in a lazy box, fetch its page
+demo:            ## install what is needed, build, join three members, run nginx in a lazy box
 	@scripts/demo
 
-down:            ## end the demo: its boxes, its member, its networks
+down:            ## end the demo: its boxes, its members, their networks
 	@scripts/demo down
 
 setup:           ## install what is needed to build and run
