@@ -9,7 +9,9 @@ use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
@@ -42,13 +44,21 @@ impl Terminal {
 
     /// What was printed up to and with `text`.
     fn until(&mut self, text: &str) -> String {
-        let mut seen = String::new();
-        while !seen.contains(text) {
+        let end = Instant::now() + Duration::from_secs(60);
+        let mut seen = Vec::new();
+        loop {
+            let printed = String::from_utf8_lossy(&seen);
+            if printed.contains(text) {
+                return printed.into_owned();
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: 0 };
+            let ready = poll(&mut [PollFd::new(&self.ours, PollFlags::IN)], Some(&left)).unwrap();
+            assert!(ready > 0, "{text:?} did not come, but: {printed}");
             let mut chunk = [0; 256];
             let n = self.ours.read(&mut chunk).unwrap();
-            seen += std::str::from_utf8(&chunk[..n]).unwrap();
+            seen.extend_from_slice(&chunk[..n]);
         }
-        seen
     }
 
     fn run(&self, member: &Member, words: &[&str]) -> Child {
