@@ -42,7 +42,7 @@ pub fn explain_file(file: &EvidenceFile) -> Vec<Section> {
         n => format!("{n} bytes, with {} intermediate certificates", claims.intermediates.len()),
     };
     let lines = vec![
-        format!("made {} s after 1970, by the member's clock {UNPROVEN}", claims.made),
+        format!("made {}, by the member's clock {UNPROVEN}", claims.made),
         format!("nonce {}", hex(&claims.nonce)),
         format!("TPM: {class} {UNPROVEN}"),
         format!("endorsement key {ek} {UNPROVEN}"),

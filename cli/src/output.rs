@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use gtvp_model::fault::Fault;
+use gtvp_model::union::UnixTime;
 use serde::Serialize;
 
 use crate::args::Format;
@@ -119,18 +120,8 @@ pub fn size(bytes: u64) -> String {
 
 /// Milliseconds since 1970-01-01 UTC as `2026-11-24T06:30:00.123Z`.
 pub fn time(ms: u64) -> String {
-    let (days, rest) = (ms / 86_400_000, ms % 86_400_000);
-    // Days to a date of the proleptic Gregorian calendar, by eras of 400 years that begin on 1 March.
-    let z = days + 719_468;
-    let (era, day_of_era) = (z / 146_097, z % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
-    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (h, m, s, milli) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60, rest % 1000);
-    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}.{milli:03}Z")
+    let second = UnixTime(ms / 1000).to_string();
+    format!("{}.{:03}Z", second.trim_end_matches('Z'), ms % 1000)
 }
 
 /// How long ago, for people.
