@@ -30,29 +30,13 @@ use gtvp_security::tpm::templates::{EkKind, endorsement};
 use played::SoftwareTpm;
 use played::enrolment::{End, enrolment, run, unwanted};
 use played::server::{NOW, Sent, Server, at, hardware, measured, own_evidence, sent};
-
-/// A token that `server` makes, and that is in the record.
-fn token(server: &Server) -> JoinToken {
-    let written = server.wish(Wish::Token { expires_s: 3600, ek: None, platform_identity: None }).unwrap();
-    Server::decide(&written.entry, &[server], &[server]).unwrap();
-    let view = server.view();
-    JoinToken {
-        union: view.union,
-        head: view.head,
-        endpoint: "192.0.2.1:7600".parse().unwrap(),
-        expires: UnixTime(NOW + 3600),
-        ek: None,
-        secret: written.token.unwrap().secret,
-    }
-}
+use played::union::{joins, token};
 
 fn joined() -> (Server, Server) {
     let (m1, m2) = (Server::start("m1"), Server::start("m2"));
     m1.begin().unwrap();
-    let token = token(&m1);
-    let (mut j, mut v) = enrolment(&m2, &m1, &token);
-    run(&mut j, &mut v);
-    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    let token = token(&[&m1]);
+    joins(&m2, &m1, &token);
     (m1, m2)
 }
 
@@ -84,7 +68,7 @@ fn a_server_with_its_own_tpm_becomes_a_member_by_the_real_engines() {
 fn become_a_member() {
     let (m1, m2) = (Server::start("m1"), Server::start("m2"));
     m1.begin().unwrap();
-    let token = token(&m1);
+    let token = token(&[&m1]);
     let (mut j, mut v) = enrolment(&m2, &m1, &token);
     run(&mut j, &mut v);
     assert_eq!((j.refusal(), v.refusal()), (None, None));
@@ -127,7 +111,7 @@ fn a_joiner_whose_programs_nobody_knows_stays_out_until_they_are_accepted() {
     let (m1, m2) = (Server::start("m1"), Server::start("m2"));
     m2.actor.measure(measured(EntryKind::Binary, "drivers", 66)).unwrap();
     m1.begin().unwrap();
-    let token = token(&m1);
+    let token = token(&[&m1]);
     let before = m1.view();
     let (mut j, mut v) = enrolment(&m2, &m1, &token);
     run(&mut j, &mut v);
@@ -140,9 +124,7 @@ fn a_joiner_whose_programs_nobody_knows_stays_out_until_they_are_accepted() {
     let written = m1.wish(wish.clone()).unwrap();
     assert!(written.about.starts_with("1 measurements of m2 count as healthy now"), "{}", written.about);
     Server::decide(&written.entry, &[&m1], &[&m1]).unwrap();
-    let (mut j, mut v) = enrolment(&m2, &m1, &token);
-    run(&mut j, &mut v);
-    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    joins(&m2, &m1, &token);
     assert_eq!(m1.view(), m2.view());
     assert_eq!(m1.wish(wish).unwrap_err().kind, FaultKind::WrongState, "nothing is left to accept");
     let rows = m1.union.references().unwrap();
@@ -155,7 +137,7 @@ fn a_joiner_whose_programs_nobody_knows_stays_out_until_they_are_accepted() {
 fn nobody_has_their_programs_accepted_by_wanting_a_name_that_another_wants() {
     let (m1, m2, evil) = (Server::start("m1"), Server::start("m2"), Server::start("m2"));
     m1.begin().unwrap();
-    let (token, leaked) = (token(&m1), self::token(&m1));
+    let (token, leaked) = (token(&[&m1]), self::token(&[&m1]));
     m2.actor.measure(measured(EntryKind::Binary, "drivers", 66)).unwrap();
     evil.actor.measure(measured(EntryKind::Binary, "rootkit", 67)).unwrap();
     let joins = |server: &Server, token: &JoinToken| {
@@ -190,7 +172,7 @@ fn nobody_has_their_programs_accepted_by_wanting_a_name_that_another_wants() {
 fn nobody_is_admitted_of_whom_less_was_seen_here() {
     let (m1, m2) = (Server::start("m1"), Server::start("m2"));
     m1.begin().unwrap();
-    let token = token(&m1);
+    let token = token(&[&m1]);
     let admit = |secret: &TokenSecret| {
         let member = RosterEntry::new(
             "m2".parse().unwrap(),
@@ -238,7 +220,7 @@ fn nobody_is_admitted_of_whom_less_was_seen_here() {
 fn a_communication_that_is_taken_over_admits_no_tpm_whose_credential_was_not_opened() {
     let (m1, m2, forger) = (Server::start("m1"), Server::start("m2"), Server::start("forger"));
     m1.begin().unwrap();
-    let token = token(&m1);
+    let token = token(&[&m1]);
     // What is proven in m1's name, with keys of the forger's beside this endorsement key; whether its entry is written then.
     let admit = |of: &Server, own: bool, change: &dyn Fn(&mut JoinBinding)| {
         let ek = of.peers.own_keys().unwrap().keys.unwrap().ek;
@@ -585,10 +567,8 @@ fn a_voter_ceases_to_vote_before_it_goes() {
     // It may join again, with the same keys, and take the record of then for its own; what it gave its word for it knows still.
     let promise = || std::fs::read(m1.tpm.state().join("record/promise")).unwrap();
     let promised = promise();
-    let token = token(&m2);
-    let (mut j, mut v) = enrolment(&m1, &m2, &token);
-    run(&mut j, &mut v);
-    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    let token = token(&[&m2]);
+    joins(&m1, &m2, &token);
     assert_eq!((m1.view(), promise()), (m2.view(), promised));
     let about_m1 = m2.union.history(Some(&"m1".parse().unwrap())).unwrap();
     let acts: Vec<_> = about_m1.iter().map(|r| r.act.as_str()).collect();
@@ -600,7 +580,7 @@ fn a_voter_ceases_to_vote_before_it_goes() {
 fn a_communication_that_is_taken_over_makes_a_server_no_member_of_a_union_that_nobody_wants() {
     let (m1, m2) = (Server::start("m1"), Server::start("m2"));
     m1.begin().unwrap();
-    let token = token(&m1);
+    let token = token(&[&m1]);
     let denied = "no administrator of this server wants it to join that union";
     let (mut j, mut v) = unwanted(&m2, &m1, &token);
     run(&mut j, &mut v);
@@ -610,9 +590,7 @@ fn a_communication_that_is_taken_over_makes_a_server_no_member_of_a_union_that_n
     let (mut j, mut v) = unwanted(&m2, &m1, &token);
     run(&mut j, &mut v);
     assert!(j.refusal().unwrap().contains(denied) && m2.union.known().unwrap().is_none());
-    let (mut j, mut v) = enrolment(&m2, &m1, &token);
-    run(&mut j, &mut v);
-    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    joins(&m2, &m1, &token);
     let entry = Box::new(m2.entry());
     let keep = Durable::Membership { union: token.union, entry, head: m2.head() };
     assert!(m2.union.keep(&keep, at(0).unix()).is_ok(), "it is so already");
@@ -652,14 +630,12 @@ fn a_server_that_has_begun_a_union_by_mistake_leaves_it_and_joins_another() {
     let (m1, m2) = (Server::start("m1"), Server::start("m2"));
     m1.begin().unwrap();
     m2.begin().unwrap();
-    let token = token(&m1);
+    let token = token(&[&m1]);
     let (mut j, mut v) = enrolment(&m2, &m1, &token);
     run(&mut j, &mut v);
     assert!(j.refusal().unwrap().contains("is not joining that union"), "{:?}", j.refusal());
     m2.union.end().unwrap().unwrap();
-    let (mut j, mut v) = enrolment(&m2, &m1, &token);
-    run(&mut j, &mut v);
-    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    joins(&m2, &m1, &token);
     // With others in it neither of them ends it.
     let head = m1.head();
     assert_eq!((m1.union.end().unwrap(), m2.union.end().unwrap()), (None, None));
@@ -759,7 +735,7 @@ fn an_updated_founder_is_accepted_by_whoever_is_its_administrator() {
     let wish = || m1.wish(Wish::AcceptReference { member: "m1".parse().unwrap(), next: false });
     assert!(wish().unwrap_err().causes[0].contains("was healthy"));
     m1.actor.measure(measured(EntryKind::Binary, "security", 77)).unwrap();
-    let token = token(&m1);
+    let token = token(&[&m1]);
     let m2 = Server::start("m2");
     let (mut j, mut v) = enrolment(&m2, &m1, &token);
     run(&mut j, &mut v);
@@ -767,20 +743,16 @@ fn an_updated_founder_is_accepted_by_whoever_is_its_administrator() {
     assert!(m2.union.known().unwrap().is_none());
     let written = wish().unwrap();
     Server::decide(&written.entry, &[&m1], &[&m1]).unwrap();
-    let (mut j, mut v) = enrolment(&m2, &m1, &token);
-    run(&mut j, &mut v);
-    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    joins(&m2, &m1, &token);
 }
 
 #[test]
 fn a_server_without_a_tpm_is_let_in_where_somebody_said_so_and_proves_nothing() {
     let m1 = Server::start("m1");
     m1.begin_with(true).unwrap();
-    let token = token(&m1);
+    let token = token(&[&m1]);
     let m2 = Server::without_tpm("m2");
-    let (mut j, mut v) = enrolment(&m2, &m1, &token);
-    run(&mut j, &mut v);
-    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    joins(&m2, &m1, &token);
     assert_eq!(m1.view(), m2.view());
     let row = m1.peers.members(at(0)).unwrap().into_iter().find(|r| r.name == "m2").unwrap();
     assert_eq!((row.tpm, row.verdict.as_str()), (TpmClass::None, "unknown"));
@@ -796,7 +768,7 @@ fn a_server_without_a_tpm_is_let_in_where_somebody_said_so_and_proves_nothing() 
     // Where nobody said so, it stays out.
     let m3 = Server::start("m3");
     m3.begin().unwrap();
-    let token = self::token(&m3);
+    let token = self::token(&[&m3]);
     let m4 = Server::without_tpm("m4");
     let (mut j, mut v) = enrolment(&m4, &m3, &token);
     run(&mut j, &mut v);
@@ -805,21 +777,9 @@ fn a_server_without_a_tpm_is_let_in_where_somebody_said_so_and_proves_nothing() 
 
 /// Another one joins a union of these, by the first.
 fn third(name: &'static str, union: &[&Server]) -> Server {
-    let written = union[0].wish(Wish::Token { expires_s: 3600, ek: None, platform_identity: None }).unwrap();
-    Server::decide(&written.entry, &union[..1], union).unwrap();
-    let view = union[0].view();
-    let token = JoinToken {
-        union: view.union,
-        head: view.head,
-        endpoint: "192.0.2.1:7600".parse().unwrap(),
-        expires: UnixTime(NOW + 3600),
-        ek: None,
-        secret: written.token.unwrap().secret,
-    };
+    let token = token(union);
     let server = Server::start(name);
-    let (mut j, mut v) = enrolment(&server, union[0], &token);
-    run(&mut j, &mut v);
-    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    joins(&server, union[0], &token);
     server
 }
 
@@ -878,10 +838,8 @@ fn a_whole_boot_is_learned_shown_once_and_an_unknown_one_refused_by_its_events()
     let (known, unknown) = (boot_log("kl_bbm_sb"), boot_log("ga_crypto_agile_eventlog"));
     let (m1, m2) = (Server::booted("m1", &known), Server::booted("m2", &known));
     m1.begin().unwrap();
-    let token = token(&m1);
-    let (mut j, mut v) = enrolment(&m2, &m1, &token);
-    run(&mut j, &mut v);
-    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    let token = token(&[&m1]);
+    joins(&m2, &m1, &token);
     // The boot log is sent once, and then only said to be held.
     let next = m2.evidence(&m1, 1);
     let boot = next.logs.iter().find(|l| l.log == LogKind::Boot).unwrap();
@@ -893,7 +851,7 @@ fn a_whole_boot_is_learned_shown_once_and_an_unknown_one_refused_by_its_events()
     assert!(passed.contains(&"boot_replay") && passed.contains(&"boot_entries"), "{passed:?}");
 
     // Another machine: all its events can be accepted at once.
-    let token = self::token(&m1);
+    let token = self::token(&[&m1]);
     let m3 = Server::booted("m3", &unknown);
     let (mut j, mut v) = enrolment(&m3, &m1, &token);
     run(&mut j, &mut v);
@@ -901,12 +859,10 @@ fn a_whole_boot_is_learned_shown_once_and_an_unknown_one_refused_by_its_events()
     assert!(why.contains("boot-entry: boot log entry") && why.contains("more"), "{why}");
     let written = m1.wish(Wish::AcceptReference { member: "m3".parse().unwrap(), next: false }).unwrap();
     Server::decide(&written.entry, &[&m1], &[&m1]).unwrap();
-    let (mut j, mut v) = enrolment(&m3, &m1, &token);
-    run(&mut j, &mut v);
-    assert_eq!((j.refusal(), v.refusal()), (None, None));
+    joins(&m3, &m1, &token);
 
     // A server without a boot log hides one: this union's founder had one.
-    let token = self::token(&m1);
+    let token = self::token(&[&m1]);
     let m4 = Server::start("m4");
     let (mut j, mut v) = enrolment(&m4, &m1, &token);
     run(&mut j, &mut v);

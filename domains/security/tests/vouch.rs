@@ -12,34 +12,18 @@ use gtvp_appraisal::ownlog::EntryKind;
 use gtvp_appraisal::result::{AttestationResult, SignedResult};
 use gtvp_appraisal::tpm::{Public, VerifyingKey};
 use gtvp_ipc::bulk;
-use gtvp_ipc::security::{AttestBox, ChallengePeer, PeerChallenge, PeerVouched, VouchForPeer, Wish};
+use gtvp_ipc::security::{AttestBox, ChallengePeer, PeerChallenge, PeerVouched, VouchForPeer};
 use gtvp_model::composition::{Composition, Item};
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::Slot;
 use gtvp_model::peer::PeerQuestion;
-use gtvp_model::token::JoinToken;
-use gtvp_model::union::UnixTime;
 use gtvp_security::attest;
 use gtvp_security::tpm::actor::{Measured, Tpm};
 use gtvp_security::vtpm::Vtpms;
 use played::SoftwareTpm;
-use played::enrolment::{enrolment, run};
 use played::server::{NOW, Server, at, measured};
-
-fn token(server: &Server) -> JoinToken {
-    let written = server.wish(Wish::Token { expires_s: 3600, ek: None, platform_identity: None }).unwrap();
-    Server::decide(&written.entry, &[server], &[server]).unwrap();
-    let view = server.view();
-    JoinToken {
-        union: view.union,
-        head: view.head,
-        endpoint: "192.0.2.1:7600".parse().unwrap(),
-        expires: UnixTime(NOW + 3600),
-        ek: None,
-        secret: written.token.unwrap().secret,
-    }
-}
+use played::union::{joins, token};
 
 /// Two members, and a box `web` of the second one.
 struct World {
@@ -54,11 +38,8 @@ impl World {
     fn new() -> Self {
         let (m1, m2) = (Server::start("m1"), Server::start("m2"));
         m1.begin().unwrap();
-        let token = token(&m1);
-        let (mut j, mut v) = enrolment(&m2, &m1, &token);
-        run(&mut j, &mut v);
-        assert_eq!((j.refusal(), v.refusal()), (None, None));
-        drop((j, v));
+        let token = token(&[&m1]);
+        joins(&m2, &m1, &token);
         let vtpm = SoftwareTpm::start();
         let web = Tpm::start(vtpm.address(), vtpm.state()).unwrap();
         let item = |reference: &str| Item {

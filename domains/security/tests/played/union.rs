@@ -6,6 +6,7 @@ use std::time::Duration;
 use gtvp_ipc::bulk;
 use gtvp_ipc::security::{HearResult, OwnResult, Wish};
 use gtvp_model::token::JoinToken;
+use gtvp_model::union::UnixTime;
 use gtvp_protocol::csp::{Offer, page};
 
 use super::enrolment::{enrolment, run};
@@ -14,20 +15,28 @@ use super::server::{NOW, Server, at};
 /// The period of a test's union, milliseconds.
 pub const PERIOD: u64 = 2_000;
 
-pub fn token(server: &Server, all: &[Server]) -> JoinToken {
+/// A token that the first of `union` makes, and that is in the record of all.
+pub fn token(union: &[&Server]) -> JoinToken {
     let wish = Wish::Token { expires_s: 3600, ek: None, platform_identity: None };
-    let written = server.wish(wish).unwrap();
-    let all: Vec<&Server> = all.iter().collect();
-    Server::decide(&written.entry, &all[..1], &all).unwrap();
-    let view = server.view();
+    let written = union[0].wish(wish).unwrap();
+    Server::decide(&written.entry, &union[..1], union).unwrap();
+    let view = union[0].view();
     JoinToken {
         union: view.union,
         head: view.head,
         endpoint: "192.0.2.1:7600".parse().unwrap(),
-        expires: gtvp_model::union::UnixTime(NOW + 3600),
+        expires: UnixTime(NOW + 3600),
         ek: None,
         secret: written.token.unwrap().secret,
     }
+}
+
+/// `joiner` is let in by `verifier`.
+#[track_caller]
+pub fn joins(joiner: &Server, verifier: &Server, token: &JoinToken) {
+    let (mut j, mut v) = enrolment(joiner, verifier, token);
+    run(&mut j, &mut v);
+    assert_eq!((j.refusal(), v.refusal()), (None, None));
 }
 
 /// Has `server` what `from` has of the record.
@@ -50,12 +59,8 @@ pub fn union(names: &[&'static str]) -> Vec<Server> {
     first.begin().unwrap();
     let mut all = vec![first];
     for name in &names[1..] {
-        let token = token(&all[0], &all);
         let joiner = Server::start(name);
-        let (mut j, mut v) = enrolment(&joiner, &all[0], &token);
-        run(&mut j, &mut v);
-        assert_eq!((j.refusal(), v.refusal()), (None, None));
-        drop((j, v));
+        joins(&joiner, &all[0], &token(&all.iter().collect::<Vec<_>>()));
         all[1..].iter().for_each(|m| catch_up(m, &all[0]));
         all.push(joiner);
     }
