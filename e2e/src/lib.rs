@@ -128,6 +128,13 @@ impl Member {
         octets.parse().expect("a count")
     }
 
+    /// A box that runs Python, and in it nothing.
+    pub fn idle_box(&self, name: &str) {
+        let sleep = ["python3", "-c", "import time; time.sleep(10**6)"];
+        let options = ["--needs", "python3", "--memory", "384M", "--"];
+        self.ok(&[&["run", "--detach", "--quiet", "--name", name], &options[..], &sleep].concat());
+    }
+
     fn lab(&self, verb: &[&str]) -> Ran {
         let mut command = Command::new(build_dir().join("gtvp"));
         command.arg("lab").args(verb).args(["--name", &self.lab]);

@@ -38,20 +38,7 @@ fn linked(lab: &Lab) -> BTreeSet<String> {
 }
 
 pub fn a_box_proves_what_it_runs(lab: &Lab) {
-    lab.ok(&[
-        "run",
-        "--detach",
-        "--name",
-        "proof",
-        "--needs",
-        "python3",
-        "--memory",
-        "384M",
-        "--",
-        "python3",
-        "-c",
-        "import time; time.sleep(10**6)",
-    ]);
+    lab.idle_box("proof");
     let more =
         |modules: &str| lab.ok(&["exec", "proof", "--", "python3", "-c", &format!("import {modules}")]);
     more("json");

@@ -6,24 +6,6 @@ use serde_json::Value;
 
 use gtvp_e2e::union::made;
 
-fn start(member: &Member, name: &str) {
-    member.ok(&[
-        "run",
-        "--detach",
-        "--quiet",
-        "--name",
-        name,
-        "--needs",
-        "python3",
-        "--memory",
-        "384M",
-        "--",
-        "python3",
-        "-c",
-        "import time; time.sleep(10**6)",
-    ]);
-}
-
 /// From inside the box: the exit status and the answer.
 fn ask(member: &Member, from: &str, words: &[&str]) -> (i32, Value) {
     let ran = member.gtvp(&[&["exec", from, "--", "gtvp-peer"], words].concat());
@@ -43,8 +25,8 @@ pub fn applications_on_two_servers_prove_themselves_to_each_other(lab: &Lab) {
     made(lab);
     let (m1, m2) = (lab.member(1), lab.member(2));
     std::thread::scope(|both| {
-        both.spawn(|| start(m1, "shop"));
-        both.spawn(|| start(m2, "web"));
+        both.spawn(|| m1.idle_box("shop"));
+        both.spawn(|| m2.idle_box("web"));
     });
     let nonce = "5e".repeat(32);
     let (code, answer) = ask(m1, "shop", &["m2/web", &nonce]);
