@@ -3,6 +3,7 @@
 //! Only what this crate can compute is a [`HashAlg`]. Logs may carry other algorithms (SM3, SHA-3); those are skipped
 //! by the size that the log's own header gives, never guessed.
 
+use gtvp_model::hex::unhex;
 use std::fmt;
 use std::str::FromStr;
 
@@ -206,7 +207,7 @@ impl FromStr for LogDigest {
         let bad = || BadDigest::Text(s.chars().take(160).collect());
         let (alg, hex) = s.split_once(':').ok_or_else(bad)?;
         let alg = HashAlg::ALL.into_iter().find(|a| a.name() == alg).ok_or_else(bad)?;
-        Self::new(alg, &unhex(hex.as_bytes()).ok_or_else(bad)?)
+        Self::new(alg, &unhex(hex).ok_or_else(bad)?)
     }
 }
 
@@ -226,20 +227,6 @@ impl TryFrom<Bytes> for LogDigest {
         let alg = HashAlg::from_id(b.0).ok_or_else(|| format!("unknown hash algorithm 0x{:04x}", b.0))?;
         Self::new(alg, &b.1).map_err(|e| e.to_string())
     }
-}
-
-/// Lower- or upper-case hexadecimal digits to bytes.
-pub(crate) fn unhex(text: &[u8]) -> Option<Vec<u8>> {
-    if text.len() % 2 != 0 {
-        return None;
-    }
-    let digit = |b: &u8| char::from(*b).to_digit(16).and_then(|d| u8::try_from(d).ok());
-    text.chunks_exact(2)
-        .map(|pair| match pair {
-            [high, low] => Some(digit(high)? << 4 | digit(low)?),
-            _ => None,
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::file::EvidenceFile;
 use crate::ima::ImaLog;
 use crate::ownlog::OwnLog;
 use crate::tpm::{Attest, Attested, Public, Signature};
+use gtvp_model::hex::hex;
 
 /// Longest text shown of one entry, in characters.
 const SHOWN: usize = 160;
@@ -87,10 +88,6 @@ fn log(part: &LogPart, decode: impl FnOnce(&[u8]) -> Result<Vec<String>, String>
 
 fn clean(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(SHOWN).collect()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn key(bytes: &[u8]) -> Vec<String> {

@@ -29,7 +29,7 @@ pub const MAX_FILE: usize = MAX_EVIDENCE + 2 * MAX_MANIFEST;
 pub const MAX_MANIFESTS: usize = 64;
 
 /// Bytes of a nonce: enough that nobody guesses it or meets it twice, and as many as any digest has.
-pub const NONCE: std::ops::RangeInclusive<usize> = 16..=64;
+pub use gtvp_model::peer::NONCE;
 
 const MAGIC: &str = "gtvp-evidence/1";
 

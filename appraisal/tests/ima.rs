@@ -5,14 +5,11 @@
 use gtvp_appraisal::alg::{HashAlg, LogDigest};
 use gtvp_appraisal::ima::{ImaLog, ImaMismatch, ImaState, Way};
 use gtvp_appraisal::tpm::PcrIndex;
+use gtvp_model::hex::hex;
 
 fn real() -> Vec<u8> {
     let path = "/tests/vectors/ima/ascii_runtime_measurements";
     std::fs::read(format!("{}{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn pcr(n: u8) -> PcrIndex {

@@ -695,10 +695,8 @@ pub struct Nonce(pub Vec<u8>);
 
 fn nonce(text: &str) -> Result<Nonce, String> {
     use gtvp_appraisal::file::NONCE;
-    let digit = |c: &u8| char::from(*c).to_digit(16).and_then(|n| u8::try_from(n).ok());
-    let byte = |pair: &[u8]| Some(digit(pair.first()?)? << 4 | digit(pair.get(1)?)?);
-    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
-    bytes.filter(|b| NONCE.contains(&b.len())).map(Nonce).ok_or_else(|| {
+    use gtvp_model::hex::unhex;
+    unhex(text).filter(|b| NONCE.contains(&b.len())).map(Nonce).ok_or_else(|| {
         format!("a nonce is {} to {} bytes, each as two digits of hexadecimal", NONCE.start(), NONCE.end())
     })
 }

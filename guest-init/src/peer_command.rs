@@ -1,6 +1,7 @@
 //! `gtvp-peer MEMBER/BOX [NONCE]`: the question of [`crate::peers`] from a shell. PID 1's own program under another name; it prints the
 //! answer and ends with 0 if the other box is vouched for.
 
+use gtvp_model::hex::hex;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -71,7 +72,7 @@ fn ask(peer: String, nonce: Option<String>) -> Result<(Vec<u8>, bool), Box<dyn s
         None => {
             let mut random = [0u8; 32];
             std::fs::File::open("/dev/urandom")?.read_exact(&mut random)?;
-            random.iter().map(|b| format!("{b:02x}")).collect()
+            hex(&random)
         }
     };
     let question = PeerQuestion { peer, nonce };

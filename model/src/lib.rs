@@ -12,6 +12,7 @@ pub mod digest;
 pub mod event;
 pub mod fault;
 pub mod guest;
+pub mod hex;
 pub mod ids;
 pub mod member;
 pub mod operation;

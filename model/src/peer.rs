@@ -11,7 +11,7 @@ pub const SOCKET: &str = "/run/gtvp/attest.sock";
 pub const MAX_QUESTION: usize = 1024;
 /// Longest answer with its end of line: a result of 32 KiB in base64 and some sentences.
 pub const MAX_ANSWER: usize = 64 * 1024;
-/// Bytes of a nonce.
+/// Bytes of a nonce: enough that nobody guesses it or meets it twice, and as many as any digest has.
 pub const NONCE: std::ops::RangeInclusive<usize> = 16..=64;
 
 /// The question.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::digest::{BadDigest, Digest};
+use crate::fault::{Fault, FaultKind};
 use crate::union::{EkDigest, RecordHead, UnionId, UnixTime, digest_id};
 
 digest_id!(
@@ -226,6 +227,12 @@ pub enum BadToken {
     /// Intact, and still not what a token is: it was made by something else.
     #[error("the token is intact, but its {0} is not one")]
     Field(&'static str),
+}
+
+impl From<BadToken> for Fault {
+    fn from(e: BadToken) -> Self {
+        Self::new(FaultKind::Invalid, "this is no token that can be used").because(e.to_string())
+    }
 }
 
 /// What a printed token begins with.

@@ -81,6 +81,24 @@ impl Check {
         Self::Parts,
     ];
 
+    /// Its word, which programs read: as `Serialize` writes it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Key => "key",
+            Self::Signature => "signature",
+            Self::Binding => "binding",
+            Self::Epoch => "epoch",
+            Self::Pcrs => "pcrs",
+            Self::BootReplay => "boot_replay",
+            Self::ImaReplay => "ima_replay",
+            Self::OwnReplay => "own_replay",
+            Self::BootEntries => "boot_entries",
+            Self::Files => "files",
+            Self::OwnEntries => "own_entries",
+            Self::Parts => "parts",
+        }
+    }
+
     /// What it says when it passed.
     pub fn sentence(self) -> &'static str {
         match self {

@@ -3,6 +3,7 @@
 //!
 //! Decoding never fails: data that are not what their type promises are [`Kind::Other`]. They were measured all the same.
 
+use gtvp_model::hex::hex;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -234,13 +235,13 @@ fn version(data: &[u8]) -> String {
     }
     match <[u8; 16]>::try_from(data) {
         Ok(bytes) => guid(bytes),
-        Err(_) => data.iter().take(MAX_TEXT).map(|b| format!("{b:02x}")).collect(),
+        Err(_) => hex(data.get(..MAX_TEXT).unwrap_or(data)),
     }
 }
 
 fn guid(b: [u8; 16]) -> String {
     let [a0, a1, a2, a3, b0, b1, c0, c1, rest @ ..] = b;
-    let tail: String = rest.iter().map(|b| format!("{b:02x}")).collect();
+    let tail = hex(&rest);
     let (d, e) = tail.split_at(4);
     format!(
         "{:08x}-{:04x}-{:04x}-{d}-{e}",

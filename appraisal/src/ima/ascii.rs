@@ -4,7 +4,9 @@ use std::borrow::Cow;
 
 use super::template::{Field, Raw, fields};
 use super::{ImaEntry, ImaError, ImaFault, MAX_ENTRIES, MAX_TEMPLATE, MAX_TEMPLATE_NAME};
-use crate::alg::{HashAlg, LogDigest, unhex};
+use gtvp_model::hex::unhex;
+
+use crate::alg::{HashAlg, LogDigest};
 
 pub(super) fn parse(bytes: &[u8]) -> Result<Vec<ImaEntry<'_>>, ImaError> {
     let mut entries: Vec<ImaEntry<'_>> = Vec::new();

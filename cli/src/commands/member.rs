@@ -1,5 +1,6 @@
 //! `gtvp member …`.
 
+use gtvp_model::hex::hex;
 use std::io::IsTerminal;
 
 use gtvp_appraisal::explain::explain_file;
@@ -13,7 +14,6 @@ use hyper::Method;
 
 use crate::args::{Attest, Format, MemberCommand, Output};
 use crate::client::Api;
-use crate::commands::verify::hex;
 use crate::commands::{doctor, union};
 use crate::failure::{clean, invalid};
 use crate::output::{

@@ -1,5 +1,6 @@
 //! `gtvp verify`: evidence from a file, checked here. It asks no member and no network; what a file cannot prove it says.
 
+use gtvp_model::hex::hex;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -148,7 +149,7 @@ fn found(file: &EvidenceFile, verdict: &FileVerdict, nonce_chosen: bool) -> Foun
     let mut passed: Vec<Passed> = member
         .passed
         .iter()
-        .map(|c| Passed { check: word(*c), text: sentence(*c, nonce_chosen).into() })
+        .map(|c| Passed { check: c.word(), text: sentence(*c, nonce_chosen).into() })
         .collect();
     let mut failed = member.told();
     let mut not_made: Vec<String> = member.not_made.iter().map(ToString::to_string).collect();
@@ -228,23 +229,6 @@ fn told(name: &str, text: String) -> Told {
     Told { name: name.into(), text, entry: None }
 }
 
-fn word(check: Check) -> &'static str {
-    match check {
-        Check::Key => "key",
-        Check::Signature => "signature",
-        Check::Binding => "binding",
-        Check::Epoch => "epoch",
-        Check::Pcrs => "pcrs",
-        Check::BootReplay => "boot_replay",
-        Check::ImaReplay => "ima_replay",
-        Check::OwnReplay => "own_replay",
-        Check::BootEntries => "boot_entries",
-        Check::Files => "files",
-        Check::OwnEntries => "own_entries",
-        Check::Parts => "parts",
-    }
-}
-
 fn sentence(check: Check, nonce_chosen: bool) -> &'static str {
     match check {
         Check::Binding if nonce_chosen => "the quote answers this nonce, so it is no older than that",
@@ -312,9 +296,4 @@ fn located(failed: &Told) -> String {
 fn list<'a>(heading: &str, lines: impl Iterator<Item = &'a str>) -> String {
     let lines: String = lines.map(|l| format!("  {}\n", clean(l).replace('\n', " "))).collect();
     if lines.is_empty() { lines } else { format!("\n{heading}\n{lines}") }
-}
-
-/// Bytes in hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }

@@ -1,6 +1,7 @@
 //! Reads tar archives as streams: headers become manifest entries, contents go to a sink that names them by their digest.
 //! Nothing is ever unpacked to a path that an archive chose.
 
+use gtvp_model::hex::hex;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 
@@ -265,7 +266,7 @@ fn pax(mut bytes: &[u8], into: &mut Extended) {
                     && name.len() <= 255
                     && value.len() <= 65536
                 {
-                    into.xattrs.insert(name.to_owned(), value.iter().map(|b| format!("{b:02x}")).collect());
+                    into.xattrs.insert(name.to_owned(), hex(value));
                 }
                 // Others say something about the machine that wrote the archive.
             }

@@ -3,6 +3,7 @@
 //! `boxes/<slot>/` holds `run.json`, `machine-id`, `upper.img` and the logs. Other processes of a box reach these only
 //! by descriptors handed to them.
 
+use gtvp_model::hex::hex;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -117,7 +118,7 @@ pub fn random_hex(bytes: usize) -> io::Result<String> {
     if n != bytes {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    Ok(random.iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hex(&random))
 }
 
 /// The box's machine id, drawn at its first start.

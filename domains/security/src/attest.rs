@@ -1,6 +1,7 @@
 //! This member's evidence, and a box's with it, as a file that anybody can check offline (docs/spec/evidence.md, "Files"). It judges nothing: this member's word
 //! for its own health is worth nothing.
 
+use gtvp_model::hex::unhex;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::os::fd::OwnedFd;
@@ -12,13 +13,12 @@ use gtvp_appraisal::appraise;
 use gtvp_appraisal::file::{Blob, Claims, EvidenceFile, MAX_MANIFESTS, NONCE};
 use gtvp_ipc::security::AttestBox;
 use gtvp_model::fault::{Fault, FaultKind};
-use gtvp_model::union::TpmClass;
 
 use crate::evidence;
 use crate::kernel_logs::KernelLogs;
 use crate::platform::{Platform, fault};
+use crate::reference;
 use crate::tpm::actor::Tpm;
-use crate::tpm::saved::unhex;
 use crate::vtpm::Vtpms;
 
 /// The file, in `/state`, for the moment in which it is written. Not in memory: IMA's log can have more than half of what this process may
@@ -76,11 +76,8 @@ fn answer_with(
 ) -> Result<OwnedFd, Fault> {
     let nonce = parse_nonce(nonce)?;
     let tpm = platform.tpm()?;
-    let class = match platform.class() {
-        TpmClass::Hardware => appraise::TpmClass::Hardware,
-        TpmClass::Software => appraise::TpmClass::Software,
-        TpmClass::None => return Err(Fault::new(FaultKind::WrongState, "this member has no TPM")),
-    };
+    let no_tpm = || Fault::new(FaultKind::WrongState, "this member has no TPM");
+    let class = reference::class(platform.class()).ok_or_else(no_tpm)?;
     let made = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let made = i64::try_from(made).unwrap_or(i64::MAX);
     let _turn = evidence::turn();

@@ -4,6 +4,7 @@ use gtvp_ipc::security::{AppraiseComponent, Permit, PermitRun, Signature, Verdic
 use gtvp_model::boxview::Appraisal;
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
+use gtvp_model::hex::{hex, unhex};
 use p256::ecdsa::signature::{Signer, Verifier};
 use p256::ecdsa::{Signature as Ecdsa, SigningKey, VerifyingKey};
 
@@ -30,7 +31,7 @@ impl Engine {
     /// Signs a manifest's digest.
     pub fn sign_manifest(&self, digest: Digest) -> Signature {
         let signature: Ecdsa = self.key.sign(&labelled(digest));
-        let value = signature.to_bytes().iter().map(|b| format!("{b:02x}")).collect();
+        let value = hex(&signature.to_bytes());
         Signature { algorithm: ALGORITHM.into(), key: self.key_id, value }
     }
 
@@ -48,7 +49,9 @@ impl Engine {
         if signature.key != self.key_id {
             return Err(refuse("its signature is by a key that is not this member's"));
         }
-        let bytes = unhex(&signature.value).ok_or_else(|| refuse("its signature is not hexadecimal"))?;
+        // 64 bytes of r ‖ s; longer text is refused before it is decoded.
+        let fits = Some(&signature.value).filter(|text| text.len() == 128);
+        let bytes = fits.and_then(unhex).ok_or_else(|| refuse("its signature is not hexadecimal"))?;
         let parsed = Ecdsa::from_slice(&bytes).map_err(|_| refuse("its signature has the wrong form"))?;
         VerifyingKey::from(&self.key)
             .verify(&labelled(component.manifest), &parsed)
@@ -93,14 +96,6 @@ impl Engine {
 
 fn labelled(digest: Digest) -> Vec<u8> {
     [MANIFEST_LABEL, &digest.0].concat()
-}
-
-/// 64 bytes of r ‖ s; longer text is refused before it is decoded.
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    if text.len() != 128 || !text.is_ascii() {
-        return None;
-    }
-    (0..64).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()).collect()
 }
 
 #[cfg(test)]

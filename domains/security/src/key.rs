@@ -1,11 +1,12 @@
 //! Keys in files: that of this member's manifests, and, without a TPM, its identity. Made once, in files that only this domain can read.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::Path;
 
 use p256::ecdsa::SigningKey;
+
+use crate::tpm::saved::replace;
 
 const MANIFESTS: &str = "manifest.key";
 const IDENTITY: &str = "identity.key";
@@ -63,16 +64,7 @@ fn make(dir: &Path, name: &str) -> Result<SigningKey, KeyError> {
             break key;
         }
     };
-    let temporary = dir.join(format!("{name}.new"));
-    match std::fs::remove_file(&temporary) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-    file.write_all(&key.to_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&temporary, dir.join(name))?;
-    File::open(dir)?.sync_all()?;
+    replace(dir, name, &key.to_bytes())?;
     Ok(key)
 }
 

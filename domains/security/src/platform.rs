@@ -1,6 +1,7 @@
 //! This member's TPM as the rest of `security` has it: which one it is, that a software one runs, that what gtvpd measures goes into
 //! it, and what others may ask of it. It decides nothing about trust.
 
+use gtvp_model::hex::{hex, unhex};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -28,7 +29,6 @@ use crate::key;
 use crate::tpm::actor::{Measured, Tpm};
 use crate::tpm::client::TpmError;
 use crate::tpm::log::LogError;
-use crate::tpm::saved::{hex, unhex};
 use crate::tpm::tls::{CertificateVerify, Role};
 use crate::tpm::transport::Address;
 
@@ -202,7 +202,7 @@ impl Platform {
     pub fn sign_tls(&self, request: &SignTls) -> Result<TlsSignature, Fault> {
         let invalid = |why: &str| Fault::new(FaultKind::Invalid, why);
         let text = &request.transcript;
-        let transcript = Some(text).filter(|t| t.len() <= MAX_TRANSCRIPT).and_then(|t| unhex(t));
+        let transcript = Some(text).filter(|t| t.len() <= MAX_TRANSCRIPT).and_then(unhex);
         let transcript = transcript.ok_or_else(|| invalid("the transcript hash is not hexadecimal"))?;
         let role = match request.role {
             TlsRole::Server => Role::Server,

@@ -1,6 +1,6 @@
 //! What is known of whom, told to people.
 
-use gtvp_appraisal::appraise::{Check, State, Verdict};
+use gtvp_appraisal::appraise::{State, Verdict};
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::MemberName;
 use gtvp_model::union::{MemberId, RosterEntry};
@@ -33,6 +33,7 @@ impl Peers {
                 voter: false,
             }]);
         };
+        self.only(&known);
         let mut rows: Vec<MemberRow> =
             known.state.view.members.values().map(|m| self.row(&known, m, now)).collect();
         rows.sort_by(|a, b| a.name.cmp(&b.name));
@@ -43,7 +44,6 @@ impl Peers {
         let id = member.id();
         let own = known.own.as_ref().is_some_and(|o| o.id() == id);
         let period = self.period();
-        self.only(known);
         let current = self.table().current(&id, now, period).filter(|_| !own);
         let by_others = self.by_others(known, &id, now);
         let mut row = MemberRow {
@@ -86,6 +86,7 @@ impl Peers {
         };
         let known = self.union.known()?.filter(|k| k.has_us()).ok_or_else(no_such)?;
         let member = known.state.view.members.values().find(|m| m.name == *name).ok_or_else(no_such)?;
+        self.only(&known);
         let row = self.row(&known, member, now);
         let not_checked = |detail: &str| CheckRow {
             check: "evidence".into(),
@@ -132,21 +133,14 @@ fn names<'a>(known: &Known, ids: impl IntoIterator<Item = &'a MemberId>) -> Stri
     names.join(", ")
 }
 
-fn word(check: Check) -> String {
-    match serde_json::to_value(check) {
-        Ok(serde_json::Value::String(word)) => word,
-        _ => format!("{check:?}"),
-    }
-}
-
 fn rows(verdict: &Verdict) -> Vec<CheckRow> {
     let passed = verdict.passed.iter().map(|check| CheckRow {
-        check: word(*check),
+        check: check.word().into(),
         outcome: "passed".into(),
         detail: check.sentence().to_owned(),
     });
     let failed = verdict.failed.iter().map(|failure| CheckRow {
-        check: word(failure.check()),
+        check: failure.check().word().into(),
         outcome: "failed".into(),
         detail: format!("{}: {failure}", failure.name()),
     });

@@ -2,6 +2,7 @@
 //! other box that is newer than the question, whose member is trusted now by this one's own appraisal. Who may ask about whom is no
 //! question yet; each answer says so.
 
+use gtvp_model::hex::unhex;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
@@ -26,7 +27,6 @@ use super::{Now, Peers};
 use crate::evidence::turn;
 use crate::platform::{chain, fault};
 use crate::reference;
-use crate::tpm::saved::unhex;
 use crate::union::Known;
 
 /// How long a challenge is good, milliseconds: its evidence comes from another server, whose TPM may take seconds.
@@ -88,7 +88,7 @@ impl Peers {
                 })?
             }
         };
-        let nonce = Some(&asked.peer.nonce).and_then(|n| unhex(n));
+        let nonce = Some(&asked.peer.nonce).and_then(unhex);
         let nonce = nonce.ok_or_else(|| Fault::new(FaultKind::Invalid, "the nonce is not hexadecimal"))?;
         let mut challenge = [0; NONCE];
         aws_lc_rs::rand::fill(&mut challenge).map_err(|e| Fault::internal("there is no randomness", &e))?;

@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use gtvp_model::hex::{hex, unhex};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::templates::EkKind;
@@ -44,20 +45,8 @@ impl Serialize for Hex {
 impl<'de> Deserialize<'de> for Hex {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         let text = String::deserialize(d)?;
-        unhex(&text).map(Self).ok_or_else(|| serde::de::Error::custom("not hexadecimal"))
+        unhex(text).map(Self).ok_or_else(|| serde::de::Error::custom("not hexadecimal"))
     }
-}
-
-/// In lower case.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// From either case; `None` for anything else.
-pub fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |c: &u8| char::from(*c).to_digit(16).and_then(|n| u8::try_from(n).ok());
-    let pairs = text.as_bytes().chunks(2);
-    pairs.map(|pair| Some(digit(pair.first()?)? << 4 | digit(pair.get(1)?)?)).collect()
 }
 
 /// The file.
@@ -123,14 +112,6 @@ pub fn replace(folder: &Path, name: &str, contents: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn hexadecimal_is_read_strictly() {
-        assert_eq!(unhex("00fFa1"), Some(vec![0, 255, 0xa1]));
-        for bad in ["0", "0g", "+1", "0x", "é"] {
-            assert_eq!(unhex(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn damaged_keys_are_not_replaced() {
