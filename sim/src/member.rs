@@ -134,12 +134,7 @@ impl Member {
 impl Life {
     /// The record as the node is told of it.
     pub fn state(&self) -> Arc<UnionState> {
-        let record = self.keeper.record();
-        Arc::new(UnionState {
-            view: record.view().clone(),
-            voters: record.voters().clone(),
-            head: self.head.clone(),
-        })
+        Arc::new(UnionState::of(self.keeper.record(), self.head.clone()))
     }
 
     /// The record's last entry.

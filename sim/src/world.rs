@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use gtvp_model::digest::Digest;
 use gtvp_model::union::{MemberId, RecordHead, UnionSettings, UnixTime};
-use gtvp_protocol::csp::follow::OfferRefusal;
-use gtvp_protocol::csp::keeper::VoteRefusal;
-use gtvp_protocol::csp::node::{Command, Context, Event, NoVote, Node, NotTaken, Proposal};
+use gtvp_protocol::csp::node::{Command, Context, Event, NoVote, Node, Proposal};
 use gtvp_protocol::csp::page::{self, Committed};
 use gtvp_protocol::csp::{Act, CoSigned, Entry, Head, Offer, Record, SignedEntry};
 use gtvp_protocol::frame::{Frame, wire};
@@ -557,11 +555,7 @@ impl World {
                     promise = bug != Some(Bug::PromiseNotSynced);
                     seen = Some(Seen::Promised { voter: m, at: head.at });
                 }
-                let outcome = outcome.map(|h| (h, member.keys.vote(&h))).map_err(|e| match e {
-                    VoteRefusal::Entry(e) => NoVote::Never(e.to_string()),
-                    VoteRefusal::Promised(_) | VoteRefusal::Forgotten(_) => NoVote::Another(e.to_string()),
-                    other => NoVote::NotNow(other.to_string()),
-                });
+                let outcome = outcome.map(|h| (h, member.keys.vote(&h))).map_err(NoVote::from);
                 vec![Event::Voted { entry: entry.hash(), outcome }]
             }
             Op::Refresh => {
@@ -589,13 +583,7 @@ impl World {
                         seen = Some(Seen::Took { member: m, entries: at.collect(), head: life.at(), time });
                         vec![Event::Union(life.state()), Event::Taken { from: from_id, outcome: Ok(new) }]
                     }
-                    Err(e) => {
-                        let outcome = Err(match &e {
-                            OfferRefusal::Forked(_) => NotTaken::Forked(e.to_string()),
-                            _ => NotTaken::Refused(e.to_string()),
-                        });
-                        vec![Event::Taken { from: from_id, outcome }]
-                    }
+                    Err(e) => vec![Event::Taken { from: from_id, outcome: Err(e.into()) }],
                 }
             }
             Op::Read(to, from) => {

@@ -196,13 +196,13 @@ impl Follower {
         now: UnixTime,
         signatures: &dyn Signatures,
     ) -> Result<usize, OfferRefusal> {
-        let taken = self.admissible(offer, now, signatures).and_then(|()| {
+        let taken = self.admissible(offer, now, signatures).and_then(|recovers| {
             if offer.entries.is_empty() {
                 // A head and nothing else: it changes the record last, or not at all.
-                return advance(&mut self.record, offer, signatures);
+                return advance(&mut self.record, offer, recovers, signatures);
             }
             let mut record = self.record.clone();
-            advance(&mut record, offer, signatures)?;
+            advance(&mut record, offer, recovers, signatures)?;
             self.record = record;
             Ok(())
         });
@@ -225,15 +225,15 @@ impl Follower {
         signatures: &dyn Signatures,
     ) -> Result<Self, OfferRefusal> {
         let taken = self.admissible(offer, now, signatures);
-        match taken.and_then(|()| advance(&mut self.record, offer, signatures)) {
+        match taken.and_then(|recovers| advance(&mut self.record, offer, recovers, signatures)) {
             Ok(()) => Ok(self),
             Err(Stop::Refused(refusal)) => Err(refusal),
             Err(Stop::Contradicts) => Err(OfferRefusal::Forked(offer.head.head.at.number)),
         }
     }
 
-    /// What is looked at before any of its entries.
-    fn admissible(&self, offer: &Offer, now: UnixTime, signatures: &dyn Signatures) -> Result<(), Stop> {
+    /// What is looked at before any of its entries. Gives whether the last one replaces the voters.
+    fn admissible(&self, offer: &Offer, now: UnixTime, signatures: &dyn Signatures) -> Result<bool, Stop> {
         if let Some(fork) = &self.fork {
             return Err(OfferRefusal::Forked(fork.theirs.head.at.number).into());
         }
@@ -257,30 +257,29 @@ impl Follower {
             check(Check::HeadMajority, false, || OfferRefusal::Head(bad))?;
         }
         let contradicts = theirs.at.number == ours.number && theirs.at.hash != ours.hash;
-        if contradicts && offer.entries.is_empty() { Err(Stop::Contradicts) } else { Ok(()) }
+        if contradicts && offer.entries.is_empty() { Err(Stop::Contradicts) } else { Ok(alone.is_some()) }
     }
 
     /// The one voter of an offer whose last entry replaces the voters, if that may be.
     fn recovered(&self, offer: &Offer) -> Result<Option<BTreeSet<MemberId>>, Stop> {
-        let Some((signed, entry)) = offer.entries.last().and_then(recovery) else { return Ok(None) };
-        let (number, hash) = (entry.number, signed.hash());
+        let Some(signed) = offer.entries.last() else { return Ok(None) };
+        let Ok(Entry { number, author, act: Act::Recovered { .. }, .. }) =
+            Entry::decode(signed.entry.as_slice())
+        else {
+            return Ok(None);
+        };
+        let hash = signed.hash();
         check(Check::Recovery, self.recoveries.allow(number, hash), || OfferRefusal::Recovered {
             number,
             hash,
         })?;
-        Ok(Some([entry.author].into()))
+        Ok(Some([author].into()))
     }
 
     fn forked(&mut self, offer: &Offer, from: MemberId) -> OfferRefusal {
         self.fork = Some(Fork { ours: self.record.view().head, theirs: offer.head.clone(), from });
         OfferRefusal::Forked(offer.head.head.at.number)
     }
-}
-
-/// The entry, if it replaces the voters.
-fn recovery(signed: &SignedEntry) -> Option<(&SignedEntry, Entry)> {
-    let entry = Entry::decode(signed.entry.as_slice()).ok()?;
-    matches!(entry.act, Act::Recovered { .. }).then_some((signed, entry))
 }
 
 /// Why an offer is not taken, before it is told.
@@ -295,27 +294,29 @@ impl From<OfferRefusal> for Stop {
     }
 }
 
-/// Adds an offer's entries, and notes its time. If it is refused, the record may have some of them.
-fn advance(record: &mut Record, offer: &Offer, signatures: &dyn Signatures) -> Result<(), Stop> {
+/// Adds an offer's entries, of which the last `recovers` or not, and notes its time. If it is refused, the record may have some of them.
+fn advance(
+    record: &mut Record,
+    offer: &Offer,
+    recovers: bool,
+    signatures: &dyn Signatures,
+) -> Result<(), Stop> {
     let theirs = offer.head.head;
     for (i, signed) in offer.entries.iter().enumerate() {
         let number = record.view().head.number.saturating_add(1);
         let voters = record.voters().clone();
         let last = i + 1 == offer.entries.len();
         // Whether it may is looked at before: only the last can.
-        let taken = match recovery(signed).filter(|_| last) {
-            Some(_) => record.recover(signed, signatures),
-            None => record.apply(signed, signatures),
+        let taken = if last && recovers {
+            record.recover(signed, signatures)
+        } else {
+            record.apply(signed, signatures)
         };
         match taken {
             Ok(()) => {}
             // Only a chain that leads to what a majority has signed proves anything.
             // One that replaces the voters has no majority behind it.
-            Err(Refusal::Fork(_))
-                if i == 0 && is_chain(offer) && offer.entries.last().and_then(recovery).is_none() =>
-            {
-                return Err(Stop::Contradicts);
-            }
+            Err(Refusal::Fork(_)) if i == 0 && !recovers && is_chain(offer) => return Err(Stop::Contradicts),
             Err(refusal) => return Err(OfferRefusal::Entry { number, refusal }.into()),
         }
         check(Check::VotersLast, last || voters == *record.voters(), || OfferRefusal::VotersInside(number))?;

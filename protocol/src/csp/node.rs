@@ -25,7 +25,9 @@ use gtvp_model::digest::Digest;
 use gtvp_model::union::{MemberId, UnionView, UnixTime};
 use serde::{Deserialize, Serialize};
 
-use super::{CoSigned, Head, Offer, SignedEntry, Vote};
+use super::follow::OfferRefusal;
+use super::keeper::VoteRefusal;
+use super::{CoSigned, Head, Offer, Record, SignedEntry, Vote};
 use crate::frame::Frame;
 use crate::hsp::{Grant, Millis};
 
@@ -40,6 +42,13 @@ pub struct UnionState {
     pub voters: BTreeSet<MemberId>,
     /// A majority's word for the head, the newest that this member has.
     pub head: CoSigned,
+}
+
+impl UnionState {
+    /// That of a record, of which `head` is signed.
+    pub fn of(record: &Record, head: CoSigned) -> Self {
+        Self { view: record.view().clone(), voters: record.voters().clone(), head }
+    }
 }
 
 /// What happened.
@@ -100,6 +109,16 @@ pub enum NoVote {
     NotNow(String),
 }
 
+impl From<VoteRefusal> for NoVote {
+    fn from(refusal: VoteRefusal) -> Self {
+        match refusal {
+            VoteRefusal::Entry(e) => Self::Never(e.to_string()),
+            VoteRefusal::Promised(_) | VoteRefusal::Forgotten(_) => Self::Another(refusal.to_string()),
+            other => Self::NotNow(other.to_string()),
+        }
+    }
+}
+
 /// Why this member's `security` has not taken an offer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotTaken {
@@ -109,6 +128,15 @@ pub enum NotTaken {
     Forked(String),
     /// It cannot take anything now.
     NotNow(String),
+}
+
+impl From<OfferRefusal> for NotTaken {
+    fn from(refusal: OfferRefusal) -> Self {
+        match refusal {
+            OfferRefusal::Forked(_) => Self::Forked(refusal.to_string()),
+            other => Self::Refused(other.to_string()),
+        }
+    }
 }
 
 /// How a proposal ended.

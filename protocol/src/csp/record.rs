@@ -378,11 +378,6 @@ impl Record {
         &self.voters
     }
 
-    /// Signed manifests of reference values that count, by name.
-    pub fn references(&self) -> &BTreeMap<String, Arc<Blob>> {
-        &self.references
-    }
-
     /// A member, by its id.
     pub fn member(&self, id: &MemberId) -> Option<&RosterEntry> {
         self.view.members.get(id)

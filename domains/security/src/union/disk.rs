@@ -94,11 +94,8 @@ impl Disk {
             numbers.push(number.ok_or_else(|| Damage::Stray(text.chars().take(80).collect()))?);
         }
         numbers.sort_unstable();
-        let own: MemberId = self
-            .small(OWN)
-            .and_then(|bytes| bytes.ok_or_else(|| io::ErrorKind::NotFound.into()))
-            .and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::from))
-            .map_err(|e| unreadable(OWN, e))?;
+        let missing = || unreadable(OWN, io::ErrorKind::NotFound.into());
+        let own: MemberId = self.json(OWN)?.ok_or_else(missing)?;
         // Of what was checked when it was taken, the time is not looked at again: this clock may be wrong now.
         let mut chain = Chain::new(own, UnixTime(u64::MAX), Recoveries::UpTo(u64::MAX));
         for number in numbers {

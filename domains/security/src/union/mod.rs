@@ -94,12 +94,10 @@ pub struct Known {
 impl Known {
     fn of(follower: &Follower, head: &CoSigned, book: &Book) -> Arc<Self> {
         let record = follower.record();
-        let state =
-            UnionState { view: record.view().clone(), voters: record.voters().clone(), head: head.clone() };
         Arc::new(Self {
             name: record.name().clone(),
             own: book.own().cloned(),
-            state,
+            state: UnionState::of(record, head.clone()),
             references: book.set(),
             forked: follower.fork().is_some(),
         })

@@ -22,11 +22,7 @@ const MAX_OFFERED: usize = MAX_OFFER + MAX_ENTRIES * 1200 + MAX_VOTERS * 1200 + 
 const MAX_PAGE: u64 = 16 * 1024 * 1024;
 
 impl Union {
-    pub(super) fn change<T>(&self, f: impl FnOnce(&mut Kept) -> Result<T, Fault>) -> Result<T, Fault> {
-        self.kept(f)
-    }
-
-    fn kept<T>(&self, f: impl FnOnce(&mut Kept) -> Result<T, Fault>) -> Result<T, Fault> {
+    pub(super) fn kept<T>(&self, f: impl FnOnce(&mut Kept) -> Result<T, Fault>) -> Result<T, Fault> {
         match &mut *self.held() {
             Held::Nothing => Err(no_union()),
             Held::Damaged(why) => Err(damaged(why)),

@@ -5,7 +5,6 @@
 use std::collections::BTreeSet;
 
 use gtvp_ipc::security::{FollowRecovery, Recover};
-use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::union::{MemberId, UnixTime};
 use gtvp_model::unionview::{Change, Recovery};
@@ -25,7 +24,7 @@ impl Union {
         let own = self.own_keys()?;
         own.in_tpm()?;
         let own = own.identity.member_id();
-        let done = self.change(|kept| {
+        let done = self.kept(|kept| {
             let (plan, lost) = plan(kept, own, asked)?;
             if asked.confirmed { self.carry_out(kept, own, plan, lost, &asked.reason, now) } else { Ok(plan) }
         })?;
@@ -69,18 +68,14 @@ impl Union {
     /// # Errors
     /// Outside of a union; the disk's.
     pub fn follow(&self, asked: &FollowRecovery) -> Result<Change, Fault> {
-        self.change(|kept| {
+        self.kept(|kept| {
             let cannot = |e: std::io::Error| Fault::internal("it cannot be written down", &e);
             self.disk.follow(asked.hash).map_err(cannot)?;
             kept.keeper.allow(Recoveries::This(asked.hash));
-            let about = format!("entry {} may replace the union's voters", short(&asked.hash));
+            let about = format!("entry {} may replace the union's voters", asked.hash.short());
             Ok(Change { about })
         })
     }
-}
-
-fn short(hash: &Digest) -> String {
-    hash.short()
 }
 
 /// What is given up.

@@ -11,8 +11,6 @@ use std::sync::Arc;
 use gtvp_model::union::UnixTime;
 
 use super::*;
-use crate::csp::follow::OfferRefusal;
-use crate::csp::keeper::VoteRefusal;
 use crate::csp::page::{self, Committed};
 use crate::csp::testing::{Cheap, World};
 use crate::csp::{Act, Keeper};
@@ -216,11 +214,7 @@ impl Union {
 
 impl Member {
     fn state(&self) -> Arc<UnionState> {
-        Arc::new(UnionState {
-            view: self.keeper.record().view().clone(),
-            voters: self.keeper.record().voters().clone(),
-            head: self.head.clone(),
-        })
+        Arc::new(UnionState::of(self.keeper.record(), self.head.clone()))
     }
 
     fn told(&self, kind: &str) -> bool {
@@ -242,11 +236,7 @@ impl Member {
             }
             Command::Vote(entry) => {
                 let outcome = self.keeper.promise(&entry, ctx.wall, &Cheap);
-                let outcome = outcome.map(|head| (head, world.vote(self.name, &head))).map_err(|e| match e {
-                    VoteRefusal::Entry(e) => NoVote::Never(e.to_string()),
-                    VoteRefusal::Promised(_) | VoteRefusal::Forgotten(_) => NoVote::Another(e.to_string()),
-                    other => NoVote::NotNow(other.to_string()),
-                });
+                let outcome = outcome.map(|head| (head, world.vote(self.name, &head))).map_err(NoVote::from);
                 events.push_back(Event::Voted { entry: entry.hash(), outcome });
             }
             Command::Refresh => {
@@ -262,11 +252,7 @@ impl Member {
                     self.head = offer.head;
                     events.push_back(Event::Union(self.state()));
                 }
-                let outcome = outcome.map_err(|e| match e {
-                    OfferRefusal::Forked(_) => NotTaken::Forked(e.to_string()),
-                    other => NotTaken::Refused(other.to_string()),
-                });
-                events.push_back(Event::Taken { from, outcome });
+                events.push_back(Event::Taken { from, outcome: outcome.map_err(NotTaken::from) });
             }
             Command::Read(to, from) => {
                 let from = usize::try_from(from).unwrap();
