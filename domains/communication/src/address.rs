@@ -16,7 +16,13 @@ const ANYWHERE: [&str; 2] = ["192.0.2.1:9", "[2001:db8::1]:9"];
 impl Runtime {
     /// A member was reached there.
     pub fn reached(&self, member: MemberId, at: Endpoint) {
-        if self.book().hearsay(member, at) {
+        let mut book = self.book();
+        let news = book.hearsay(member, at);
+        if news {
+            book.keep();
+        }
+        drop(book);
+        if news {
             self.engine().heard(member, clock::now());
             self.look();
         }
@@ -37,6 +43,9 @@ impl Runtime {
             } else if book.hearsay(*member, endpoint.clone()) {
                 news.push(*member);
             }
+        }
+        if own_word || !news.is_empty() {
+            book.keep();
         }
         let told = own_word.then(|| Endpoints::frame(book.best()));
         drop(book);

@@ -187,8 +187,8 @@ impl Drive {
             }
             Some(peer) if vouch::limits(frame.kind).is_some() => self.about_box(peer, &frame),
             _ => {
-                if let (Ok(Message::JoinChallenge(m)), Some(Machine::Joiner(_))) =
-                    (Message::decode(&frame), &self.machine)
+                if let Some(Machine::Joiner(_)) = &self.machine
+                    && let Ok(Message::JoinChallenge(m)) = Message::decode(&frame)
                 {
                     self.verifier = Some(m.member);
                     self.runtime.is(self.id, m.member);

@@ -38,9 +38,7 @@ pub fn join(
     what: &Join,
     step: &mut dyn FnMut(Option<&str>) -> bool,
 ) -> Result<JoinedReply, Fault> {
-    let token: JoinToken = what.token.parse().map_err(|e: gtvp_model::token::BadToken| {
-        Fault::new(FaultKind::Invalid, "this is no token that can be used").because(e.to_string())
-    })?;
+    let token: JoinToken = what.token.parse()?;
     if let Some(union) = runtime.newest.own() {
         let same = union.state.view.union == token.union;
         let which = if same { "the token's" } else { "another" };

@@ -76,20 +76,16 @@ impl Book {
         all
     }
 
-    /// What a member said of itself, and where it came from. Whether that is news.
+    /// What a member said of itself, and where it came from. Whether that is news, which is to be [kept](Self::keep).
     pub fn own_word(&mut self, member: MemberId, own: Endpoint, seen: Option<Endpoint>) -> bool {
         let Some(ways) = self.room(member) else { return false };
         let before = ways.clone();
         ways.own = Some(own);
         ways.seen = seen.or(ways.seen.take());
-        let news = *ways != before;
-        if news {
-            self.keep();
-        }
-        news
+        *ways != before
     }
 
-    /// What another one said of a member. Whether that is news.
+    /// What another one said of a member. Whether that is news, which is to be [kept](Self::keep).
     pub fn hearsay(&mut self, member: MemberId, way: Endpoint) -> bool {
         if self.of(member).contains(&way) {
             return false;
@@ -97,7 +93,6 @@ impl Book {
         let Some(ways) = self.room(member) else { return false };
         ways.others.insert(0, way);
         ways.others.truncate(HEARSAY);
-        self.keep();
         true
     }
 
@@ -127,7 +122,8 @@ impl Book {
         self.ways.iter().filter_map(way).collect()
     }
 
-    fn keep(&self) {
+    /// Writes all of it down, for the next start.
+    pub fn keep(&self) {
         let Some(path) = &self.path else { return };
         let rows: Vec<Row> = self.ways.iter().map(|(m, w)| Row { member: *m, ways: w.clone() }).collect();
         let kept = serde_json::to_vec(&rows).map_err(io::Error::from).and_then(|b| replace(path, &b));
@@ -191,6 +187,7 @@ mod tests {
             book.hearsay(a, way(&format!("198.51.100.{n}:1")));
         }
         book.hearsay(b, way("b.example:7433"));
+        book.keep();
         let book = Book::open(&folder.0);
         let ways = book.of(a);
         assert_eq!(ways[..2], [way("a.example:7433"), way("192.0.2.9:7433")]);

@@ -121,12 +121,7 @@ impl Switch {
 
     /// Sends a frame on the channel with this member, if there is one.
     pub fn send(&self, to: MemberId, frame: Frame) {
-        let lines = self.lines();
-        let inbox = lines.channels.get(&to).and_then(|l| lines.links.get(l)).cloned();
-        drop(lines);
-        if let Some(inbox) = inbox {
-            inbox.put(Note::Send(frame));
-        }
+        self.tell(to, Note::Send(frame));
     }
 
     /// Sends a frame on every channel but that with `but`.

@@ -57,9 +57,7 @@ pub fn leave(operator_uid: u32) -> Result<Change, Fault> {
 }
 
 fn want(token: &str, operator_uid: u32) -> Result<(), Fault> {
-    let token: JoinToken = token.parse().map_err(|e: gtvp_model::token::BadToken| {
-        Fault::new(FaultKind::Invalid, "this is no token that can be used").because(e.to_string())
-    })?;
+    let token: JoinToken = token.parse()?;
     peers::ask(&security::WantJoin { union: token.union, head: token.head, operator_uid }).map(|_| ())
 }
 
@@ -189,17 +187,13 @@ impl Runtime {
     pub fn watch_union(self: &Arc<Self>) {
         let socket = format!("{SOCKETS}/security.sock");
         let mut before: Option<OwnUnion> = None;
-        let mut first = true;
         loop {
             // Its end, whatever the reason, is answered by connecting anew.
             let _ = call_with(socket.as_ref(), &WatchUnion {}, &[], |now: UnionNow| {
                 let now = now.union.map(|u| *u);
-                if !first {
-                    for (severity, kind, message) in changes(before.as_ref(), now.as_ref()) {
-                        self.events.tell(severity, kind, None, message);
-                    }
+                for (severity, kind, message) in changes(before.as_ref(), now.as_ref()) {
+                    self.events.tell(severity, kind, None, message);
                 }
-                first = false;
                 before = now;
                 ControlFlow::Continue(())
             });

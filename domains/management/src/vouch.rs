@@ -48,11 +48,6 @@ impl Drop for Turn {
     }
 }
 
-/// What a box or another member is told of a fault.
-fn told(fault: &Fault) -> String {
-    fault.causes.iter().fold(fault.message.clone(), |text, cause| format!("{text}: {cause}"))
-}
-
 impl Runtime {
     /// Evidence of a box that runs.
     ///
@@ -83,7 +78,7 @@ impl Runtime {
                 let _turn = turn;
                 answer(match runtime.vouched(slot, question) {
                     Ok(result) => PeerAnswer::Vouched(result),
-                    Err(fault) => PeerAnswer::refused(&told(&fault)),
+                    Err(fault) => PeerAnswer::refused(&fault.to_string()),
                 });
             })
         });
@@ -140,7 +135,7 @@ impl Runtime {
                 let _turn = turn;
                 match runtime.attest_box(asks.name.as_str(), HEXLOWER.encode(&asks.nonce)) {
                     Ok(fds) => answer(&fds, None),
-                    Err(fault) => answer(&[], Some(told(&fault))),
+                    Err(fault) => answer(&[], Some(fault.to_string())),
                 }
             })
         });
@@ -167,6 +162,6 @@ mod tests {
     fn a_fault_is_told_with_its_causes() {
         let fault = Fault::new(FaultKind::Denied, "m2/web is not vouched for")
             .because("its member is untrusted here");
-        assert_eq!(told(&fault), "m2/web is not vouched for: its member is untrusted here");
+        assert_eq!(fault.to_string(), "m2/web is not vouched for: its member is untrusted here");
     }
 }
