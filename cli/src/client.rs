@@ -170,13 +170,14 @@ impl Api {
     }
 }
 
-/// The member was there and is not any more.
+/// The member is there and says nothing.
 fn no_answer() -> Fault {
     Fault::new(FaultKind::Unavailable, format!("the member has not answered for {} s", ANSWER.as_secs()))
         .because("one of its parts does not come up, or waits for something")
         .hint("see what gtvpd says: its log of a lab is in gtvp lab ls, on a server: journalctl -u gtvpd")
 }
 
+/// The member was there and is not any more.
 fn went_away(e: &(dyn std::error::Error + 'static)) -> Fault {
     Fault::new(FaultKind::Unavailable, "the member went away during the request")
         .caused_by(e)

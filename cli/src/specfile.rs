@@ -39,7 +39,7 @@ const KEYS: [&str; 10] =
 /// The box that `run` asks for.
 pub fn spec(run: &Run) -> Result<BoxSpec, Fault> {
     let file = match &run.file {
-        Some(path) => parse(&path.display().to_string(), &read(path)?)?,
+        Some(path) => parse(&path.display().to_string(), &read(path, MAX_FILE)?)?,
         None => SpecFile::default(),
     };
     let or = |flag: &[Publish], file: Option<Vec<Publish>>| {
@@ -64,18 +64,19 @@ pub fn spec(run: &Run) -> Result<BoxSpec, Fault> {
     Ok(spec)
 }
 
-fn read(path: &Path) -> Result<String, Fault> {
+/// Text from a file, or from standard input for `-`: `most` bytes of it at the most.
+pub fn read(path: &Path, most: u64) -> Result<String, Fault> {
     let name = path.display();
     let cannot = |e: &std::io::Error| io(format!("{name} cannot be read"), e);
     let mut text = String::new();
     let length = if path == Path::new("-") {
-        std::io::stdin().take(MAX_FILE + 1).read_to_string(&mut text).map_err(|e| cannot(&e))?
+        std::io::stdin().take(most + 1).read_to_string(&mut text).map_err(|e| cannot(&e))?
     } else {
         let file = std::fs::File::open(path).map_err(|e| cannot(&e))?;
-        file.take(MAX_FILE + 1).read_to_string(&mut text).map_err(|e| cannot(&e))?
+        file.take(most + 1).read_to_string(&mut text).map_err(|e| cannot(&e))?
     };
-    if length as u64 > MAX_FILE {
-        return Err(invalid(format!("{name} is longer than {MAX_FILE} bytes")));
+    if length as u64 > most {
+        return Err(invalid(format!("{name} is longer than {most} bytes")));
     }
     Ok(text)
 }

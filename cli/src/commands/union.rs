@@ -1,6 +1,5 @@
 //! `gtvp union …`, `gtvp token …`, `gtvp join`, `gtvp reference …`.
 
-use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,9 +13,10 @@ use hyper::Method;
 
 use crate::args::{Format, Join, Output, ReferenceCommand, TokenCommand, UnionCommand};
 use crate::client::{Api, segment};
-use crate::failure::{invalid, io};
+use crate::failure::invalid;
 use crate::follow::{Interrupts, ended_well, follow};
 use crate::output::{Column, column, facts, listing, print, time, value, wide};
+use crate::specfile::read;
 
 /// Longest token or manifest that is read.
 const MAX_INPUT: u64 = 1024 * 1024;
@@ -105,7 +105,7 @@ pub async fn token(api: &Api, command: &TokenCommand) -> Result<(), Fault> {
 /// `gtvp join`; gives the exit status.
 pub async fn join(api: &Api, words: &Join) -> Result<u8, Fault> {
     let token = match words.token.as_str() {
-        "-" => read(Path::new("-"))?.trim().to_owned(),
+        "-" => read(Path::new("-"), MAX_INPUT)?.trim().to_owned(),
         token => token.to_owned(),
     };
     let mut interrupts = Interrupts::take()?;
@@ -142,7 +142,7 @@ pub async fn reference(api: &Api, command: &ReferenceCommand) -> Result<(), Faul
             value(format, &manifest)
         }
         ReferenceCommand::Accept { of, next, file } => {
-            let manifest = file.as_deref().map(read).transpose()?;
+            let manifest = file.as_deref().map(|path| read(path, MAX_INPUT)).transpose()?;
             let manifest = manifest.map(|text| serde_json::from_str(&text)).transpose().map_err(|e| {
                 invalid(format!("the manifest is not JSON: {e}")).hint("docs/spec/evidence.md has its form")
             })?;
@@ -155,20 +155,6 @@ pub async fn reference(api: &Api, command: &ReferenceCommand) -> Result<(), Faul
             Ok(())
         }
     }
-}
-
-fn read(path: &Path) -> Result<String, Fault> {
-    let mut text = String::new();
-    let cannot = |e: &std::io::Error| io(format!("{} cannot be read", path.display()), e);
-    let outcome = match path.as_os_str().as_encoded_bytes() {
-        b"-" => std::io::stdin().take(MAX_INPUT).read_to_string(&mut text),
-        _ => {
-            let file = std::fs::File::open(path).map_err(|e| cannot(&e))?;
-            file.take(MAX_INPUT).read_to_string(&mut text)
-        }
-    };
-    outcome.map_err(|e| cannot(&e))?;
-    Ok(text)
 }
 
 fn shown(union: &UnionSummary, output: Output) -> Result<(), Fault> {
