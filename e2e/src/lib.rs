@@ -224,6 +224,13 @@ impl Member {
         row["pid"].as_i64().and_then(|p| i32::try_from(p).ok())
     }
 
+    /// Kills a domain, and waits until it runs again.
+    pub fn kill_domain(&self, domain: &str) {
+        let pid = self.domain_pid(domain).expect("the domain runs");
+        signal(pid, rustix::process::Signal::KILL);
+        until(&format!("{domain} is back"), SOON, || self.domain_pid(domain).filter(|now| *now != pid));
+    }
+
     fn config(&self) -> gtvp_model::member::MemberConfig {
         let text = std::fs::read_to_string(self.socket.with_file_name("member.toml"))
             .expect("the member's member.toml");

@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use gtvp_e2e::{Lab, SOON, build_dir, signal, until};
-use rustix::process::Signal;
+use gtvp_e2e::{Lab, SOON, build_dir, until};
 use serde_json::Value;
 
 /// A file of this run, gone with it.
@@ -88,9 +87,7 @@ pub fn attested_evidence_outlives_security_and_grows_only_by_what_is_new(lab: &L
     }
     let first = verify(&attest(lab, &[]), &[]).1;
     for domain in ["security", "components", "drivers"] {
-        let pid = lab.domain_pid(domain).expect("it runs");
-        signal(pid, Signal::KILL);
-        until("it is back", SOON, || lab.domain_pid(domain).filter(|now| *now != pid));
+        lab.kill_domain(domain);
         let evidence = until("evidence can be had", SOON, || {
             let out = lab.command(&["member", "attest"]).output().unwrap();
             out.status.success().then_some(out.stdout)

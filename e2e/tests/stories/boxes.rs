@@ -65,9 +65,7 @@ pub fn a_box_proves_what_it_runs(lab: &Lab) {
     assert_eq!(found(lab), about, "a halted box is what it was");
     lab.ok(&["box", "resume", "proof"]);
     for domain in ["security", "drivers", "components", "management"] {
-        let pid = lab.domain_pid(domain).expect("it runs");
-        signal(pid, Signal::KILL);
-        until("it is back", SOON, || lab.domain_pid(domain).filter(|now| *now != pid));
+        lab.kill_domain(domain);
         until("it can be attested", SOON, || (lab.gtvp(&["box", "attest", "proof"]).code == 0).then_some(()));
         assert_eq!(found(lab), about, "after {domain} was killed");
     }

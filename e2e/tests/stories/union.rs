@@ -1,7 +1,6 @@
 //! A union that begins.
 
-use gtvp_e2e::{Lab, SOON, signal, until};
-use rustix::process::Signal;
+use gtvp_e2e::Lab;
 
 pub fn a_union_is_begun_by_choice_and_outlives_security(lab: &Lab) {
     let said = lab.refused(&["union", "init", "--name", "lab"]);
@@ -9,9 +8,7 @@ pub fn a_union_is_begun_by_choice_and_outlives_security(lab: &Lab) {
     lab.refused(&["union", "show"]);
     lab.ok(&["union", "init", "--name", "lab", "--allow-software-tpm"]);
     let begun = lab.json(&["union", "show"]);
-    let pid = lab.domain_pid("security").expect("it runs");
-    signal(pid, Signal::KILL);
-    until("security is back", SOON, || lab.domain_pid("security").filter(|now| *now != pid));
+    lab.kill_domain("security");
     assert_eq!(lab.json(&["union", "show"]), begun);
     let members = lab.json(&["member", "ls"]);
     assert_eq!((&members[0]["tpm"], &members[0]["verdict"]), (&"software".into(), &"unknown".into()));

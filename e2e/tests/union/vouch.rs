@@ -56,9 +56,7 @@ pub fn applications_on_two_servers_prove_themselves_to_each_other(lab: &Lab) {
 
     // Whoever was killed meanwhile is back, and the question is answered.
     for (member, domain) in [(m1, "drivers"), (m1, "management"), (m2, "management"), (m1, "security")] {
-        let pid = member.domain_pid(domain).expect("it runs");
-        signal(pid, Signal::KILL);
-        until("it is back", SOON, || member.domain_pid(domain).filter(|now| *now != pid));
+        member.kill_domain(domain);
         until(&format!("it is answered after {domain} was killed"), SOON, || {
             (ask(m1, "shop", &["m2/web"]).0 == 0).then_some(())
         });
