@@ -25,9 +25,9 @@ unsafe extern "C" {
     static etext: u8;
 }
 
-/// [`settle`], and lets go of the program's own pages: of what has been read, most was needed to begin and never again. A page
-/// that is used comes back from the system's cache of files. To be called once, when what comes next is waiting.
-pub fn begun() {
+/// [`settle`], and lets go of the program's own pages: of what has been read, most was needed once and is not soon again. A page
+/// that is used comes back from the system's cache of files. To be called when what comes next is waiting.
+pub fn let_go() {
     const PAGE: usize = 4096;
     settle();
     let (from, to) = ((&raw const __executable_start).addr(), (&raw const etext).addr());

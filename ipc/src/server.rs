@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gtvp_model::fault::{Fault, FaultKind};
@@ -21,6 +22,9 @@ const MAX_OF_A_BOX: usize = 32;
 const MAX_OF_A_DOMAIN: usize = 1024;
 /// Most bytes of a request of a box's process. The longest has one path, each byte of which may be escaped.
 const MAX_REQUEST_OF_A_BOX: usize = 64 * 1024;
+/// Who is not asked anything for this long lets go of what the last answers needed. Short enough that a member which is asked
+/// once a period, of 30 s, does so in between.
+const QUIET: Timespec = Timespec { tv_sec: 10, tv_nsec: 0 };
 /// Stack of a connection's thread.
 const STACK: usize = 256 * 1024;
 
@@ -137,8 +141,17 @@ impl Drop for Seat {
 pub fn serve<S: Service>(listener: &UnixListener, acl: Acl, service: Arc<S>) -> std::io::Error {
     let acl = Arc::new(acl);
     let seats = Arc::new(Seats::default());
-    crate::memory::begun();
+    let asked = Arc::new(AtomicBool::new(true));
+    let mut small = false;
     loop {
+        if matches!(poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&QUIET)), Ok(0)) {
+            let quiet = !asked.swap(false, Ordering::Relaxed);
+            if quiet && !small {
+                crate::memory::let_go();
+            }
+            small = quiet;
+            continue;
+        }
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
@@ -161,10 +174,10 @@ pub fn serve<S: Service>(listener: &UnixListener, acl: Acl, service: Arc<S>) -> 
             refuse(&stream, &Fault::new(FaultKind::Unavailable, "too many calls at once"));
             continue;
         };
-        let (acl, service) = (acl.clone(), service.clone());
+        let (acl, service, asked) = (acl.clone(), service.clone(), asked.clone());
         // A thread that cannot be started gives its seat back with the closure.
         let _ = std::thread::Builder::new().stack_size(STACK).spawn(move || {
-            connection(stream, &seat.caller, &acl, &*service);
+            connection(stream, &seat.caller, &acl, &*service, &asked);
         });
     }
 }
@@ -174,11 +187,12 @@ struct MethodOnly {
     method: String,
 }
 
-fn connection<S: Service>(stream: UnixStream, caller: &Caller, acl: &Acl, service: &S) {
+fn connection<S: Service>(stream: UnixStream, caller: &Caller, acl: &Acl, service: &S, asked: &AtomicBool) {
     let Ok(reply_stream) = stream.try_clone() else { return };
     let most = if caller.slot.is_some() { MAX_REQUEST_OF_A_BOX } else { wire::MAX_MESSAGE };
     let mut session = Session { stream };
     while let Ok(Some((json, fds))) = wire::recv_at_most(&session.stream, most) {
+        asked.store(true, Ordering::Relaxed);
         let outcome = parse::<S::Request>(acl, caller, &json)
             .and_then(|request| service.handle(caller, request, fds, &mut session));
         match outcome {
