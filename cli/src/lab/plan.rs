@@ -10,12 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::invalid;
 
-/// Most members of a lab: their numbers share one byte of the box networks with the lab's index.
-pub const MAX_MEMBERS: u8 = 31;
+/// Most members of a lab.
+pub const MAX_MEMBERS: u8 = 64;
 /// Labs at once.
 pub const MAX_LABS: u8 = 8;
 /// Second numbers of the labs' networks 10.X.I.0/24, in the order in which they are tried.
 pub const NETWORKS: [u8; 3] = [88, 188, 208];
+/// Members' networks for boxes are 10.(90 + I).N.0/24, what leads to them 10.(100 + I).N.0/30.
+const BOXES: u8 = 90;
+const TRANSIT: u8 = 100;
 /// Where labs keep what they keep unless said otherwise, each in a directory of its name.
 pub const DEFAULT_DIR: &str = "/var/lib/gtvp/lab";
 /// First uid of all labs: above the ranges that distributions and systemd hand out to users and containers.
@@ -104,8 +107,7 @@ impl Lab {
             return Err(invalid(format!("a lab has members m1 to m{MAX_MEMBERS}")));
         }
         let name = format!("m{n}");
-        // At most 7 * 31 + 31.
-        let number = self.index * MAX_MEMBERS + n;
+        let number = u32::from(self.index) * u32::from(MAX_MEMBERS) + u32::from(n);
         let run_dir = self.run_dir(run_root).join(&name);
         Ok(Member {
             netns: format!("gtvp-{}-{name}", self.name),
@@ -119,9 +121,9 @@ impl Lab {
                 api_socket: run_dir.join("api.sock"),
                 run_dir,
                 api_group: None,
-                uid_base: UIDS + u32::from(number) * UIDS_PER_MEMBER,
-                box_network: Ipv4Addr::new(10, 90, number, 0),
-                transit_network: Ipv4Addr::new(10, 91, number, 0),
+                uid_base: UIDS + number * UIDS_PER_MEMBER,
+                box_network: Ipv4Addr::new(10, BOXES + self.index, n, 0),
+                transit_network: Ipv4Addr::new(10, TRANSIT + self.index, n, 0),
                 endpoint: format!("10.{}.{}.{}:{MEMBERS_PORT}", self.network, self.index, 10 + n)
                     .parse()
                     .ok(),
@@ -191,7 +193,7 @@ mod tests {
     fn sockets_of_the_longest_lab_fit_into_a_socket_address() {
         let lab = lab(&"x".repeat(MAX_NAME), 7);
         lab.check().unwrap();
-        let m = lab.member(31, Path::new("/run/gtvp")).unwrap();
+        let m = lab.member(MAX_MEMBERS, Path::new("/run/gtvp")).unwrap();
         assert!(m.config.run_dir.join("ipc/communication.sock").as_os_str().len() < 108);
     }
 }
