@@ -2,8 +2,7 @@
 //! values) against the least that it could be: the bare P-256 verification and the hashing that the logs need.
 //!
 //! `cargo bench -p gtvp-appraisal` prints appraisals a second on one core and the ratio of times, in turn.
-//! `… -- instructions appraise|bare N` does N of one and prints nothing: for callgrind, whose counts the target is about
-//! (1.15 times the bare). Take the difference of two N, which leaves the preparation out.
+//! `… -- instructions appraise|bare N` does N of one and prints nothing: for callgrind. e2e/benches/appraisal.rs publishes both.
 
 #![allow(clippy::unwrap_used, reason = "a bench that cannot go on ends")]
 

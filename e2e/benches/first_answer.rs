@@ -87,7 +87,7 @@ fn main() {
         );
     }
     lab.remove("first");
-    bench.end(&lab);
+    bench.end(Some(&lab));
 }
 
 /// What is in the store.

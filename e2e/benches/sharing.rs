@@ -37,7 +37,7 @@ fn main() {
         let os = closure(&lab, NGINX);
         tell(&mut bench, &first, &second, &os);
     }
-    bench.end(&lab);
+    bench.end(Some(&lab));
 }
 
 fn tell(bench: &mut Bench, first: &Fetched, second: &Fetched, os: &BTreeSet<String>) {

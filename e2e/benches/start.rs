@@ -77,7 +77,7 @@ fn main() {
     );
     bench.note("Time from the start of the processes (`gtvp run --detach`; virtiofsd and QEMU) to the first answer of status 200.");
     bench.table(&["Phase of `gtvp run`", "part of its time"], phases.rows(median(&ours)));
-    bench.end(&lab);
+    bench.end(Some(&lab));
 }
 
 /// One start: how long it took to the first answer, and its phases in milliseconds.

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use super::kept;
+use super::{install, kept, run};
 use crate::{Ended, Lab, http_get, running, until};
 
 /// The way to the machine: a tap of this machine with one address for each side.
@@ -42,11 +42,6 @@ impl Drop for ByHand {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["link", "del", TAP]).stderr(Stdio::null()).status();
     }
-}
-
-fn run(command: &mut Command) {
-    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 impl ByHand {
@@ -170,27 +165,13 @@ fn spawn(command: &mut Command) -> Child {
     command.spawn().unwrap_or_else(|e| panic!("{command:?}: {e}"))
 }
 
-/// Debian packages, if they are not there.
-fn install(packages: &[&str]) {
-    let query = Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status} "]).args(packages).output();
-    let words = query.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
-    let there = words.split_ascii_whitespace().filter(|w| *w == "installed").count();
-    if there < packages.len() {
-        println!("  installing {}", packages.join(", "));
-        run(Command::new("apt-get").args(["install", "-y", "-qq", "--no-install-recommends"]).args(packages));
-    }
-}
-
 /// Stock virtiofsd, of crates.io, built once; what it needs to be built is installed.
 fn virtiofsd() -> PathBuf {
     let root = kept();
     let path = root.join("bin/virtiofsd");
     if !path.exists() {
-        println!(
-            "  installing libseccomp-dev, libcap-ng-dev, busybox-static and virtiofsd {VIRTIOFSD} (in target/bench)"
-        );
-        let packages = ["libseccomp-dev", "libcap-ng-dev", "busybox-static", "cpio"];
-        run(Command::new("apt-get").args(["install", "-y", "-qq", "--no-install-recommends"]).args(packages));
+        println!("  installing virtiofsd {VIRTIOFSD} (in target/bench)");
+        install(&["libseccomp-dev", "libcap-ng-dev", "busybox-static", "cpio"]);
         // As its makers build it: without this project's flags, so from a folder of its own.
         run(Command::new("cargo")
             .args([

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::{Map, Value, json};
 
-use super::{kept, report};
+use super::report;
 use crate::{Lab, build_dir};
 
 /// One bench: a program, its short form, its figures.
@@ -73,8 +73,8 @@ impl Bench {
         self.tables.push(json!({ "head": head, "rows": rows }));
     }
 
-    /// Keeps it, and makes BENCHMARKS.md anew unless this is the short form.
-    pub fn end(self, lab: &Lab) {
+    /// Keeps it, and makes BENCHMARKS.md anew unless this is the short form. `lab`: whose first member it was measured on, if any.
+    pub fn end(self, lab: Option<&Lab>) {
         if self.short {
             return;
         }
@@ -82,9 +82,8 @@ impl Bench {
             "name": self.name, "title": self.title, "figures": self.figures, "notes": self.notes, "tables": self.tables,
             "command": format!("cargo bench -p gtvp-e2e --bench {}", self.name), "versions": versions(lab),
         });
-        let dir = kept().join("results");
-        std::fs::create_dir_all(&dir).expect("target/bench/results");
-        let text = serde_json::to_string_pretty(&all).expect("JSON");
+        let text = serde_json::to_string_pretty(&all).expect("JSON") + "\n";
+        let dir = report::results();
         std::fs::write(dir.join(format!("{}.json", self.name)), text).expect("a result is kept");
         report::write(&dir);
     }
@@ -97,20 +96,24 @@ fn line_of(program: &str, arguments: &[&str]) -> String {
 }
 
 /// What a figure was measured on.
-fn versions(lab: &Lab) -> Value {
+fn versions(lab: Option<&Lab>) -> Value {
     let mut versions = Map::new();
     let mut add = |name: &str, value: String| versions.insert(name.to_owned(), Value::String(value));
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or(": unknown");
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let member = lab.json(&["member", "show"]);
-    let text = |key: &str| member[key].as_str().unwrap_or("unknown").to_owned();
-    let gtvp = line_of(build_dir().join("gtvp").to_str().expect("a path"), &["--version"]);
-    add("GTVP", format!("{gtvp}, commit {}", line_of("git", &["describe", "--always", "--dirty"])));
+    let commit = line_of("git", &["describe", "--always", "--dirty"]);
     add("CPU", format!("{}, {cores} cores", model.trim_start_matches([' ', '\t', ':'])));
-    add("accelerator", text("accelerator"));
     add("host kernel", line_of("uname", &["-r"]));
-    add("QEMU", line_of("qemu-system-x86_64", &["--version"]));
+    if let Some(lab) = lab {
+        let gtvp = line_of(build_dir().join("gtvp").to_str().expect("a path"), &["--version"]);
+        add("GTVP", format!("{gtvp}, commit {commit}"));
+        let member = lab.json(&["member", "show"]);
+        add("accelerator", member["accelerator"].as_str().unwrap_or("unknown").to_owned());
+        add("QEMU", line_of("qemu-system-x86_64", &["--version"]));
+    } else {
+        add("GTVP", format!("commit {commit}"));
+    }
     if Path::new("/etc/debian_version").exists() {
         add("Debian", line_of("cat", &["/etc/debian_version"]));
     }

@@ -9,14 +9,32 @@ pub mod processes;
 pub mod report;
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 pub use figure::{Bench, Figure};
 
-/// Where benches keep what they keep.
+/// Where benches keep what they make once.
 pub fn kept() -> PathBuf {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bench");
     std::fs::create_dir_all(&dir).expect("target/bench");
     dir.canonicalize().expect("target/bench")
+}
+
+/// Debian packages, if they are not there.
+pub fn install(packages: &[&str]) {
+    let query = Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status} "]).args(packages).output();
+    let words = query.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+    let there = words.split_ascii_whitespace().filter(|w| *w == "installed").count();
+    if there < packages.len() {
+        println!("  installing {}", packages.join(", "));
+        run(Command::new("apt-get").args(["install", "-y", "-qq", "--no-install-recommends"]).args(packages));
+    }
+}
+
+/// Runs it to its end, which must be a good one.
+pub fn run(command: &mut Command) {
+    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// The middle one; the mean of the middle two.

@@ -6,9 +6,18 @@ use std::time::{Duration, Instant};
 
 /// A process's proportional share of memory, in bytes.
 pub fn pss(pid: i32) -> u64 {
+    held(pid, "Pss:")
+}
+
+/// All memory that a process has resident, in bytes: its share, were no other member of a lab running the same programs here.
+pub fn rss(pid: i32) -> u64 {
+    held(pid, "Rss:")
+}
+
+fn held(pid: i32, line: &str) -> u64 {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("a running process");
-    let line = text.lines().find_map(|l| l.strip_prefix("Pss:")).expect("Pss");
-    line.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") * 1024
+    let value = text.lines().find_map(|l| l.strip_prefix(line)).expect("a line of smaps_rollup");
+    value.trim().trim_end_matches(" kB").trim().parse::<u64>().expect("a number") * 1024
 }
 
 /// What a process did in a while.

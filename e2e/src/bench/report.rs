@@ -1,7 +1,7 @@
 //! BENCHMARKS.md, made of the results that are kept: nobody writes it by hand.
 
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -12,10 +12,15 @@ that was not run at its full count counts as missed. How each is measured stands
 
 ";
 
+/// Where the last result of each bench is kept, beside the benches: one may be run without the others.
+pub fn results() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/results")
+}
+
 /// Writes it from the results in `dir`.
 pub fn write(dir: &Path) {
     let mut results: Vec<Value> = std::fs::read_dir(dir)
-        .expect("target/bench/results")
+        .expect("e2e/benches/results")
         .flatten()
         .map(|e| serde_json::from_slice(&std::fs::read(e.path()).expect("a result")).expect("JSON"))
         .collect();
