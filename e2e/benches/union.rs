@@ -15,6 +15,8 @@ const JOINS: (u64, u64) = (50, 3);
 /// Tamperings of a full count, and of a short one.
 const TAMPERINGS: (u64, u64) = (100, 3);
 const CONTAINED: f64 = 5.0;
+/// Restarts of `communication`, each of which opens two channels, of a full count, and of a short one.
+const RESTARTS: (u64, u64) = (25, 2);
 /// Members of the larger union.
 const LARGE: u8 = 64;
 /// Seconds watched.
@@ -26,6 +28,8 @@ fn main() {
     made(&lab);
     let (m1, m2, m3) = (lab.member(1), lab.member(2), lab.member(3));
     joins(&mut bench, m1, m3);
+    all_trust(&[m1, m2, m3]);
+    connections(&mut bench, m1);
     all_trust(&[m1, m2, m3]);
     tampering(&mut bench, [m1, m2, m3]);
     hold(&mut bench, m1, 3);
@@ -78,6 +82,37 @@ fn joins(bench: &mut Bench, m1: &Member, m3: &Member) {
             full: JOINS.0,
         });
     }
+}
+
+/// How long channels take to open, by the member's own clock: each is compared with its own TLS handshake.
+fn connections(bench: &mut Bench, m1: &Member) {
+    let count = if bench.short { RESTARTS.1 } else { RESTARTS.0 };
+    let (mut tls, mut all, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..count {
+        m1.kill_domain("communication");
+        for other in ["m2", "m3"] {
+            let value = |of: &str| m1.metric(&format!("{of}{{member=\"{other}\"}}"));
+            let [shook, open] = until("the channel is open", SOON, || {
+                Some([value("gtvp_channel_tls_microseconds")?, value("gtvp_channel_opening_microseconds")?])
+            });
+            tls.push(shook / 1000.0);
+            all.push(open / 1000.0);
+            ratios.push(open / shook);
+        }
+    }
+    bench.figure(Figure {
+        what: "a channel, from its first packet until both have proved themselves ÷ its own mutual TLS handshake with keys in TPMs: median, p90".into(),
+        target: String::new(),
+        result: format!("{:.2}, {:.2}", part(&mut ratios, 0.5), part(&mut ratios, 0.9)),
+        reached: None,
+        count: 2 * count,
+        full: 2 * RESTARTS.0,
+    });
+    bench.note(format!(
+        "Channels, with software TPMs: TLS took {:.1} ms, all until both had proved themselves {:.1} ms (medians).",
+        part(&mut tls, 0.5),
+        part(&mut all, 0.5)
+    ));
 }
 
 fn tampering(bench: &mut Bench, [m1, m2, m3]: [&Member; 3]) {

@@ -217,6 +217,15 @@ impl Member {
         self.json(&["member", "show"])["addresses"][0].as_str().expect("an address").to_owned()
     }
 
+    /// A value of the member's metrics, by its name with labels.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let mut stream = std::os::unix::net::UnixStream::connect(&self.socket).ok()?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: gtvp\r\nConnection: close\r\n\r\n").ok()?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        text.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok())
+    }
+
     /// Process id of a domain.
     pub fn domain_pid(&self, domain: &str) -> Option<i32> {
         let member = self.json(&["member", "show"]);

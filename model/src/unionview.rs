@@ -116,6 +116,18 @@ pub struct ChannelRow {
     /// Why there is no channel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
+    /// How long it took to open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took: Option<ChannelTook>,
+}
+
+/// How long a connection took to become a channel, from its first packet on, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ChannelTook {
+    /// Until TLS was done.
+    pub tls_us: u64,
+    /// Until both members had proved themselves.
+    pub all_us: u64,
 }
 
 /// A manifest of reference values in a listing.

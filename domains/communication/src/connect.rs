@@ -141,9 +141,10 @@ fn dialled(runtime: &Arc<Runtime>, id: LinkId, whom: MemberId, at: &Endpoint) ->
     let union = own(runtime)?;
     let tls = runtime.ends(&union).map_err(|f| failed(&f))?.calling();
     let tls = tls.map_err(|e| End::Broken(e.to_string()))?;
+    let begun = Instant::now();
     let socket = connect(at).map_err(|e| End::Broken(format!("{at} does not answer: {e}")))?;
     let remote = socket.peer_addr().map_err(|e| broken(&e))?;
-    let (link, facts) = Link::begin(socket, tls, LIMITS).map_err(|e| broken(&e))?;
+    let (link, facts) = Link::begin(socket, begun, tls, LIMITS).map_err(|e| broken(&e))?;
     let step = session(runtime, &union, Role::Initiator, &facts, Some(whom))?;
     let begin = Begin {
         commands: step.commands,
@@ -161,10 +162,11 @@ fn called(
     from: SocketAddr,
     whom: &mut Option<MemberId>,
 ) -> Result<End, End> {
+    let begun = Instant::now();
     let union = own(runtime)?;
     let tls = runtime.ends(&union).map_err(|f| failed(&f))?.called();
     let tls = tls.map_err(|e| End::Broken(e.to_string()))?;
-    let (mut link, facts) = Link::begin(socket, tls, LIMITS).map_err(|e| broken(&e))?;
+    let (mut link, facts) = Link::begin(socket, begun, tls, LIMITS).map_err(|e| broken(&e))?;
     let key = SpkiDigest::new(Digest::of(&facts.peer));
     let member = union.state.view.members.values().find(|m| m.identity.spki() == key);
     if let Some(member) = member {

@@ -440,6 +440,6 @@ impl Drive {
             self.runtime.reached(peer, endpoint);
         }
         let local = self.link.local().ok().map(|a| a.ip().to_canonical());
-        self.runtime.up(self.id, peer, grant, local);
+        self.runtime.up(self.id, peer, grant, local, self.link.took());
     }
 }

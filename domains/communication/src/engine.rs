@@ -12,6 +12,8 @@ use gtvp_model::token::Endpoint;
 use gtvp_model::union::MemberId;
 use gtvp_protocol::hsp::Millis;
 
+use crate::link::Took;
+
 /// After how long without a channel the member with the larger id dials too, milliseconds.
 pub const PATIENCE: u64 = 10_000;
 /// Most strangers at once: each costs a thread, a signature of the TPM and half a mebibyte.
@@ -52,6 +54,7 @@ struct Link {
     key_of: Option<MemberId>,
     /// Whose channel it is.
     channel: Option<MemberId>,
+    took: Option<Took>,
     joins: bool,
     /// We join by it.
     by_token: bool,
@@ -144,7 +147,7 @@ impl Engine {
     fn link(&mut self, dialled: Option<MemberId>, address: Option<IpAddr>) -> LinkId {
         self.last += 1;
         let by_token = dialled.is_none() && address.is_none();
-        let link = Link { dialled, address, key_of: None, channel: None, joins: false, by_token };
+        let link = Link { dialled, address, key_of: None, channel: None, took: None, joins: false, by_token };
         self.links.insert(LinkId(self.last), link);
         LinkId(self.last)
     }
@@ -181,6 +184,18 @@ impl Engine {
         self.join_tokens -= 1;
         l.joins = true;
         true
+    }
+
+    /// A link took so long to become a channel.
+    pub fn opened(&mut self, link: LinkId, took: Took) {
+        if let Some(l) = self.links.get_mut(&link) {
+            l.took = Some(took);
+        }
+    }
+
+    /// How long a link took to become a channel.
+    pub fn took(&self, link: LinkId) -> Option<Took> {
+        self.links.get(&link)?.took
     }
 
     /// A link has become a channel with this member.

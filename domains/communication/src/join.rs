@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gtvp_ipc::communication::{Join, JoinedReply};
 use gtvp_ipc::security::OwnKeysReply;
@@ -111,9 +111,10 @@ fn dial(
     let ends = identity::ends(security).map_err(|f| failed(f.to_string()))?;
     let tls = ends.calling().map_err(|e| failed(e.to_string()))?;
     let at = token.endpoint.clone();
+    let begun = Instant::now();
     let socket = connect(&at).map_err(|e| failed(format!("{at} does not answer: {e}")))?;
     let remote = socket.peer_addr().map_err(|e| failed(e.to_string()))?;
-    let (link, facts) = Link::begin(socket, tls, LIMITS).map_err(|e| failed(e.to_string()))?;
+    let (link, facts) = Link::begin(socket, begun, tls, LIMITS).map_err(|e| failed(e.to_string()))?;
     let asked = security.ask_of(stranger()).map_err(|f| failed(f.to_string()))?;
     let setup = JoinSetup {
         token,

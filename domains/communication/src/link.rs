@@ -65,6 +65,15 @@ pub enum Heard {
     Ended,
 }
 
+/// How long a connection took to become a channel, from its first packet on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Took {
+    /// Until TLS was done.
+    pub tls: Duration,
+    /// Until both had proved themselves.
+    pub all: Duration,
+}
+
 /// See the module.
 pub struct Link {
     socket: TcpStream,
@@ -78,14 +87,21 @@ pub struct Link {
     stalled: Option<Instant>,
     ended: bool,
     waker: Waker,
+    begun: Instant,
+    shook: Duration,
 }
 
 impl Link {
-    /// Shakes hands over a connected socket. Frames are bounded by `limits`.
+    /// Shakes hands over a connected socket, which was begun on at `begun`. Frames are bounded by `limits`.
     ///
     /// # Errors
     /// The connection's; a peer that is no member of anything, or too slow.
-    pub fn begin(socket: TcpStream, tls: Connection, limits: Limits) -> io::Result<(Self, Facts)> {
+    pub fn begin(
+        socket: TcpStream,
+        begun: Instant,
+        tls: Connection,
+        limits: Limits,
+    ) -> io::Result<(Self, Facts)> {
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
         let mut link = Self {
@@ -98,6 +114,8 @@ impl Link {
             stalled: None,
             ended: false,
             waker: Waker::new()?,
+            begun,
+            shook: Duration::ZERO,
         };
         let deadline = Instant::now() + HANDSHAKE;
         while link.tls.is_handshaking() || link.tls.wants_write() {
@@ -110,7 +128,13 @@ impl Link {
             }
         }
         let facts = tls::facts(&link.tls)?;
+        link.shook = begun.elapsed();
         Ok((link, facts))
+    }
+
+    /// How long TLS took, and all until now.
+    pub fn took(&self) -> Took {
+        Took { tls: self.shook, all: self.begun.elapsed() }
     }
 
     /// What wakes this link's thread.
@@ -339,10 +363,10 @@ mod tests {
         let (listener, calling, called) = sockets();
         let address = listener.local_addr().unwrap();
         let dialled = std::thread::spawn(move || {
-            Link::begin(TcpStream::connect(address).unwrap(), calling, limits).unwrap().0
+            Link::begin(TcpStream::connect(address).unwrap(), Instant::now(), calling, limits).unwrap().0
         });
         let (socket, _) = listener.accept().unwrap();
-        let server = Link::begin(socket, called, limits).unwrap().0;
+        let server = Link::begin(socket, Instant::now(), called, limits).unwrap().0;
         (dialled.join().unwrap(), server)
     }
 
@@ -418,11 +442,11 @@ mod tests {
             let _ = socket.read_to_end(&mut answer);
         });
         let (socket, _) = listener.accept().unwrap();
-        assert!(Link::begin(socket, called, limits).is_err());
+        assert!(Link::begin(socket, Instant::now(), called, limits).is_err());
         stranger.join().unwrap();
         let (listener, _, called) = sockets();
         drop(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
         let (socket, _) = listener.accept().unwrap();
-        assert!(Link::begin(socket, called, limits).is_err());
+        assert!(Link::begin(socket, Instant::now(), called, limits).is_err());
     }
 }

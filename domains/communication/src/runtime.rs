@@ -12,13 +12,14 @@ use gtvp_model::fault::Fault;
 use gtvp_model::ids::MemberName;
 use gtvp_model::token::Endpoint;
 use gtvp_model::union::MemberId;
-use gtvp_model::unionview::ChannelRow;
+use gtvp_model::unionview::{ChannelRow, ChannelTook};
 use gtvp_protocol::hsp::{Grant, Millis};
 use gtvp_protocol::neighbour::{Endpoints, Place};
 
 use crate::asks::Asks;
 use crate::ends::End;
 use crate::engine::{Do, Engine, LinkId};
+use crate::link::Took;
 use crate::listen::Listening;
 use crate::node::{self, NodeThread};
 use crate::period::Lengths;
@@ -272,8 +273,16 @@ impl Runtime {
     }
 
     /// A link is a channel now.
-    pub fn up(self: &Arc<Self>, link: LinkId, with: MemberId, grant: Grant, local: Option<IpAddr>) {
+    pub fn up(
+        self: &Arc<Self>,
+        link: LinkId,
+        with: MemberId,
+        grant: Grant,
+        local: Option<IpAddr>,
+        took: Took,
+    ) {
         let mut engine = self.engine();
+        engine.opened(link, took);
         let ends = engine.up(link, with);
         let stays = engine.channel(with) == Some(link);
         if stays {
@@ -365,6 +374,10 @@ impl Runtime {
             .into(),
             endpoint: book.of(*id).first().map(Endpoint::to_string),
             problem: peer.problem.clone(),
+            took: peer
+                .channel
+                .and_then(|link| engine.took(link))
+                .map(|took| ChannelTook { tls_us: micros(took.tls), all_us: micros(took.all) }),
         };
         engine.peers().iter().map(row).collect()
     }
@@ -374,4 +387,8 @@ impl Runtime {
         let entry = union.as_ref().and_then(|u| u.state.view.members.get(&member));
         entry.map_or_else(|| member.short(), |m| m.name.to_string())
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }

@@ -57,7 +57,8 @@ fn from(address: [u8; 4], to: &Endpoint) -> TcpStream {
 fn stranger(to: &Endpoint) -> Link {
     let key = Own(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap());
     let ends = Ends::new(Arc::new(key)).unwrap();
-    Link::begin(from([127, 0, 0, 1], to), ends.calling().unwrap(), |_| Some(1 << 20)).unwrap().0
+    let socket = from([127, 0, 0, 1], to);
+    Link::begin(socket, Instant::now(), ends.calling().unwrap(), |_| Some(1 << 20)).unwrap().0
 }
 
 /// What it hears until the end.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use gtvp_ipc::management::{Request, SetBox, SetReply};
 use gtvp_ipc::security::Wish;
-use gtvp_ipc::{Answer, Caller, Service, Session, components, drivers, security};
+use gtvp_ipc::{Answer, Caller, Service, Session, communication, components, drivers, security};
 use gtvp_model::boxview::BoxState;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::Slot;
@@ -137,8 +137,10 @@ impl Service for Management {
             Request::Doctor(_) => self.doctor(),
             Request::Metrics(_) => {
                 let status = runtime.status()?;
-                let operations = runtime.operations.list().len();
-                Ok(Answer::of(&views::metrics(&runtime.engine(), &status, runtime.events.last(), operations)))
+                // The rest is told although communication does not answer.
+                let channels = peers::ask(&communication::Channels {}).unwrap_or_default();
+                let (events, operations) = (runtime.events.last(), runtime.operations.list().len());
+                Ok(Answer::of(&views::metrics(&runtime.engine(), &status, &channels, events, operations)))
             }
         }
     }

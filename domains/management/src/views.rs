@@ -5,6 +5,7 @@ use gtvp_ipc::security::VerdictReply;
 use gtvp_ipc::supervisor::StatusReply;
 use gtvp_model::boxview::{BoxDetail, BoxState, BoxView};
 use gtvp_model::member::{MemberConfig, MemberView, TpmView};
+use gtvp_model::unionview::ChannelRow;
 
 use crate::engine::{self, Engine};
 use crate::records::BoxRecord;
@@ -69,7 +70,13 @@ pub fn member(
 }
 
 /// Counters and gauges in the Prometheus text format (version 0.0.4).
-pub fn metrics(engine: &Engine, status: &StatusReply, events: u64, operations: usize) -> String {
+pub fn metrics(
+    engine: &Engine,
+    status: &StatusReply,
+    channels: &[ChannelRow],
+    events: u64,
+    operations: usize,
+) -> String {
     use std::fmt::Write;
     let mut out = String::new();
     let mut gauge = |name: &str, kind: &str, help: &str, rows: &[(String, u64)]| {
@@ -113,6 +120,28 @@ pub fn metrics(engine: &Engine, status: &StatusReply, events: u64, operations: u
         "counter",
         "Restarts of each domain since gtvpd began.",
         &domains(|d| d.restarts),
+    );
+    let of_channels = |value: fn(&ChannelRow) -> Option<u64>| -> Vec<_> {
+        let row = |c: &ChannelRow| Some((format!("{{member=\"{}\"}}", c.member), value(c)?));
+        channels.iter().filter_map(row).collect()
+    };
+    gauge(
+        "channel_open",
+        "gauge",
+        "Whether there is an attested channel with this other member.",
+        &of_channels(|c| Some(u64::from(c.state == "open"))),
+    );
+    gauge(
+        "channel_tls_microseconds",
+        "gauge",
+        "How long TLS took when the channel was opened, from its first packet on.",
+        &of_channels(|c| c.took.map(|t| t.tls_us)),
+    );
+    gauge(
+        "channel_opening_microseconds",
+        "gauge",
+        "How long opening the channel took, until both members had proved themselves.",
+        &of_channels(|c| c.took.map(|t| t.all_us)),
     );
     gauge("domain_up", "gauge", "Whether the domain runs.", &domains(|d| u64::from(d.pid.is_some())));
     out
