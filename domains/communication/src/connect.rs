@@ -13,7 +13,7 @@ use gtvp_model::union::{MemberId, SpkiDigest};
 use gtvp_protocol::frame::Frame;
 use gtvp_protocol::hsp::join::{Verifier, VerifierSetup};
 use gtvp_protocol::hsp::message::LIMITS;
-use gtvp_protocol::hsp::{Context, Expect, Role, Session, Setup, Step};
+use gtvp_protocol::hsp::{Context, Expect, Refusal, Role, Session, Setup, Step};
 
 use crate::clock;
 use crate::drive::Drive;
@@ -183,7 +183,18 @@ fn called(
     };
     // What was true before the handshake may have changed meanwhile.
     let union = own(runtime)?;
-    let machine = engine(runtime, id, &union, &facts, *whom, &first)?;
+    let machine = match engine(runtime, id, &union, &facts, *whom, &first) {
+        Ok(machine) => machine,
+        Err(end) => {
+            if let End::Refused(refusal) = &end
+                && let Some(told) = refusal.told()
+            {
+                link.send(&told.frame()).map_err(|e| broken(&e))?;
+                link.end();
+            }
+            return Err(end);
+        }
+    };
     let begin = Begin { union: Some(union), ..begin(runtime, id, link, from, Role::Responder, machine) };
     Ok(Drive::new(runtime.clone(), begin).run(Some(first)))
 }
@@ -201,7 +212,7 @@ fn engine(
         HELLO => session(runtime, union, Role::Responder, facts, member).map(|s| Machine::Session(s.next)),
         JOIN_HELLO => {
             if !runtime.engine().joins(id, clock::now()) {
-                return Err(End::Own("too many want to join at once"));
+                return Err(End::Refused(Refusal::Busy));
             }
             let asked = runtime.security.ask_of(stranger()).map_err(|f| failed(&f))?;
             let setup = VerifierSetup {

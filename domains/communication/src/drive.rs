@@ -332,6 +332,9 @@ impl Drive {
     fn one(&mut self, command: Command) -> Result<(), End> {
         match command {
             Command::Send(message) => {
+                if let Message::JoinChallenge(_) = message {
+                    self.runtime.engine().proved_token(self.id);
+                }
                 self.link.send(&message.frame()).map_err(|e| End::Broken(e.to_string()))?;
             }
             Command::Quote { request, binding, ask } => {

@@ -22,7 +22,7 @@ pub const STRANGERS: usize = 64;
 pub const EASY: usize = 8;
 /// Most joins at once: each may read the whole record.
 pub const JOINS: usize = 4;
-/// Joins that may come at once after a quiet time.
+/// Joins without a token's proof that may come at once after a quiet time.
 const JOIN_BURST: u64 = 16;
 /// One more each so many milliseconds.
 const JOIN_EVERY: u64 = 2_000;
@@ -184,6 +184,13 @@ impl Engine {
         self.join_tokens -= 1;
         l.joins = true;
         true
+    }
+
+    /// Who joins by this link has proved a token: what was held against strangers is given back.
+    pub fn proved_token(&mut self, link: LinkId) {
+        if self.links.get(&link).is_some_and(|l| l.joins) {
+            self.join_tokens = self.join_tokens.saturating_add(1).min(JOIN_BURST);
+        }
     }
 
     /// A link took so long to become a channel.

@@ -27,6 +27,9 @@ use crate::{clock, identity};
 
 /// How often it is looked whether whoever asked is still there.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long a member may have others to admit first, and how long it is left alone meanwhile.
+const PATIENCE: Duration = Duration::from_secs(120);
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Joins. `step` is told how far it is, and says whether whoever asked is still there.
 ///
@@ -49,17 +52,30 @@ pub fn join(
     if runtime.joining.swap(true, Ordering::SeqCst) {
         return Err(Fault::new(FaultKind::WrongState, "a join is under way already"));
     }
-    let outcome = attempt(runtime, what, token, step);
+    let until = Instant::now() + PATIENCE;
+    let outcome = loop {
+        match attempt(runtime, what, token.clone(), until, step) {
+            Ok(Some(joined)) => break Ok(joined),
+            Ok(None) => {}
+            Err(fault) => break Err(fault),
+        }
+        if !step(Some("waiting, as that member admits others just now")) {
+            break Err(Fault::new(FaultKind::Cancelled, "the join was ended"));
+        }
+        std::thread::sleep(PAUSE);
+    };
     runtime.joining.store(false, Ordering::SeqCst);
     outcome
 }
 
+/// One try. None: the member is busy, and it is not `until` yet.
 fn attempt(
     runtime: &Arc<Runtime>,
     what: &Join,
     token: JoinToken,
+    until: Instant,
     step: &mut dyn FnMut(Option<&str>) -> bool,
-) -> Result<JoinedReply, Fault> {
+) -> Result<Option<JoinedReply>, Fault> {
     let keys = runtime.security.own_keys()?;
     let id = runtime.engine().dials(None);
     let (reports, heard) = channel();
@@ -84,7 +100,12 @@ fn attempt(
                 last = now;
                 step(Some(now));
             }
-            Ok(Report::Member(union)) => return Ok(JoinedReply { union }),
+            Ok(Report::Member(union)) => return Ok(Some(JoinedReply { union })),
+            Ok(Report::Ended(End::Refused(Refusal::PeerRefused { code, .. })))
+                if code == Refusal::Busy.code() && Instant::now() < until =>
+            {
+                return Ok(None);
+            }
             Ok(Report::Ended(end)) => return Err(fault(&end, last, &endpoint.to_string())),
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(Fault::new(FaultKind::Internal, "the join ended without a word"));
@@ -170,6 +191,7 @@ fn hint(code: u16) -> Option<&'static str> {
         }
         () if named("RecordBehind") => "the member that was asked is behind: try again in a moment",
         () if named("NotCommitted") => "a majority of the voters must be reachable: try again in a moment",
+        () if named("Busy") => "try again in some minutes, or with a token of another member",
         () if named("Silent") => "try again in a moment",
         () if named("OtherUnion") || named("VerifierProofWrong") => {
             "whoever answers there is no member of the token's union: is its endpoint right?"

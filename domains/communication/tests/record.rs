@@ -94,3 +94,34 @@ fn a_union_grows_decides_among_three_and_goes_on_without_one_of_them() {
     until("decided", || token(&a).ok());
     same(&[&a, &b, &d]);
 }
+
+#[test]
+fn as_many_servers_as_want_to_join_at_once_by_one_member_do() {
+    let (world, founder) = World::begin(1_000);
+    let a = Member::start(Player::new(&world.own_copy(&founder), &founder, true));
+    // From one address come no more strangers at once.
+    let names = ["b", "c", "d", "e", "f", "g", "h"];
+    let joiners: Vec<(Member, Join)> = names
+        .iter()
+        .map(|name| {
+            let keys = Keys::new(name);
+            let joiner = Member::start(Player::new(&world.own_copy(&keys), &keys, false));
+            let token = until("it listens, and its union decides", || token(&a).ok()).to_string();
+            (joiner, Join { token, hardware: hardware() })
+        })
+        .collect();
+    let joined = |(joiner, what): &(Member, Join)| {
+        let mut steps = Vec::new();
+        let done = join(&joiner.runtime, what, &mut |step| {
+            steps.extend(step.map(str::to_owned));
+            true
+        });
+        done.map(|_| steps)
+    };
+    let steps: Vec<String> = std::thread::scope(|scope| {
+        let begun: Vec<_> = joiners.iter().map(|joiner| scope.spawn(move || joined(joiner))).collect();
+        begun.into_iter().flat_map(|thread| thread.join().unwrap().unwrap()).collect()
+    });
+    assert_eq!(a.player.world.ledger().follower.record().view().members.len(), 1 + names.len());
+    assert!(steps.iter().any(|s| s.contains("admits others")), "{steps:?}");
+}

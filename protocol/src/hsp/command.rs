@@ -331,19 +331,22 @@ pub(super) fn next(counter: &mut u32) -> Request {
     Request(*counter)
 }
 
+impl Refusal {
+    /// What the peer is told of it; nothing if it has gone or has refused itself.
+    pub fn told(&self) -> Option<Message> {
+        if matches!(self, Self::Lost | Self::PeerRefused { .. }) {
+            return None;
+        }
+        let mut reason = self.to_string().into_bytes();
+        reason.truncate(super::message::MAX_REASON);
+        let refuse = super::message::Refuse { code: self.code(), reason: reason.try_into().ok()? };
+        Some(refuse.into())
+    }
+}
+
 /// What is said and done when a state ends by a refusal.
 pub(super) fn farewell(refusal: &Refusal) -> Vec<Command> {
-    let mut commands = Vec::new();
-    if !matches!(refusal, Refusal::Lost | Refusal::PeerRefused { .. }) {
-        let mut reason = refusal.to_string().into_bytes();
-        reason.truncate(super::message::MAX_REASON);
-        if let Ok(reason) = reason.try_into() {
-            let refuse = super::message::Refuse { code: refusal.code(), reason };
-            commands.push(Command::Send(refuse.into()));
-        }
-    }
-    commands.push(Command::Close(refusal.clone()));
-    commands
+    refusal.told().map(Command::Send).into_iter().chain([Command::Close(refusal.clone())]).collect()
 }
 
 /// A peer's refusal, in words that can be shown.

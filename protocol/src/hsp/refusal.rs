@@ -327,4 +327,6 @@ refusals! {
         /// The token's.
         from: u64,
     };
+    /// Others join just now.
+    63 "this member admits as many servers at once as it can" Busy;
 }

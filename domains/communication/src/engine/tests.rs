@@ -130,6 +130,11 @@ fn joins_are_bounded_at_once_and_over_time() {
     let link = come(&mut e);
     assert!(!e.joins(link, now));
     assert!(e.joins(link, now.after(JOIN_EVERY)));
+    // Who has proved a token leaves the next one its turn.
+    e.proved_token(link);
+    e.down(link, "over", now, 0);
+    let link = come(&mut e);
+    assert!(e.joins(link, now.after(JOIN_EVERY)));
 }
 
 #[test]
