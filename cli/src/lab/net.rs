@@ -13,6 +13,7 @@ use crate::failure::io;
 /// Where `ip netns` keeps namespaces.
 pub const NETNS_DIR: &str = "/run/netns";
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+const NEIGHBOURS: &str = "/proc/sys/net/ipv4/neigh/default/gc_thresh";
 /// Shortest prefix of another network that counts as a conflict: what is wider is a route to everywhere of some kind.
 const NARROW: u32 = 0xffff_0000;
 
@@ -98,6 +99,23 @@ pub fn forward() -> Result<bool, Fault> {
     }
     std::fs::write(FORWARD, "1").map_err(cannot)?;
     Ok(true)
+}
+
+/// Lets the host know so many neighbours: of all namespaces together it keeps 1,024 and forgets the rest, so that members of a
+/// large lab, each of which knows all others, do not find each other. Gives whether it knew fewer.
+pub fn neighbours(wanted: usize) -> Result<bool, Fault> {
+    let cannot = |e: std::io::Error| io(format!("{NEIGHBOURS}* cannot be changed"), &e);
+    let mut raised = false;
+    // The first is how many are never forgotten, the last is the most.
+    for n in (1..=3).rev() {
+        let path = format!("{NEIGHBOURS}{n}");
+        let most = std::fs::read_to_string(&path).map_err(cannot)?.trim().parse().unwrap_or(usize::MAX);
+        if most < wanted {
+            std::fs::write(&path, wanted.to_string()).map_err(cannot)?;
+            raised = true;
+        }
+    }
+    Ok(raised)
 }
 
 /// A member's namespace with its cable, its address and its route.

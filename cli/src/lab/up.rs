@@ -18,6 +18,8 @@ use crate::target::run_root;
 
 /// How long a member may take to answer: its domains are started and jailed first.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(60);
+/// Members that find each other with the limits that every Linux has.
+const FEW: usize = 16;
 /// A log that is longer begins anew with the next keeper; the one before is kept.
 const MAX_LOG: u64 = 8 * 1024 * 1024;
 /// Lines of the log that are told when a member does not answer.
@@ -42,6 +44,9 @@ pub fn up(words: &LabUp) -> Result<(), Fault> {
     let count = usize::from(words.members).max(existing);
     let mut made = Vec::new();
     prepare(&lab, &root, &mut made)?;
+    if count > FEW && net::neighbours(2 * count * count)? {
+        made.push("limits of the neighbour table".into());
+    }
     let mut members = Vec::new();
     for n in 1..=u8::try_from(count).unwrap_or(u8::MAX) {
         let member = lab.member(n, &root)?;
