@@ -43,6 +43,9 @@ pub struct UnionSummary {
     pub software_tpms: bool,
     /// Whether it lets members in that have no TPM.
     pub without_tpm: bool,
+    /// Why this member, a voter, signs no entry now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<String>,
 }
 
 /// A member in a listing.

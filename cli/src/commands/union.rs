@@ -171,7 +171,7 @@ fn show(u: &UnionSummary) -> String {
     let mut admits = vec!["hardware TPMs"];
     admits.extend(u.software_tpms.then_some("SOFTWARE TPMs (!)"));
     admits.extend(u.without_tpm.then_some("members WITHOUT a TPM (!)"));
-    facts(&[
+    let mut lines = vec![
         ("name", u.name.clone()),
         ("id", u.id.clone()),
         ("members", u.members.to_string()),
@@ -181,7 +181,11 @@ fn show(u: &UnionSummary) -> String {
         ("epoch", u.epoch.to_string()),
         ("entries", u.entries.to_string()),
         ("head", u.head.clone()),
-    ])
+    ];
+    if let Some(why) = &u.withheld {
+        lines.push(("vote", format!("WITHHELD (!): {why}")));
+    }
+    facts(&lines)
 }
 
 fn recovered(r: &Recovery) -> String {

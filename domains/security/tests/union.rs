@@ -21,6 +21,8 @@ use gtvp_protocol::csp::{Act, CoSigned, Entry, Offer, SignedEntry};
 use gtvp_protocol::frame::wire;
 use gtvp_security::platform::Platform;
 use gtvp_security::tpm::actor::Tpm;
+use gtvp_security::tpm::client::Client;
+use gtvp_security::tpm::promises::{self, Promised};
 use gtvp_security::union::Union;
 use played::SoftwareTpm;
 use played::server::{Server, at, co_signed};
@@ -253,20 +255,31 @@ fn co_signed_again(server: &Server) -> Offer {
     }
 }
 
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for file in fs::read_dir(from).unwrap().flatten() {
+        let to = to.join(file.file_name());
+        if file.path().is_dir() {
+            copy_folder(&file.path(), &to);
+        } else {
+            fs::copy(file.path(), to).unwrap();
+        }
+    }
+}
+
 #[test]
 fn threat_18_a_fork_is_remembered_and_ends_all_votes() {
     let m1 = founder();
     let entry = token(&m1);
-    // The voter's disk is put back to before its promise: a clone of it signs the other entry.
+    // The voter's disk is put back to before its promise, and what its TPM counts too: a clone of it signs the other entry.
     let copy = m1.tpm.state().join("copy");
-    fs::create_dir(&copy).unwrap();
-    for file in fs::read_dir(m1.tpm.state().join("record")).unwrap().flatten() {
-        fs::copy(file.path(), copy.join(file.file_name())).unwrap();
-    }
+    copy_folder(&m1.tpm.state().join("record"), &copy);
+    let (union, number) = (m1.view().union, m1.head().number);
     Server::decide(&entry, &[&m1], &[&m1]).unwrap();
     let m1 = m1.restart_after(|tpm| {
         fs::rename(tpm.state().join("record"), tpm.state().join("kept")).unwrap();
         fs::rename(&copy, tpm.state().join("record")).unwrap();
+        promises::set(&mut Client::open(&tpm.address()).unwrap(), Promised { union, number }).unwrap();
     });
     let other = co_signed(&token(&m1), &[&m1]).unwrap();
     let m1 = m1.restart_after(|tpm| {

@@ -664,5 +664,6 @@ fn union(name: &str) -> UnionSummary {
         members: 1,
         software_tpms: false,
         without_tpm: false,
+        withheld: None,
     }
 }

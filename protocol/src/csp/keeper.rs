@@ -34,6 +34,9 @@ pub enum VoteRefusal {
     /// This voter's TPM remembers a promise that its disk does not.
     #[error("this voter has signed an entry {0} and does not know which: its disk is older than its TPM")]
     Forgotten(u64),
+    /// What does not go back with the disk has not said yet which numbers this voter has promised.
+    #[error("this voter does not know what it has promised: its TPM's count of it was not read")]
+    Uncounted,
     /// This voter has given its word for the entry that comes next: the head that it has may not be the last any more.
     #[error("this voter has signed entry {0}, which others may have taken by now")]
     GoesOn(u64),
@@ -45,19 +48,44 @@ pub struct Keeper {
     own: MemberId,
     follower: Follower,
     promised: Option<RecordHead>,
-    floor: u64,
+    /// The highest number that was ever promised; none: it is not known.
+    floor: Option<u64>,
 }
 
 impl Keeper {
     /// With what is on the disk: the record, checked, and the last promise.
     pub fn new(own: MemberId, record: Record, promised: Option<RecordHead>) -> Self {
-        Self { own, follower: Follower::new(record), promised, floor: 0 }
+        Self { own, follower: Follower::new(record), promised, floor: Some(0) }
     }
 
-    /// With the highest number that was ever promised, by something that does not go back with the disk: a counter of the TPM. What
-    /// was promised under it and is not on the disk any more is not promised otherwise.
+    /// With the highest number that was ever promised, by something that does not go back with the disk: the TPM. What was promised
+    /// under it and is not on the disk any more is not promised otherwise.
+    #[must_use]
     pub fn with_floor(self, floor: u64) -> Self {
-        Self { floor, ..self }
+        Self { floor: Some(floor), ..self }
+    }
+
+    /// The same while that number is not known: it promises nothing before [`Self::count_from`].
+    #[must_use]
+    pub fn uncounted(self) -> Self {
+        Self { floor: None, ..self }
+    }
+
+    /// The number of [`Self::with_floor`] is known now.
+    pub fn count_from(&mut self, floor: u64) {
+        self.floor = Some(floor);
+    }
+
+    /// Whether it is.
+    pub fn is_counted(&self) -> bool {
+        self.floor.is_some()
+    }
+
+    /// The highest number that was promised, if neither the record nor the promise on the disk comes to it: this disk is an older one. It ends
+    /// when the record has come there.
+    pub fn forgotten(&self) -> Option<u64> {
+        let known = self.record().view().head.number.max(self.promised.map_or(0, |p| p.number));
+        self.floor.filter(|floor| *floor > known)
     }
 
     /// The same with proof of a fork that is on the disk too: it votes for nothing and takes nothing.
@@ -104,7 +132,8 @@ impl Keeper {
         let at = record.view().head;
         let free = self.promised.is_none_or(|p| p.number < at.number || p == at);
         check(Check::OnePromise, free, || VoteRefusal::Promised(at.number))?;
-        let known = at.number > self.floor || self.promised == Some(at);
+        let floor = self.floor.ok_or(VoteRefusal::Uncounted)?;
+        let known = at.number > floor || self.promised == Some(at);
         check(Check::PromiseFloor, known, || VoteRefusal::Forgotten(at.number))?;
         self.promised = Some(at);
         Ok(Head { union: record.view().union, at, time: now })
@@ -125,6 +154,7 @@ impl Keeper {
         record.recover(entry, signatures)?;
         let at = record.view().head;
         self.promised = Some(at);
+        self.floor = Some(at.number);
         Ok(Head { union: record.view().union, at, time: now })
     }
 
@@ -141,7 +171,8 @@ impl Keeper {
     pub fn refresh(&self, now: UnixTime) -> Result<Head, VoteRefusal> {
         self.may_vote()?;
         let view = self.record().view();
-        let last = self.promised.map_or(0, |p| p.number).max(self.floor);
+        let floor = self.floor.ok_or(VoteRefusal::Uncounted)?;
+        let last = self.promised.map_or(0, |p| p.number).max(floor);
         check(Check::LastPromise, last <= view.head.number, || VoteRefusal::GoesOn(last))?;
         Ok(Head { union: view.union, at: view.head, time: now })
     }
@@ -211,6 +242,31 @@ mod tests {
             "nor does it say that what it has is the last"
         );
         assert!(keeper(&world, "a").with_floor(number - 1).promise(&other, NOW, &Cheap).is_ok());
+        assert_eq!(back.forgotten(), Some(number));
+        assert_eq!(keeper(&world, "a").with_floor(number - 1).forgotten(), None);
+    }
+
+    #[test]
+    fn a_voter_promises_nothing_before_it_knows_what_it_has_promised() {
+        let mut world = World::begin(&["a", "b"]);
+        let before = world.record().view().head.number;
+        let mut voter = keeper(&world, "a").uncounted();
+        world.token("p");
+        let offer = world.offer(before, NOW);
+        assert_eq!(voter.promise(&offer.entries[0], NOW, &Cheap), Err(VoteRefusal::Uncounted));
+        assert_eq!(voter.refresh(NOW), Err(VoteRefusal::Uncounted));
+        // It takes what others have: so an older disk comes to be a newer one.
+        voter.count_from(before + 1);
+        assert_eq!(voter.promise(&offer.entries[0], NOW, &Cheap), Err(VoteRefusal::Forgotten(before + 1)));
+        voter.take(&offer, world.id("b"), NOW, &Cheap).unwrap();
+        assert_eq!(voter.forgotten(), None);
+        let after = voter.record().view().head.number;
+        world.token("q");
+        let next = world.offer(after, NOW);
+        assert!(
+            voter.promise(&next.entries[0], NOW, &Cheap).is_ok(),
+            "it votes again from the next number on"
+        );
     }
 
     #[test]

@@ -105,7 +105,12 @@ impl Peers {
             ),
         });
         if row.own {
-            let checks = vec![said.unwrap_or_else(|| not_checked(OWN))];
+            let withheld = self.union.withheld().map(|why| CheckRow {
+                check: "vote".into(),
+                outcome: "failed".into(),
+                detail: format!("withheld: {why}"),
+            });
+            let checks = withheld.into_iter().chain([said.unwrap_or_else(|| not_checked(OWN))]).collect();
             return Ok(PeerView { row, checks, result: None });
         }
         let silent = self.table().current(&member.id(), now, self.period()).is_some_and(|c| c.silent);

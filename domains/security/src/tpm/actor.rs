@@ -19,6 +19,7 @@ use super::commands::{Attested, Clock, ecdsa};
 use super::keys::{self, Identity, Keys};
 use super::log::{Log, LogError, Opened, Step};
 use super::pcrs::{Bank, Quote, Selection};
+use super::promises::{self, Promised};
 use super::tls::CertificateVerify;
 use super::transport::Address;
 
@@ -182,6 +183,26 @@ impl Tpm {
             let signature = holder.with(|held| held.client.sign(held.keys.tls.handle, &digest))?;
             ecdsa(&signature).map_err(|source| TpmError::Malformed { command: "Sign", source })
         })
+    }
+
+    /// What this member has promised, as the TPM has it: see [`promises`].
+    pub fn promised(&self) -> Result<Option<Promised>, TpmError> {
+        self.ask(|holder| holder.with(|held| promises::read(&mut held.client)))
+    }
+
+    /// Makes sure that promises can be counted.
+    pub fn prepare_promises(&self) -> Result<(), TpmError> {
+        self.ask(|holder| holder.with(|held| promises::prepare(&mut held.client)))
+    }
+
+    /// Counts a promise. It is in the TPM when this returns.
+    pub fn count_promise(&self, promised: Promised) -> Result<(), TpmError> {
+        self.ask(move |holder| holder.with(|held| promises::raise(&mut held.client, promised)))
+    }
+
+    /// Counts from this one on, whatever was promised before.
+    pub fn set_promised(&self, promised: Promised) -> Result<(), TpmError> {
+        self.ask(move |holder| holder.with(|held| promises::set(&mut held.client, promised)))
     }
 
     /// Writes into the log what was measured, and extends it. What the log says already is not repeated.

@@ -13,8 +13,10 @@ pub const GENERATED: u32 = 0xff54_4347;
 
 /// TPM_CC (§6.5.2).
 pub mod cc {
+    pub const NV_DEFINE_SPACE: u32 = 0x12a;
     pub const CREATE_PRIMARY: u32 = 0x131;
     pub const SEQUENCE_COMPLETE: u32 = 0x13e;
+    pub const NV_WRITE: u32 = 0x137;
     pub const PCR_EXTEND: u32 = 0x182;
     pub const STARTUP: u32 = 0x144;
     pub const ACTIVATE_CREDENTIAL: u32 = 0x147;
@@ -43,6 +45,8 @@ pub mod handle {
     /// EK certificates (TCG EK Credential Profile, §2.2.1.4): RSA 2048 and ECC P-256 of the low range.
     pub const EK_CERTIFICATE_RSA: u32 = 0x01c0_0002;
     pub const EK_CERTIFICATE_ECC: u32 = 0x01c0_000a;
+    /// What this member has promised (`promises.rs`): of the range that the TPM's owner gives out (Registry of Reserved TPM 2.0 Handles, §2.2.2).
+    pub const PROMISES: u32 = 0x0180_4754;
     /// First handle of transient objects, of loaded and of saved sessions (TPM_HT, §7.2).
     pub const TRANSIENT: u32 = 0x8000_0000;
     pub const LOADED_SESSIONS: u32 = 0x0200_0000;
@@ -77,6 +81,16 @@ pub mod attribute {
     pub const SIGN: u32 = 1 << 18;
 }
 
+/// TPMA_NV (§13.4).
+pub mod nv {
+    pub const AUTH_WRITE: u32 = 1 << 2;
+    /// Written as a whole or not at all.
+    pub const WRITE_ALL: u32 = 1 << 12;
+    pub const AUTH_READ: u32 = 1 << 18;
+    pub const NO_DA: u32 = 1 << 25;
+    pub const WRITTEN: u32 = 1 << 29;
+}
+
 /// TPM_RC (§6.6.3): why the TPM refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rc(pub u32);
@@ -86,6 +100,9 @@ impl Rc {
     pub const INITIALIZE: Self = Self(0x100);
     pub const FAILURE: Self = Self(0x101);
     pub const REBOOT: Self = Self(0x130);
+    pub const NV_UNINITIALIZED: Self = Self(0x14a);
+    pub const NV_SPACE: Self = Self(0x14b);
+    pub const NV_DEFINED: Self = Self(0x14c);
     pub const CONTEXT_GAP: Self = Self(0x901);
     pub const OBJECT_MEMORY: Self = Self(0x902);
     pub const SESSION_MEMORY: Self = Self(0x903);
@@ -121,6 +138,7 @@ impl Rc {
             Self::INITIALIZE => "the TPM has not been started since it was reset",
             Self::FAILURE => "the TPM is in failure mode until it is reset",
             Self::REBOOT => "the TPM needs a reboot",
+            Self::NV_SPACE => "there is no room in its lasting memory",
             Self::CONTEXT_GAP => "a saved session of another program is too old",
             Self::OBJECT_MEMORY => "there is no room for another key",
             Self::SESSION_MEMORY => "there is no room for another session",

@@ -48,6 +48,15 @@ pub struct Attested {
     pub signature: Vec<u8>,
 }
 
+/// Of TPMS_NV_PUBLIC (Part 2 §13.5) what is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NvPublic {
+    /// TPMA_NV.
+    pub attributes: u32,
+    /// Bytes.
+    pub size: usize,
+}
+
 /// TPMS_CLOCK_INFO (Part 2 §10.11.1): which life of the TPM this is, and how far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Clock {
@@ -275,25 +284,51 @@ impl Client {
         reading(NAME, &said.parameters, |r| Ok(r.sized(MAX_SECRET, "the secret")?.to_vec()))
     }
 
-    /// The contents of a non-volatile index, `None` where there is none: TPM2_NV_ReadPublic, TPM2_NV_Read with the index'
-    /// own empty password, which EK certificates have.
-    pub fn nv_read(&mut self, index: u32, most: usize) -> Result<Option<Vec<u8>>, TpmError> {
-        const PUBLIC: &str = "NV_ReadPublic";
-        const READ: &str = "NV_Read";
-        let said = match self.run(PUBLIC, &Command::plain(cc::NV_READ_PUBLIC).on(index)) {
+    /// What a non-volatile index is, `None` where there is none: TPM2_NV_ReadPublic.
+    pub fn nv_public(&mut self, index: u32) -> Result<Option<NvPublic>, TpmError> {
+        const NAME: &str = "NV_ReadPublic";
+        let said = match self.run(NAME, &Command::plain(cc::NV_READ_PUBLIC).on(index)) {
             Err(TpmError::Refused { rc, .. }) if rc.is_lost_object() => return Ok(None),
             other => other?,
         };
-        let size = reading(PUBLIC, &said.parameters, |r| {
+        let read = reading(NAME, &said.parameters, |r| {
             let mut public = Reader::new(r.sized(MAX_PUBLIC, "the index")?);
             r.rest();
-            // Index, algorithm, attributes.
-            public.take(4 + 2 + 4, "the index")?;
+            // Index, algorithm.
+            public.take(4 + 2, "the index")?;
+            let attributes = public.u32("the attributes")?;
             public.sized(64, "the policy")?;
             let size = usize::from(public.u16("the size")?);
             public.end()?;
-            if size > most { Err(Malformed::TooLong { what: "the size", got: size, most }) } else { Ok(size) }
-        })?;
+            Ok(NvPublic { attributes, size })
+        });
+        read.map(Some)
+    }
+
+    /// TPM2_NV_DefineSpace: an index with an empty password of its own. Its owner's password must be empty, too.
+    pub fn nv_define(&mut self, index: u32, public: NvPublic) -> Result<(), TpmError> {
+        let size = u16::try_from(public.size).unwrap_or(u16::MAX);
+        let area =
+            Writer::new().u32(index).u16(alg::SHA256).u32(public.attributes).sized(&[]).u16(size).done();
+        let command = Command::plain(cc::NV_DEFINE_SPACE).on_with(handle::OWNER, Auth::Empty);
+        self.run("NV_DefineSpace", &command.with(Writer::new().sized(&[]).sized(&area))).map(drop)
+    }
+
+    /// TPM2_NV_Write of the whole contents, by the index' own empty password.
+    pub fn nv_write(&mut self, index: u32, contents: &[u8]) -> Result<(), TpmError> {
+        let command = Command::plain(cc::NV_WRITE).on_with(index, Auth::Empty).on(index);
+        self.run("NV_Write", &command.with(Writer::new().sized(contents).u16(0))).map(drop)
+    }
+
+    /// The contents of a non-volatile index, `None` where there is none: TPM2_NV_ReadPublic, TPM2_NV_Read with the index'
+    /// own empty password, which EK certificates have.
+    pub fn nv_read(&mut self, index: u32, most: usize) -> Result<Option<Vec<u8>>, TpmError> {
+        const READ: &str = "NV_Read";
+        let Some(NvPublic { size, .. }) = self.nv_public(index)? else { return Ok(None) };
+        if size > most {
+            let source = Malformed::TooLong { what: "the size", got: size, most };
+            return Err(TpmError::Malformed { command: READ, source });
+        }
         let mut contents = Vec::with_capacity(size);
         while contents.len() < size {
             let step = (size - contents.len()).min(NV_STEP);

@@ -56,6 +56,7 @@ impl Union {
         }
         let keys = self.own_keys()?;
         let in_tpm = keys.tpm.as_ref().ok_or_else(super::without_tpm)?;
+        self.can_count()?;
         let level = PlatformIdentity::try_from(FOUNDER)
             .map_err(|e| Fault::internal("the founder has no level", &e))?;
         let founder =
@@ -97,6 +98,7 @@ impl Union {
         whole.book.set().map_err(|why| {
             Fault::new(FaultKind::Internal, "the first reference values are refused").because(why)
         })?;
+        self.counted(entry.union, at.number)?;
         let written = (|| {
             let new = self.disk.begin(own)?;
             items.iter().zip(0..).try_for_each(|(item, number)| new.add(number, item))?;

@@ -154,6 +154,8 @@ impl Union {
                     return Err(wrong(&format!("this server is in union {}", in_it.name)));
                 }
                 self.joining().wanted(*union)?;
+                // Before anybody admits it: it may be made a voter any time.
+                self.can_count()?;
                 let json = serde_json::to_vec(what).map_err(|e| cannot(&e.into()))?;
                 saved::replace(&self.state, INTENT, &json).map_err(|e| cannot(&e))?;
                 self.joining().asked = Some(*union);
@@ -211,7 +213,9 @@ impl Union {
         let promised = left.and_then(|(_, promised)| promised);
         let durable = promised.map_or(Ok(()), |promised| new.promise(promised)).and_then(|()| new.sync());
         durable.map_err(|e| cannot(&e))?;
-        let keeper = Keeper::new(entry.id(), whole.follower.record().clone(), promised);
+        // Whatever it promised before it was admitted, this record goes further: who votes does not leave.
+        self.counted(union, head.number.max(promised.map_or(0, |p| p.number)))?;
+        let keeper = Keeper::new(entry.id(), whole.follower.record().clone(), promised).uncounted();
         let kept = Box::new(Kept::new(keeper, whole.head, whole.book));
 
         let mut held = self.held();

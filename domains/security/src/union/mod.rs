@@ -6,6 +6,7 @@
 
 pub mod book;
 pub mod chain;
+mod counting;
 pub mod disk;
 mod founding;
 mod history;
@@ -168,7 +169,9 @@ impl Union {
         let held = match disk.load() {
             Ok(None) => Held::Nothing,
             Ok(Some(kept)) => {
-                let keeper = Keeper::new(kept.own, kept.whole.follower.record().clone(), kept.promised);
+                let record = kept.whole.follower.record().clone();
+                // The TPM may not run yet: it is asked before the first vote.
+                let keeper = Keeper::new(kept.own, record, kept.promised).uncounted();
                 let mut keeper = match kept.fork {
                     Some(fork) => keeper.forked_by(fork),
                     None => keeper,
@@ -255,7 +258,9 @@ impl Union {
     /// `NotFound` outside of one.
     pub fn show(&self) -> Result<UnionSummary, Fault> {
         match self.known()? {
-            Some(known) if known.has_us() => Ok(summary(&known)),
+            Some(known) if known.has_us() => {
+                Ok(UnionSummary { withheld: self.withheld(), ..summary(&known) })
+            }
             Some(known) => {
                 Err(no_union().because(format!("it is no member of union {} any more", known.name)))
             }
@@ -381,6 +386,7 @@ fn summary(known: &Known) -> UnionSummary {
         members: view.members.len() as u64,
         software_tpms: view.settings.software_tpms,
         without_tpm: view.settings.without_tpm,
+        withheld: None,
     }
 }
 

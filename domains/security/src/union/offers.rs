@@ -39,6 +39,7 @@ impl Union {
     /// # Errors
     /// `Invalid`, with the rule, for an entry that no voter takes; `Denied` for one that only this voter refuses; the disk's and the TPM's.
     pub fn vote_for(&self, signed: &SignedEntry, now: UnixTime) -> Result<Voted, Fault> {
+        self.count()?;
         let head = self.kept(|kept| {
             // `Invalid`: a rule of the record, which every voter sees in the same way.
             let refused =
@@ -68,7 +69,8 @@ impl Union {
                 .map_err(|e| Fault::internal("the promise cannot be written down", &e))?;
             Ok(head)
         })?;
-        // What is promised stays so, and nobody waits for the record while the TPM signs.
+        // What is promised stays so, and nobody waits for the record while the TPM writes and signs.
+        self.counted(head.union, head.at.number)?;
         self.voted(head)
     }
 
@@ -77,6 +79,7 @@ impl Union {
     /// # Errors
     /// `Denied` without a vote; the TPM's.
     pub fn vote_again(&self, now: UnixTime) -> Result<Voted, Fault> {
+        self.count()?;
         let head = self.kept(|kept| {
             kept.keeper
                 .refresh(now)

@@ -13,7 +13,8 @@ use gtvp_protocol::csp::page::Committed;
 use gtvp_protocol::csp::{Act, CoSigned, Offer, Vote};
 
 use super::{Ecdsa, Kept, Union};
-use crate::platform::chain as causes;
+use crate::platform::{chain as causes, fault};
+use crate::tpm::promises::Promised;
 
 impl Union {
     /// What a recovery would give up, and, if that is confirmed, the recovery.
@@ -24,8 +25,11 @@ impl Union {
         let own = self.own_keys()?;
         own.in_tpm()?;
         let own = own.identity.member_id();
+        self.can_count()?;
+        // A voter that signs nothing until it has what nobody may have any more is no voter to wait for.
+        let withholds = self.withheld().is_some();
         let done = self.kept(|kept| {
-            let (plan, lost) = plan(kept, own, asked)?;
+            let (plan, lost) = plan(kept, own, asked, withholds)?;
             if asked.confirmed { self.carry_out(kept, own, plan, lost, &asked.reason, now) } else { Ok(plan) }
         })?;
         self.bump();
@@ -49,6 +53,8 @@ impl Union {
         let mut keeper = kept.keeper.clone();
         let head = keeper.recover(&signed, now, &Ecdsa).map_err(|e| refused(causes(&e)))?;
         self.disk.promise(head.at).map_err(disk)?;
+        let now_promised = Promised { union: head.union, number: head.at.number };
+        self.platform.tpm()?.set_promised(now_promised).map_err(|e| fault(&e))?;
         let vote = Vote { voter: own, time: head.time, signature: self.sign_head(&head)? };
         let votes = vec![vote].try_into().map_err(|e: gtvp_protocol::frame::wire::TooManyBytes| {
             Fault::internal("its head is too large", &e)
@@ -79,12 +85,17 @@ impl Union {
 }
 
 /// What is given up.
-fn plan(kept: &Kept, own: MemberId, asked: &Recover) -> Result<(Recovery, BTreeSet<MemberId>), Fault> {
+fn plan(
+    kept: &Kept,
+    own: MemberId,
+    asked: &Recover,
+    withholds: bool,
+) -> Result<(Recovery, BTreeSet<MemberId>), Fault> {
     let record = kept.record();
     let view = record.view();
     let there = |id: &MemberId| *id == own || asked.reachable.contains(id);
     let voters = record.voters();
-    let heard = voters.iter().filter(|v| there(v)).count();
+    let heard = voters.iter().filter(|v| there(v) && !(withholds && **v == own)).count();
     if heard > voters.len() / 2 {
         return Err(Fault::new(
             FaultKind::WrongState,
