@@ -519,8 +519,13 @@ fn a_tpm_that_was_put_back_to_an_earlier_life_is_refused_by_any_session() {
     assert_eq!(what, RejectionKind::TpmReset);
     assert!(why.starts_with("earlier-life: "), "{why}");
     assert_eq!(verdict(&m1, "m2", 0), "untrusted");
-    // Control: somebody who has seen nothing of it finds it healthy.
+    // Nor is it forgotten with the process: it is on the disk.
     let m1 = m1.restart();
+    let (what, why) = kind(m2.evidence(&m1, 0).appraised_by(&m1, 0));
+    assert_eq!(what, RejectionKind::TpmReset);
+    assert!(why.starts_with("earlier-life: "), "{why}");
+    // Control: somebody who has seen nothing of it finds it healthy.
+    let m1 = m1.restart_after(|tpm| std::fs::remove_file(tpm.state().join("clocks.json")).unwrap());
     m2.evidence(&m1, 0).appraised_by(&m1, 0).unwrap();
 }
 

@@ -189,3 +189,38 @@ fn a_tpm_that_cannot_count_promises_is_told_before_there_is_a_union() {
     };
     spoiled(&taken, "0x01804754");
 }
+
+#[test]
+fn threat_21_a_voter_restored_with_its_software_tpm_is_refused_by_those_who_have_seen_it_since() {
+    let mut all = union(&["m1", "m2"]);
+    let (m2, m1) = (all.pop().unwrap(), all.pop().unwrap());
+    let both = |tpm: &SoftwareTpm| [tpm.state(), tpm.tpm_state()];
+    // A server that is off, and copied.
+    let mut m1 = m1;
+    m1.tpm.kill();
+    both(&m1.tpm).iter().for_each(|folder| drop(backup(folder)));
+    m1.tpm.run();
+    m1.boot();
+    m1.evidence(&m2, 0).appraised_by(&m2, 0).unwrap();
+    let number = m1.head().number + 1;
+    let (one, other) = (token(&m1), token(&m1));
+    m2.take(m1.id(), &co_signed(&one, &[&m1]).unwrap()).unwrap();
+    m1.tpm.reset();
+    m1.boot();
+    m1.evidence(&m2, 0).appraised_by(&m2, 0).unwrap();
+
+    m1.tpm.kill();
+    let mut m1 = m1.restart_after(|tpm| both(tpm).iter().for_each(|folder| restore(folder)));
+    m1.tpm.run();
+    m1.boot();
+    // It knows nothing of its promise, and would sign the other entry: that is why nobody speaks with it.
+    assert!(m1.actor.promised().unwrap().unwrap().number < number);
+    co_signed(&other, &[&m1]).unwrap();
+    // Nor does it help that the other one was started again.
+    let m2 = m2.restart();
+    let refused = m1.evidence(&m2, 0).appraised_by(&m2, 0).unwrap_err();
+    assert!(refused.why.starts_with("earlier-life: "), "{refused:?}");
+    // Control: without its memory it takes it for what it was.
+    let m2 = m2.restart_after(|tpm| fs::remove_file(tpm.state().join("clocks.json")).unwrap());
+    m1.evidence(&m2, 0).appraised_by(&m2, 0).unwrap();
+}

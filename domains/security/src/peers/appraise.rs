@@ -144,11 +144,16 @@ impl Peers {
             Err(why) => return Ok(Err(why)),
         };
         let before = self.table().logs(&attesting.entry.id());
-        let newest = self.table().newest(&attesting.entry.id());
+        let newest = Name::parse(attesting.ak.as_bytes()).ok().and_then(|ak| self.clocks().newest(&ak));
         let found = match judge(asked, &given, &attesting, &evidence, before.as_ref(), newest, now) {
             Ok(found) => found,
             Err(why) => return Ok(Err(why)),
         };
+        if let Some(clock) = found.verdict.clock {
+            let known = self.union.known().ok().flatten();
+            let is = |k: &str| known.as_ref().is_some_and(|known| known.has_ak(k));
+            self.clocks().saw(&found.verdict.ak, clock, !attesting.joins, is, now.ms);
+        }
         let trusted = found.verdict.state == State::Trusted;
         let logs = found.held.filter(|_| trusted).map(|held| {
             let digests = digests(&evidence, &held, before.as_ref());
@@ -283,7 +288,7 @@ fn judge(
     of: &Attesting,
     evidence: &Evidence,
     before: Option<&Logs>,
-    newest: Option<(Name, ClockInfo)>,
+    newest: Option<ClockInfo>,
     now: Now,
 ) -> Result<Found, Rejection> {
     let class = crate::reference::class(of.class)
@@ -311,7 +316,6 @@ fn judge(
     let set = before.filter(|l| goes_on && old(l)).map_or(&of.set, |l| &l.set);
     let binding = appraise::Binding::Qualifying(&bound.0);
     let held = before.map(|l| &l.held);
-    let newest = newest.filter(|(ak, _)| ak == attester.name()).map(|(_, clock)| clock);
     let question = Question { attester: &attester, known_from: KnownFrom::Record, binding, held, newest };
     let appraise::Appraisal { verdict, held } = appraise::appraise(evidence, &question, set, now.seconds());
     Ok(Found { verdict, held, set: set.clone() })

@@ -6,6 +6,7 @@
 mod appraise;
 pub mod asks;
 pub mod believed;
+pub mod clocks;
 mod enrol;
 pub mod heard;
 mod quote;
@@ -28,6 +29,7 @@ use crate::reference;
 use crate::union::{Means, Seen, Union};
 use asks::Asks;
 use believed::Believed;
+use clocks::Clocks;
 use heard::Heard;
 use quote::Prefixes;
 use results::Outbox;
@@ -63,6 +65,7 @@ pub struct Peers {
     believed: Mutex<Believed>,
     asks: Mutex<Asks>,
     table: Mutex<Table>,
+    clocks: Mutex<Clocks>,
     prefixes: Mutex<Prefixes>,
     heard: Mutex<Heard>,
     outbox: Outbox,
@@ -79,6 +82,7 @@ impl Peers {
             believed: Mutex::default(),
             asks: Mutex::default(),
             table: Mutex::default(),
+            clocks: Mutex::new(Clocks::open(state)),
             prefixes: Mutex::default(),
             heard: Mutex::default(),
             outbox: Outbox::default(),
@@ -88,6 +92,10 @@ impl Peers {
 
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn clocks(&self) -> MutexGuard<'_, Clocks> {
+        self.clocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn asks(&self) -> MutexGuard<'_, Asks> {

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use aws_lc_rs::digest::Context;
 use gtvp_appraisal::appraise::{Held, State, Verdict};
 use gtvp_appraisal::reference::ReferenceSet;
-use gtvp_appraisal::tpm::{ClockInfo, Name};
 use gtvp_model::digest::Digest;
 use gtvp_model::ids::MemberName;
 use gtvp_model::union::{EkDigest, MemberId, Whom};
@@ -55,9 +54,6 @@ pub struct Row {
     since_ms: u64,
     last: Last,
     logs: Option<Logs>,
-    /// The newest clock of its TPM, and of which key: also after a verdict that was bad. In memory: a member that has started again
-    /// takes the first that it sees.
-    newest: Option<(Name, ClockInfo)>,
     goes_on: Option<GoesOn>,
 }
 
@@ -114,13 +110,7 @@ impl Table {
             let oldest = self.0.iter().min_by_key(|(_, row)| row.last.at.ms).map(|(id, _)| *id);
             oldest.map(|id| self.0.remove(&id));
         }
-        let age = |(_, clock): &(Name, ClockInfo)| (clock.epoch(), clock.clock);
-        let shown = last.verdict.clock.map(|clock| (last.verdict.ak, clock));
-        let newest = match (self.newest(&id), shown) {
-            (Some(old), Some(new)) if old.0 == new.0 && age(&old) > age(&new) => Some(old),
-            (old, new) => new.or(old),
-        };
-        self.0.insert(id, Row { name: name.clone(), ek, since_ms, last, logs, newest, goes_on: None });
+        self.0.insert(id, Row { name: name.clone(), ek, since_ms, last, logs, goes_on: None });
     }
 
     /// What was found of somebody goes on by others' results.
@@ -181,11 +171,6 @@ impl Table {
     /// The last appraisal of somebody.
     pub fn last(&self, id: &MemberId) -> Option<&Last> {
         self.0.get(id).map(|row| &row.last)
-    }
-
-    /// The newest clock of somebody's TPM, and of which key.
-    pub fn newest(&self, id: &MemberId) -> Option<(Name, ClockInfo)> {
-        self.0.get(id)?.newest
     }
 
     /// The logs that are held of somebody.

@@ -193,8 +193,7 @@ impl Peers {
         }
         let bound = file.claims.qualifying_data(&evidence.ak);
         let binding = Binding::Qualifying(&bound.0);
-        let newest = self.table().newest(&member.id()).filter(|(ak, _)| ak == attester.name());
-        let newest = newest.map(|(_, clock)| clock);
+        let newest = self.clocks().newest(attester.name());
         let question =
             Question { attester: &attester, known_from: KnownFrom::Record, binding, held: None, newest };
         let verdict = appraise(evidence, &question, set, now.seconds()).verdict;

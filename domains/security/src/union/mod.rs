@@ -28,6 +28,7 @@ use gtvp_appraisal::tpm::Public;
 use gtvp_ipc::security::{OwnUnion, UnionNow};
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
+use gtvp_model::hex::hex;
 use gtvp_model::ids::{MemberName, UnionName};
 use gtvp_model::union::{
     EkDigest, Identity, KeyName, MemberId, P256_SPKI_HEAD, RosterEntry, SpkiDigest, TpmClass, TpmKind,
@@ -107,6 +108,12 @@ impl Known {
     /// A member, by its id.
     pub fn member(&self, id: &MemberId) -> Option<&RosterEntry> {
         self.state.view.members.get(id)
+    }
+
+    /// Whether a member has this attestation key, by its Name in hexadecimal.
+    pub fn has_ak(&self, name: &str) -> bool {
+        let is = |m: &RosterEntry| matches!(&m.identity, Identity::Tpm { ak, .. } if hex(ak.as_bytes()) == name);
+        self.state.view.members.values().any(is)
     }
 
     /// Whether this member is in it now.
