@@ -266,11 +266,21 @@ impl Member {
 
     /// Starts the member again from the binaries and the topology in this folder, which is laid out like `build/`.
     pub fn run_from(&self, folder: &Path, members: u8) {
+        self.stop();
+        self.start_from(folder, members);
+    }
+
+    /// Ends the member with all that belongs to it: a server that is shut down.
+    pub fn stop(&self) {
         let lock = self.socket.with_file_name("keeper.lock");
         let keeper = std::fs::read_to_string(lock).expect("the keeper's lock");
         let keeper: i32 = keeper.trim().parse().expect("a process id");
         signal(keeper, rustix::process::Signal::TERM);
         until("its keeper is gone", SOON, || (!Path::new(&format!("/proc/{keeper}")).exists()).then_some(()));
+    }
+
+    /// Starts it after [`Self::stop`]. `members`: of the lab.
+    pub fn start_from(&self, folder: &Path, members: u8) {
         let up = Command::new(folder.join("gtvp"))
             .args(["lab", "up", "--name", &self.lab, "--members", &members.to_string(), "--dir"])
             .arg(&self.dir)

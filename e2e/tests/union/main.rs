@@ -23,6 +23,10 @@ fn main() -> ExitCode {
             ("every_member_has_the_whole_record", record::every_member_has_the_whole_record),
             ("a_member_that_was_away_catches_up", record::a_member_that_was_away_catches_up),
             (
+                "a_member_restored_from_an_old_disk_catches_up",
+                record::a_member_restored_from_an_old_disk_catches_up,
+            ),
+            (
                 "who_is_not_reached_is_known_by_what_others_say",
                 contain::who_is_not_reached_is_known_by_what_others_say,
             ),

@@ -1,7 +1,10 @@
 //! The record: the same on every member, whoever was away.
 
+use std::path::Path;
+use std::process::Command;
+
 use gtvp_e2e::union::{all_trust, made};
-use gtvp_e2e::{Lab, Member, SOON, signal, until};
+use gtvp_e2e::{Lab, Member, SOON, build_dir, signal, until};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -53,4 +56,48 @@ pub fn a_member_that_was_away_catches_up(lab: &Lab) {
     }
     agree(&all);
     all_trust(&all);
+}
+
+/// `from` with owners and modes, in place of `to`.
+fn replace(from: &Path, to: &Path) {
+    let _ = std::fs::remove_dir_all(to);
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp");
+    assert!(copied.success());
+}
+
+/// Its TPM remembers what its disk has forgotten: it takes what the others have before it votes again.
+pub fn a_member_restored_from_an_old_disk_catches_up(lab: &Lab) {
+    made(lab);
+    let all = [lab.member(1), lab.member(2), lab.member(3)];
+    let [m1, m2, m3] = all;
+    until("three vote", SOON, || {
+        (m1.json(&["union", "show"])["voters"].as_array()?.len() == 3).then_some(())
+    });
+    agree(&all);
+    let (disk, backup) = (m3.state().join("security"), m3.state().join("security.backup"));
+    m3.stop();
+    replace(&disk, &backup);
+    m3.start_from(&build_dir(), 3);
+    all_trust(&all);
+    // What it signs now is not in the backup.
+    for m in [m1, m3, m2] {
+        m.ok(&["token", "create"]);
+    }
+    agree(&all);
+    m3.stop();
+    m1.ok(&["token", "create"]);
+    replace(&backup, &disk);
+    m3.start_from(&build_dir(), 3);
+    all_trust(&all);
+    agree(&all);
+    let records: Vec<Value> = all.iter().map(|m| m.json(&["union", "history"])).collect();
+    assert!(records.windows(2).all(|w| w[0] == w[1]), "{records:?}");
+    assert!(m3.json(&["union", "show"])["withheld"].is_null(), "{}", m3.ok(&["union", "show"]));
+    // It votes again: with another voter away two are needed, and it is one of them.
+    m2.stop();
+    m3.ok(&["token", "create"]);
+    m2.start_from(&build_dir(), 3);
+    all_trust(&all);
+    agree(&all);
+    std::fs::remove_dir_all(backup).expect("the backup goes");
 }
