@@ -5,7 +5,9 @@
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
-use gtvp_appraisal::ek::{EkKey, EkRefusal, MAX_DEPTH, Oddity, Roots, VerifiedEk, verify};
+use gtvp_appraisal::ek::{
+    EkKey, EkRefusal, MAX_DEPTH, Oddity, Revocation, Roots, RootsRefusal, VerifiedEk, verify,
+};
 
 const NOW: i64 = 1_795_500_000;
 
@@ -65,6 +67,18 @@ fn cert_sign() -> Vec<u8> {
     extension("2.5.29.15", true, &[3, 2, 2, 4])
 }
 
+const ECDSA: &str = "1.2.840.10045.4.3.2";
+
+fn dates(from: &str, to: &str) -> Vec<u8> {
+    // UTCTime has 13 characters, GeneralizedTime 15.
+    let time = |t: &str| tlv(if t.len() == 13 { 0x17 } else { 0x18 }, &[t.as_bytes()]);
+    seq(&[&time(from), &time(to)])
+}
+
+fn always() -> Vec<u8> {
+    dates("200101000000Z", "20500101000000Z")
+}
+
 struct Authority {
     key: EcdsaKeyPair,
     name: Vec<u8>,
@@ -86,20 +100,49 @@ impl Authority {
     }
 
     fn issue_as(&self, algorithm: &str, subject: &[u8], spki: &[u8], extensions: &[Vec<u8>]) -> Vec<u8> {
-        let algorithm = seq(&[&oid(algorithm)]);
-        let validity = seq(&[&tlv(0x17, &[b"200101000000Z"]), &tlv(0x18, &[b"20500101000000Z"])]);
-        let tbs = seq(&[
-            &tlv(0xa0, &[&[2, 1, 2]]),
+        self.odd(
+            algorithm,
             &[2, 1, 7],
-            &algorithm,
-            &self.name,
-            &validity,
+            &always(),
             subject,
             spki,
             &tlv(0xa3, &[&seq(&[&extensions.concat()])]),
-        ]);
-        let signature = self.key.sign(&SystemRandom::new(), &tbs).unwrap();
-        seq(&[&tbs, &algorithm, &tlv(3, &[&[0], signature.as_ref()])])
+        )
+    }
+
+    /// With a serial number and a validity of the test's own, and whatever follows the key.
+    fn odd(
+        &self,
+        algorithm: &str,
+        serial: &[u8],
+        dates: &[u8],
+        subject: &[u8],
+        spki: &[u8],
+        rest: &[u8],
+    ) -> Vec<u8> {
+        let version: &[u8] = if rest.is_empty() { &[] } else { &[0xa0, 3, 2, 1, 2] };
+        let algorithm = seq(&[&oid(algorithm)]);
+        self.sign(&algorithm, &seq(&[version, serial, &algorithm, &self.name, dates, subject, spki, rest]))
+    }
+
+    fn sign(&self, algorithm: &[u8], tbs: &[u8]) -> Vec<u8> {
+        let signature = self.key.sign(&SystemRandom::new(), tbs).unwrap();
+        seq(&[tbs, algorithm, &tlv(3, &[&[0], signature.as_ref()])])
+    }
+
+    /// A list of these serial numbers that ends then (UTCTime), with these extensions.
+    fn revokes(&self, serials: &[&[u8]], until: &str, extensions: &[Vec<u8>]) -> Vec<u8> {
+        let algorithm = seq(&[&oid(ECDSA)]);
+        let date = tlv(0x17, &[b"200101000000Z"]);
+        let entries: Vec<Vec<u8>> = serials.iter().map(|s| seq(&[s, &date])).collect();
+        let entries = if entries.is_empty() { Vec::new() } else { seq(&[&entries.concat()]) };
+        let extensions =
+            if extensions.is_empty() { Vec::new() } else { tlv(0xa0, &[&seq(&[&extensions.concat()])]) };
+        let until = tlv(0x17, &[until.as_bytes()]);
+        self.sign(
+            &algorithm,
+            &seq(&[&[2, 1, 1], &algorithm, &self.name, &date, &until, &entries, &extensions]),
+        )
     }
 
     /// The certificate of this authority, by `issuer`.
@@ -248,4 +291,161 @@ fn keys_are_known_by_what_they_are() {
     assert!(matches!(&plain, EkKey::Rsa(m, 65537) if m.len() == 256));
     assert_eq!(rsa("1.2.840.113549.1.1.7", 256), Ok(plain));
     assert!(matches!(rsa("1.2.840.113549.1.1.1", 128), Err(EkRefusal::Key(_))));
+}
+
+/// What real certificates of vendors do that RFC 5280 or the EK profile does not have them do.
+#[test]
+fn harmless_deviations_of_vendors_are_borne() {
+    let w = world();
+    let extensions = tlv(0xa3, &[&seq(&[&ek_usage()])]);
+    let leaf = |serial: &[u8], dates: &[u8], subject: &[u8], rest: &[u8]| {
+        w.verify(&w.root.odd(ECDSA, serial, dates, subject, &w.ek.spki(), rest), &[])
+    };
+    let name = &w.ek.name;
+    // Serial numbers: negative, zero, longer than 20 bytes, with a leading zero too many.
+    let long = tlv(2, &[&[0x7f; 40]]);
+    for serial in [&[2, 1, 0x80][..], &[2, 1, 0], &long, &[2, 3, 0, 0, 7]] {
+        assert!(leaf(serial, &always(), name, &extensions).is_ok(), "{serial:02x?}");
+    }
+    // No subject (Intel, AMD), with and without a critical alternative name.
+    assert!(leaf(&[2, 1, 7], &always(), &seq(&[]), &extensions).is_ok());
+    // A date of GeneralizedTime where UTCTime should be; without an end (RFC 5280 §4.1.2.5).
+    for (from, to) in [("20200101000000Z", "20300101000000Z"), ("20200101000000Z", "99991231235959Z")] {
+        assert!(leaf(&[2, 1, 7], &dates(from, to), name, &extensions).is_ok(), "{from} {to}");
+    }
+    // FALSE, which is the default, written out; TRUE as another number than 255 (BER).
+    let critical = |value: u8| {
+        let with = seq(&[&oid("2.5.29.37"), &[1, 1, value], &tlv(4, &[&seq(&[&oid("2.23.133.8.1")])])]);
+        w.leaf(&[with])
+    };
+    assert!([0, 1, 0xff].into_iter().all(|value| critical(value).is_ok()));
+    // What a TPM says of itself, where to find its issuer and its lists: critical, which they should not be.
+    let attributes = extension("2.5.29.9", true, &seq(&[]));
+    assert!(w.leaf(&[ek_usage(), attributes]).is_ok());
+    let uri = tlv(0x86, &[b"http://example.org/ca.crt"]);
+    let access = extension("1.3.6.1.5.5.7.1.1", true, &seq(&[&seq(&[&oid("1.3.6.1.5.5.7.48.2"), &uri])]));
+    assert!(w.leaf(&[ek_usage(), access]).is_ok(), "AMD's have nothing but that to find the issuer by");
+    // Limits on names are not understood, and not passed over.
+    let names = extension("2.5.29.30", true, &seq(&[]));
+    assert!(matches!(w.leaf(&[ek_usage(), names]), Err(EkRefusal::UnknownCritical { .. })));
+    // In its NV index as TPM 1.2 had it, padded besides.
+    let plain = w.ek.by(&w.root, &[ek_usage()]);
+    let header = |tag: &[u8]| {
+        let length = u16::try_from(plain.len() + tag.len()).unwrap().to_be_bytes();
+        [&[0x10, 0x01, 0], &length[..], tag, &plain, &[0xff; 9]].concat()
+    };
+    for wrapped in [header(&[]), header(&[0x10, 0x02])] {
+        assert!(w.verify(&wrapped, &[]).unwrap().oddities.contains(&Oddity::Wrapped));
+    }
+    let mut cut = header(&[]);
+    cut[4] += 200;
+    assert!(w.verify(&cut, &[]).is_err());
+    // White space and case in names.
+    let spaced = Authority { name: self::name(" ROOT ", 0x0c), key: clone(&w.root.key) };
+    assert!(w.verify(&w.ek.by(&spaced, &[ek_usage()]), &[]).is_ok());
+}
+
+#[test]
+fn a_certificate_that_has_ended_is_told_and_one_that_has_not_begun_is_refused() {
+    let w = world();
+    let extensions = tlv(0xa3, &[&seq(&[&ek_usage()])]);
+    let of = |dates: &[u8]| {
+        w.verify(&w.root.odd(ECDSA, &[2, 1, 7], dates, &w.ek.name, &w.ek.spki(), &extensions), &[])
+    };
+    let ended = of(&dates("150101000000Z", "250101000000Z")).unwrap();
+    assert!(ended.oddities.contains(&Oddity::Ended(1_735_689_600)), "{:?}", ended.oddities);
+    assert!(of(&always()).unwrap().oddities.iter().all(|o| !matches!(o, Oddity::Ended(_))));
+    assert!(matches!(of(&dates("300101000000Z", "400101000000Z")), Err(EkRefusal::OutOfDate { .. })));
+    // Between it and its root.
+    let rest = tlv(0xa3, &[&seq(&[&ca(None)])]);
+    let old = dates("150101000000Z", "250101000000Z");
+    let middle = w.root.odd(ECDSA, &[2, 1, 9], &old, &w.middle.name, &w.middle.spki(), &rest);
+    let found = w.verify(&w.ek.by(&w.middle, &[ek_usage()]), &[middle]).unwrap();
+    assert!(found.oddities.contains(&Oddity::IssuerEnded(1_735_689_600)), "{:?}", found.oddities);
+}
+
+#[test]
+fn a_root_of_version_1_issues_and_an_intermediate_of_version_1_does_not() {
+    let w = world();
+    let v1 = |a: &Authority, by: &Authority| by.odd(ECDSA, &[2, 1, 3], &always(), &a.name, &a.spki(), &[]);
+    let mut roots = Roots::new();
+    roots.add(&v1(&w.root, &w.root)).unwrap();
+    assert!(verify(&w.ek.by(&w.root, &[ek_usage()]), &[], &roots, NOW).is_ok());
+    let leaf = w.ek.by(&w.middle, &[ek_usage()]);
+    let refused = verify(&leaf, &[v1(&w.middle, &w.root)], &roots, NOW).unwrap_err();
+    assert!(matches!(refused, EkRefusal::NotAnIssuer { .. }), "{refused:?}");
+}
+
+#[test]
+fn a_sha1_intermediate_counts_only_where_an_administrator_put_it_among_the_roots() {
+    let w = world();
+    let middle = w.root.issue_as("1.2.840.10045.4.1", &w.middle.name, &w.middle.spki(), &[ca(None)]);
+    let leaf = w.ek.by(&w.middle, &[ek_usage()]);
+    assert!(matches!(w.verify(&leaf, &[middle.clone()]), Err(EkRefusal::WeakSignature { .. })));
+    let mut roots = Roots::new();
+    roots.add(&middle).unwrap();
+    assert!(verify(&leaf, &[], &roots, NOW).is_ok());
+}
+
+#[test]
+fn a_revoked_certificate_is_refused_and_a_list_counts_only_by_its_issuer() {
+    let w = world();
+    let leaf = w.ek.by(&w.root, &[ek_usage()]);
+    // One that may sign lists; that of `world` may sign certificates only.
+    let mut may = Roots::new();
+    may.add(&w.root.by(&w.root, &[ca(None), extension("2.5.29.15", true, &[3, 2, 1, 6])])).unwrap();
+    let with = |lists: &[Vec<u8>]| {
+        let mut roots = may.clone();
+        lists.iter().for_each(|l| roots.add(l).unwrap());
+        verify(&leaf, &[], &roots, NOW)
+    };
+    let end = 2_019_686_400;
+    assert_eq!(with(&[]).unwrap().revocation, Revocation::NotChecked);
+    assert_eq!(
+        with(&[w.root.revokes(&[], "340101000000Z", &[])]).unwrap().revocation,
+        Revocation::Checked(end)
+    );
+    assert_eq!(
+        with(&[w.root.revokes(&[&[2, 1, 8]], "340101000000Z", &[])]).unwrap().revocation,
+        Revocation::Checked(end)
+    );
+    let revoked = |e: Result<VerifiedEk, EkRefusal>| matches!(e, Err(EkRefusal::Revoked { .. }));
+    for serial in [&[2, 1, 7][..], &[2, 2, 0, 7]] {
+        assert!(revoked(with(&[w.root.revokes(&[serial], "340101000000Z", &[])])));
+    }
+    // An old list still says what was revoked, and not what was not.
+    assert!(revoked(with(&[w.root.revokes(&[&[2, 1, 7]], "210101000000Z", &[])])));
+    let old = w.root.revokes(&[], "210101000000Z", &[]);
+    assert_eq!(with(&[old.clone()]).unwrap().revocation, Revocation::OldList(1_609_459_200));
+    assert_eq!(
+        with(&[old, w.root.revokes(&[], "340101000000Z", &[])]).unwrap().revocation,
+        Revocation::Checked(end)
+    );
+    // A part of a list stands for its part only.
+    let part = extension("2.5.29.28", true, &seq(&[&[0x81, 1, 0xff]]));
+    let part = w.root.revokes(&[], "340101000000Z", &[part]);
+    assert_eq!(with(&[part]).unwrap().revocation, Revocation::OldList(end));
+    // Somebody else's list with the issuer's name is nobody's.
+    let impostor = Authority::new("root").revokes(&[&[2, 1, 7]], "340101000000Z", &[]);
+    assert_eq!(with(&[impostor]).unwrap().revocation, Revocation::NotChecked);
+    let mut forged = w.root.revokes(&[], "340101000000Z", &[]);
+    let last = forged.len() - 1;
+    forged[last] ^= 1;
+    assert_eq!(with(&[forged]).unwrap().revocation, Revocation::NotChecked);
+    let mut only_certificates = w.roots.clone();
+    only_certificates.add(&w.root.revokes(&[&[2, 1, 7]], "340101000000Z", &[])).unwrap();
+    let found = verify(&leaf, &[], &only_certificates, NOW).unwrap();
+    assert_eq!(found.revocation, Revocation::NotChecked, "its key may not sign lists");
+    // An intermediate that was revoked takes all that it has issued with it.
+    let middle = w.middle.by(&w.root, &[ca(None)]);
+    let mut roots = may.clone();
+    roots.add(&w.root.revokes(&[&[2, 1, 7]], "340101000000Z", &[])).unwrap();
+    let below = w.ek.by(&w.middle, &[ek_usage()]);
+    assert!(revoked(verify(&below, std::slice::from_ref(&middle), &roots, NOW)));
+    assert!(w.verify(&below, &[middle]).is_ok());
+    // What is no list.
+    let mut roots = Roots::new();
+    let mut cut = w.root.revokes(&[], "340101000000Z", &[]);
+    cut.truncate(40);
+    assert!(matches!(roots.add(&cut), Err(RootsRefusal::Certificate { .. })));
 }

@@ -4,14 +4,18 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::pem::Pem;
 use x509_parser::prelude::FromDer;
-use x509_parser::x509::X509Name;
+use x509_parser::x509::{X509Name, X509Version};
 
+use super::revoked::{Lists, Revocation};
 use super::signed::{Signed, signed};
 use super::{EkKey, EkRefusal, MAX_CERTIFICATE, MAX_DEPTH, MAX_INTERMEDIATES, Pin};
 use crate::tpm::Public;
 
 /// tcg-kp-EKCertificate.
 const EK_USAGE: &str = "2.23.133.8.1";
+
+/// id-ce-subjectDirectoryAttributes.
+const DIRECTORY_ATTRIBUTES: &str = "2.5.29.9";
 
 /// Roots in one set: all vendors together have about a hundred.
 const MAX_ROOTS: usize = 1024;
@@ -31,19 +35,28 @@ pub enum RootsRefusal {
         #[source]
         source: EkRefusal,
     },
-    /// No certificate in it.
-    #[error("there is no certificate in it")]
+    /// A revocation list in it is not readable.
+    #[error("revocation list {number} is not usable: {why}")]
+    List {
+        /// Its number in the file, from 0.
+        number: usize,
+        /// Why.
+        why: String,
+    },
+    /// Nothing in it.
+    #[error("there is no certificate and no revocation list in it")]
     Empty,
     /// More than the set holds.
-    #[error("more than {MAX_ROOTS} roots")]
+    #[error("more than {MAX_ROOTS} roots, or {} revocation lists", super::revoked::MAX_LISTS)]
     TooMany,
 }
 
-/// Certificates that are believed without an issuer, as an administrator supplied them: roots, or vendors' intermediates.
-/// An empty set believes nobody.
+/// Certificates that are believed without an issuer, as an administrator supplied them: roots, or vendors' intermediates; and lists of
+/// what vendors have revoked. An empty set believes nobody.
 #[derive(Debug, Clone, Default)]
 pub struct Roots {
     certificates: Vec<Vec<u8>>,
+    lists: Lists,
 }
 
 impl Roots {
@@ -52,32 +65,39 @@ impl Roots {
         Self::default()
     }
 
-    /// Adds the certificates of one file: PEM (one or more) or DER (one). Nothing is added if any of them is unusable.
+    /// Adds the certificates and revocation lists of one file: PEM (one or more) or DER (one). Nothing is added if any of them is unusable.
     pub fn add(&mut self, file: &[u8]) -> Result<(), RootsRefusal> {
-        let mut found = Vec::new();
+        let (mut found, mut lists) = (Vec::new(), Vec::new());
         if file.first() == Some(&0x30) {
-            found.push(file.to_vec());
+            if Lists::is_one(file) { lists.push(file.to_vec()) } else { found.push(file.to_vec()) }
         } else {
             for (number, pem) in Pem::iter_from_buffer(file).enumerate() {
                 let bad =
                     |e: String| RootsRefusal::Certificate { number, source: EkRefusal::NotACertificate(e) };
                 let pem = pem.map_err(|e| bad(e.to_string()))?;
-                if pem.label != "CERTIFICATE" {
-                    return Err(bad(format!("it is a {:?}", pem.label.chars().take(40).collect::<String>())));
+                match pem.label.as_str() {
+                    "CERTIFICATE" => found.push(pem.contents),
+                    "X509 CRL" => lists.push(pem.contents),
+                    label => {
+                        return Err(bad(format!("it is a {:?}", label.chars().take(40).collect::<String>())));
+                    }
                 }
-                found.push(pem.contents);
             }
         }
-        if found.is_empty() {
+        if found.is_empty() && lists.is_empty() {
             return Err(RootsRefusal::Empty);
         }
-        if self.certificates.len() + found.len() > MAX_ROOTS {
+        if self.certificates.len() + found.len() > MAX_ROOTS || !self.lists.has_room(lists.len()) {
             return Err(RootsRefusal::TooMany);
         }
         for (number, der) in found.iter().enumerate() {
             parse(der).map_err(|source| RootsRefusal::Certificate { number, source })?;
         }
+        for (number, der) in lists.iter().enumerate() {
+            Lists::check(der).map_err(|why| RootsRefusal::List { number, why })?;
+        }
         self.certificates.extend(found);
+        self.lists.extend(lists);
         Ok(())
     }
 
@@ -107,6 +127,13 @@ pub enum Oddity {
     NoKeyUsage,
     /// It does not name the TPM's maker.
     NoManufacturer,
+    /// Its validity has ended, at this time (seconds since 1970). A TPM goes on after its certificate, and its vendor's word about where
+    /// the key is from does not become untrue (EK Credential Profile §3.2.6).
+    Ended(i64),
+    /// The same of a certificate between it and the root.
+    IssuerEnded(i64),
+    /// It lies in its NV index as TPM 1.2 had it, with a header before it.
+    Wrapped,
 }
 
 /// A certificate that leads to a root, and what it says.
@@ -126,6 +153,8 @@ pub struct VerifiedEk {
     pub intermediates: usize,
     /// Rules that it breaks.
     pub oddities: Vec<Oddity>,
+    /// Whether its issuer has revoked it, as far as lists were given.
+    pub revocation: Revocation,
 }
 
 impl VerifiedEk {
@@ -138,6 +167,14 @@ impl VerifiedEk {
     pub fn fingerprint(&self) -> Pin {
         self.key.fingerprint()
     }
+}
+
+/// TCG_PCCLIENT_STORED_CERT of TPM 1.2 (TCG PC Client Specific Implementation 1.21, §7.3.2) around a certificate, taken off: tag 1001, type 0, the
+/// length, perhaps the tag 1002 of a full certificate.
+fn unwrapped(bytes: &[u8]) -> Option<&[u8]> {
+    let [0x10, 0x01, 0, high, low, rest @ ..] = bytes else { return None };
+    let inner = rest.get(..usize::from(u16::from_be_bytes([*high, *low])))?;
+    Some(inner.strip_prefix(&[0x10, 0x02]).unwrap_or(inner))
 }
 
 /// A certificate and the bytes of padding after it.
@@ -167,7 +204,8 @@ pub fn verify(
     roots: &Roots,
     now: i64,
 ) -> Result<VerifiedEk, EkRefusal> {
-    let (leaf, padding) = parse(certificate)?;
+    let inner = unwrapped(certificate);
+    let (leaf, padding) = parse(inner.unwrap_or(certificate))?;
     if intermediates.len() > MAX_INTERMEDIATES {
         return Err(EkRefusal::TooManyIntermediates(intermediates.len()));
     }
@@ -175,31 +213,52 @@ pub fn verify(
     let anchors: Vec<_> =
         roots.certificates.iter().map(|r| parse(r).map(|(c, _)| c)).collect::<Result<_, _>>()?;
     let mut oddities = leaf_rules(&leaf)?;
-    in_date(&leaf, now)?;
+    oddities.extend(in_date(&leaf, now)?.map(Oddity::Ended));
+    oddities.extend(inner.map(|_| Oddity::Wrapped));
     if padding > 0 {
         oddities.push(Oddity::Padded(padding));
     }
-    let mut search = Search { between: &between, anchors: &anchors, now, left: MAX_SIGNATURES };
-    let (root, intermediates) = if anchors.iter().any(|a| a.as_raw() == leaf.as_raw()) {
-        oddities.push(Oddity::IsRoot);
-        match signed(&leaf, &leaf) {
-            Signed::Yes => (name(leaf.subject()), 0),
-            _ => search.up(&leaf, 0)?,
-        }
-    } else {
-        search.up(&leaf, 0)?
-    };
+    let lists = &roots.lists;
+    let mut search = Search { between: &between, anchors: &anchors, lists, now, left: MAX_SIGNATURES };
+    let Path { root, intermediates, ended, revocation } =
+        if anchors.iter().any(|a| a.as_raw() == leaf.as_raw()) {
+            oddities.push(Oddity::IsRoot);
+            match signed(&leaf, &leaf) {
+                Signed::Yes => Path::ends(name(leaf.subject()), 0, lists.find(&leaf, &leaf, now)?),
+                _ => search.up(&leaf, 0)?,
+            }
+        } else {
+            search.up(&leaf, 0)?
+        };
+    oddities.extend(ended.map(Oddity::IssuerEnded));
     let [manufacturer, model, version] = tpm_names(&leaf);
     if manufacturer.is_none() {
         oddities.push(Oddity::NoManufacturer);
     }
     let key = EkKey::of_spki(leaf.public_key())?;
-    Ok(VerifiedEk { key, manufacturer, model, version, root, intermediates, oddities })
+    Ok(VerifiedEk { key, manufacturer, model, version, root, intermediates, oddities, revocation })
+}
+
+/// From a certificate to a root.
+struct Path {
+    root: String,
+    intermediates: usize,
+    /// When the first of the intermediates ended, if one has.
+    ended: Option<i64>,
+    /// Of the certificate itself. One above it that is revoked is a refusal.
+    revocation: Revocation,
+}
+
+impl Path {
+    fn ends(root: String, intermediates: usize, revocation: Revocation) -> Self {
+        Self { root, intermediates, ended: None, revocation }
+    }
 }
 
 struct Search<'a> {
     between: &'a [X509Certificate<'a>],
     anchors: &'a [X509Certificate<'a>],
+    lists: &'a Lists,
     now: i64,
     left: usize,
 }
@@ -207,7 +266,7 @@ struct Search<'a> {
 impl Search<'_> {
     /// The root above `cert`, and how many intermediates are used. The first refusal that says more than "unchained" is
     /// kept.
-    fn up(&mut self, cert: &X509Certificate<'_>, below: usize) -> Result<(String, usize), EkRefusal> {
+    fn up(&mut self, cert: &X509Certificate<'_>, below: usize) -> Result<Path, EkRefusal> {
         if below >= MAX_DEPTH {
             return Err(EkRefusal::TooDeep);
         }
@@ -230,13 +289,15 @@ impl Search<'_> {
                 Signed::Weak(algorithm) => {
                     Err(EkRefusal::WeakSignature { subject: subject.clone(), algorithm })
                 }
-                Signed::Yes => may_issue(candidate, below).and_then(|()| {
+                Signed::Yes => may_issue(candidate, anchor, below).and_then(|()| {
+                    let revocation = self.lists.find(cert, candidate, self.now)?;
                     if anchor {
-                        return Ok((name(candidate.subject()), below));
+                        return Ok(Path::ends(name(candidate.subject()), below, revocation));
                     }
-                    in_date(candidate, self.now)?;
+                    let ended = in_date(candidate, self.now)?;
                     known_critical(candidate)?;
-                    self.up(candidate, below + 1)
+                    let above = self.up(candidate, below + 1)?;
+                    Ok(Path { ended: above.ended.or(ended), revocation, ..above })
                 }),
             };
             match found {
@@ -248,25 +309,29 @@ impl Search<'_> {
     }
 }
 
-fn name(name: &X509Name<'_>) -> String {
+pub(super) fn name(name: &X509Name<'_>) -> String {
     name.to_string().chars().take(256).collect()
 }
 
-/// Equal as encoded, or as text (RFC 5280 §7.1: the string types may differ).
-fn same_name(a: &X509Name<'_>, b: &X509Name<'_>) -> bool {
-    a.as_raw() == b.as_raw() || a.to_string().to_lowercase() == b.to_string().to_lowercase()
+/// Equal as encoded, or as text without regard to case and white space (RFC 5280 §7.1: the string types may differ).
+pub(super) fn same_name(a: &X509Name<'_>, b: &X509Name<'_>) -> bool {
+    let text = |n: &X509Name<'_>| {
+        n.to_string().to_lowercase().chars().filter(|c| !c.is_whitespace()).collect::<String>()
+    };
+    a.as_raw() == b.as_raw() || text(a) == text(b)
 }
 
-fn in_date(cert: &X509Certificate<'_>, now: i64) -> Result<(), EkRefusal> {
+/// When it has ended, if it has. One that is not valid yet is refused: nobody has put it into a TPM.
+fn in_date(cert: &X509Certificate<'_>, now: i64) -> Result<Option<i64>, EkRefusal> {
     let (from, to) = (cert.validity().not_before.timestamp(), cert.validity().not_after.timestamp());
-    if (from..=to).contains(&now) {
-        return Ok(());
+    if now < from {
+        return Err(EkRefusal::OutOfDate { subject: name(cert.subject()), from, to, now });
     }
-    Err(EkRefusal::OutOfDate { subject: name(cert.subject()), from, to, now })
+    Ok((now > to).then_some(to))
 }
 
 /// RFC 5280 §6.1.4 (k) to (n). `below`: intermediates between this issuer and the EK certificate.
-fn may_issue(issuer: &X509Certificate<'_>, below: usize) -> Result<(), EkRefusal> {
+fn may_issue(issuer: &X509Certificate<'_>, anchor: bool, below: usize) -> Result<(), EkRefusal> {
     let no = |reason| EkRefusal::NotAnIssuer { issuer: name(issuer.subject()), reason };
     let twice = |_| no("it has an extension twice");
     match issuer.basic_constraints().map_err(twice)? {
@@ -275,6 +340,8 @@ fn may_issue(issuer: &X509Certificate<'_>, below: usize) -> Result<(), EkRefusal
             return Err(no("the path below it is longer than it allows"));
         }
         Some(_) => {}
+        // Version 1 has no extensions; that this one issues is the administrator's word.
+        None if anchor && issuer.version() == X509Version::V1 => {}
         None => return Err(no("it does not say that it is a CA")),
     }
     match issuer.key_usage().map_err(twice)? {
@@ -296,7 +363,14 @@ fn known_critical(cert: &X509Certificate<'_>) -> Result<(), EkRefusal> {
             | ParsedExtension::CertificatePolicies(_)
             | ParsedExtension::PolicyConstraints(_)
             | ParsedExtension::PolicyMappings(_)
-            | ParsedExtension::InhibitAnyPolicy(_) => {}
+            | ParsedExtension::InhibitAnyPolicy(_)
+            // Where to look for more, and other names: nothing that limits anything.
+            | ParsedExtension::AuthorityInfoAccess(_)
+            | ParsedExtension::SubjectInfoAccess(_)
+            | ParsedExtension::CRLDistributionPoints(_)
+            | ParsedExtension::IssuerAlternativeName(_) => {}
+            // What the TPM says of itself (EK Credential Profile §3.2.10); some vendors made it critical.
+            _ if extension.oid.to_id_string() == DIRECTORY_ATTRIBUTES => {}
             _ => {
                 return Err(EkRefusal::UnknownCritical {
                     subject: name(cert.subject()),

@@ -1,19 +1,22 @@
 //! Endorsement keys: who made the TPM (TCG EK Credential Profile for TPM 2.0, 2.5).
 //!
 //! Two ways in, never mixed: [`verify`] takes a certificate to a root that the administrator supplied; [`Pin`] is the
-//! fingerprint of an EK that an administrator wrote down. A certificate that does not chain is refused, not pinned.
+//! fingerprint of an EK that an administrator wrote down. A certificate that does not chain is refused here; that a pin may stand in its
+//! place is the caller's to say ([`EkRefusal::proves_nothing`]).
 //!
 //! Real vendors' certificates break the rules of RFC 5280 in ways that do no harm: padding after the DER, a root that is
-//! its own EK certificate, no subject, extensions wrongly critical. Those are accepted and told as [`Oddity`].
-//! What this proves is who holds the certificate's key only after credential activation. Revocation is not looked up:
-//! nothing here reaches a network.
+//! its own EK certificate, no subject, extensions wrongly critical, a validity that has ended. Those are accepted and told as [`Oddity`].
+//! What this proves is who holds the certificate's key only after credential activation. Revocation is what lists say that were
+//! supplied with the roots: nothing here reaches a network.
 
 mod chain;
 mod key;
+mod revoked;
 mod signed;
 
 pub use chain::{Oddity, Roots, RootsRefusal, VerifiedEk, verify};
 pub use key::{EkKey, Pin};
+pub use revoked::Revocation;
 
 /// Longest certificate taken: NV indices hold at most 2 KiB, certificates of CAs stay below 4 KiB.
 pub const MAX_CERTIFICATE: usize = 8192;
@@ -71,7 +74,15 @@ pub enum EkRefusal {
         /// What it lacks.
         reason: &'static str,
     },
-    /// Before or after its validity.
+    /// Its issuer has revoked it.
+    #[error("{issuer:?} has revoked {subject:?}")]
+    Revoked {
+        /// The certificate.
+        subject: String,
+        /// Its issuer.
+        issuer: String,
+    },
+    /// Before its validity.
     #[error("{subject:?} is valid from {from} to {to} (seconds since 1970), now it is {now}")]
     OutOfDate {
         /// The certificate.
@@ -111,4 +122,29 @@ pub enum EkRefusal {
         /// As pinned.
         want: gtvp_model::digest::Digest,
     },
+}
+
+impl EkRefusal {
+    /// Whether it says no more than that this certificate vouches for nothing here. Otherwise something speaks against the TPM: a
+    /// signature that does not hold, another key, a revocation.
+    pub fn proves_nothing(&self) -> bool {
+        match self {
+            Self::TooLong(_)
+            | Self::NotACertificate(_)
+            | Self::Trailing(_)
+            | Self::TooManyIntermediates(_)
+            | Self::Unchained { .. }
+            | Self::WeakSignature { .. }
+            | Self::NotAnIssuer { .. }
+            | Self::OutOfDate { .. }
+            | Self::UnknownCritical { .. }
+            | Self::TooDeep
+            | Self::Key(_) => true,
+            Self::BadSignature { .. }
+            | Self::Revoked { .. }
+            | Self::NotAnEk
+            | Self::OtherKey
+            | Self::NotPinned { .. } => false,
+        }
+    }
 }

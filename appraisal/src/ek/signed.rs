@@ -5,6 +5,7 @@ use aws_lc_rs::signature::{self as aws, UnparsedPublicKey};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::public_key::PublicKey;
 use x509_parser::signature_algorithm::SignatureAlgorithm;
+use x509_parser::x509::AlgorithmIdentifier;
 
 /// What a signature turned out to be.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,7 +18,6 @@ pub(super) enum Signed {
 
 pub(super) fn signed(cert: &X509Certificate<'_>, issuer: &X509Certificate<'_>) -> Signed {
     let algorithm = &cert.signature_algorithm;
-    let weak = || Signed::Weak(name(&algorithm.algorithm.to_id_string()));
     // RFC 5280 §4.1.1.2: the signed copy of the algorithm must be the same.
     let message = cert.tbs_certificate.as_ref();
     if cert.signature_value.unused_bits != 0
@@ -26,7 +26,17 @@ pub(super) fn signed(cert: &X509Certificate<'_>, issuer: &X509Certificate<'_>) -
     {
         return Signed::No;
     }
-    let signature: &[u8] = &cert.signature_value.data;
+    by(issuer, algorithm, message, &cert.signature_value.data)
+}
+
+/// Whether this issuer's key signed these bytes.
+pub(super) fn by(
+    issuer: &X509Certificate<'_>,
+    algorithm: &AlgorithmIdentifier<'_>,
+    message: &[u8],
+    signature: &[u8],
+) -> Signed {
+    let weak = || Signed::Weak(name(&algorithm.algorithm.to_id_string()));
     let Ok(key) = issuer.public_key().parsed() else { return Signed::No };
     match key {
         PublicKey::RSA(rsa) => {

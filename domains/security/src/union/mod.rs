@@ -112,7 +112,8 @@ impl Known {
 
     /// Whether a member has this attestation key, by its Name in hexadecimal.
     pub fn has_ak(&self, name: &str) -> bool {
-        let is = |m: &RosterEntry| matches!(&m.identity, Identity::Tpm { ak, .. } if hex(ak.as_bytes()) == name);
+        let is =
+            |m: &RosterEntry| matches!(&m.identity, Identity::Tpm { ak, .. } if hex(ak.as_bytes()) == name);
         self.state.view.members.values().any(is)
     }
 
