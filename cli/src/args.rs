@@ -433,6 +433,10 @@ pub enum UnionCommand {
         /// How often each member proves itself anew: 2s, 1m [default: 30s].
         #[arg(long, value_name = "TIME", value_parser = period)]
         attest_every: Option<Duration>,
+        /// This server's TPM is hardware by your word, where no vendor's certificate vouches for it: its endorsement key, as `gtvp member show`
+        /// has it. Every listing says so.
+        #[arg(long, value_name = "FINGERPRINT")]
+        ek: Option<EkDigest>,
         #[command(flatten)]
         output: Output,
     },
@@ -487,7 +491,8 @@ pub enum TokenCommand {
   gtvp token create --ek $(ssh m2 gtvp member show -o json | jq -r .tpm.ek)
   TOKEN=$(gtvp token create --expires 10m)")]
     Create {
-        /// Only the server whose TPM has this endorsement key may use it: `gtvp member show` there shows it.
+        /// Only the server whose TPM has this endorsement key may use it: `gtvp member show` there shows it. Where no vendor's certificate
+        /// vouches for that TPM, it is hardware by your word: every listing says "pinned".
         #[arg(long, value_name = "FINGERPRINT")]
         ek: Option<EkDigest>,
         /// How long it is good: 10m, 1h, 2d [default: 1h].

@@ -228,8 +228,10 @@ impl From<KeyName> for String {
 )]
 #[serde(rename_all = "snake_case")]
 pub enum TpmClass {
-    /// A TPM whose EK certificate chains to a known vendor, or whose EK the administrator pinned as hardware.
+    /// A TPM whose EK certificate chains to a known vendor.
     Hardware,
+    /// A TPM that an administrator has named by its endorsement key: hardware by that word, and no vendor's.
+    Pinned,
     /// A software TPM: the host's root owns it.
     Software,
     /// No TPM: nothing that this member says about itself can be checked.
@@ -240,8 +242,50 @@ impl fmt::Display for TpmClass {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Hardware => "hardware",
+            Self::Pinned => "pinned",
             Self::Software => "SOFTWARE",
             Self::None => "NONE",
+        })
+    }
+}
+
+/// Who made a TPM, by its certificate: four characters of the TCG Vendor ID Registry, zeros where the certificate does not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub struct TpmMaker([u8; 4]);
+
+impl TpmMaker {
+    /// Of tcg-at-tpmManufacturer: "id:" and eight hexadecimal digits. Anything else names nobody.
+    pub fn of_certificate(text: Option<&str>) -> Self {
+        let digits = text.and_then(|t| t.strip_prefix("id:")).filter(|d| d.len() == 8);
+        let id = digits.and_then(crate::hex::unhex).and_then(|id| id.try_into().ok());
+        Self(id.unwrap_or_default())
+    }
+}
+
+impl fmt::Display for TpmMaker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Those of whom there are EK certificates (TCG Vendor ID Registry 1.07, §2).
+        f.write_str(match &self.0 {
+            b"AMD\0" => "AMD",
+            b"ATML" => "Atmel",
+            b"BRCM" => "Broadcom",
+            b"GOOG" => "Google",
+            b"HISI" => "Huawei",
+            b"IBM\0" => "IBM",
+            b"IFX\0" => "Infineon",
+            b"INTC" => "Intel",
+            b"MSFT" => "Microsoft",
+            b"NSM " | b"NSM\0" => "National Semiconductor",
+            b"NSG\0" => "NSING",
+            b"NTC\0" => "Nuvoton",
+            b"NTZ\0" => "Nationz",
+            b"QCOM" => "Qualcomm",
+            b"SEAL" => "Wisekey",
+            b"SMSN" => "Samsung",
+            b"STM " | b"STM\0" => "STMicroelectronics",
+            b"VMW0" | b"VMWW" => "VMware",
+            [0, 0, 0, 0] => "a vendor that its certificate does not name",
+            [a, b, c, d] => return write!(f, "vendor {a:02x}{b:02x}{c:02x}{d:02x}"),
         })
     }
 }
@@ -250,8 +294,10 @@ impl fmt::Display for TpmClass {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TpmKind {
-    /// See [`TpmClass::Hardware`].
-    Hardware,
+    /// See [`TpmClass::Hardware`]; by this maker's word.
+    Hardware(TpmMaker),
+    /// See [`TpmClass::Pinned`].
+    Pinned,
     /// See [`TpmClass::Software`].
     Software,
 }
@@ -298,9 +344,24 @@ impl Identity {
     /// What stands behind it.
     pub fn class(&self) -> TpmClass {
         match self {
-            Self::Tpm { kind: TpmKind::Hardware, .. } => TpmClass::Hardware,
+            Self::Tpm { kind: TpmKind::Hardware(_), .. } => TpmClass::Hardware,
+            Self::Tpm { kind: TpmKind::Pinned, .. } => TpmClass::Pinned,
             Self::Tpm { kind: TpmKind::Software, .. } => TpmClass::Software,
             Self::Bare { .. } => TpmClass::None,
+        }
+    }
+
+    /// What its class rests on, for people.
+    pub fn rests_on(&self) -> String {
+        match self {
+            Self::Tpm { kind: TpmKind::Hardware(maker), .. } => format!("certified by {maker}"),
+            Self::Tpm { kind: TpmKind::Pinned, .. } => {
+                "pinned: an administrator has named its endorsement key, no vendor vouches for it".into()
+            }
+            Self::Tpm { kind: TpmKind::Software, .. } => {
+                "SOFTWARE, or no vendor vouches for it: root of that server can make it say anything".into()
+            }
+            Self::Bare { .. } => "NONE: this member cannot prove what it booted".into(),
         }
     }
 
@@ -538,7 +599,7 @@ impl UnionSettings {
     /// Whether members of this class may join.
     pub fn admits(&self, class: TpmClass) -> bool {
         match class {
-            TpmClass::Hardware => true,
+            TpmClass::Hardware | TpmClass::Pinned => true,
             TpmClass::Software => self.software_tpms,
             TpmClass::None => self.without_tpm,
         }

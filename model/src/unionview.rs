@@ -20,6 +20,10 @@ pub struct UnionBegin {
     /// How often each member proves itself anew, milliseconds: 30,000 if nothing is said.
     #[serde(default)]
     pub attest_every_ms: Option<u32>,
+    /// The endorsement key of this server's TPM, where no vendor's certificate vouches for it: whoever begins the union does. SHA-256 in
+    /// hexadecimal, as `gtvp member show` has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ek: Option<String>,
 }
 
 /// A union in short.
@@ -43,6 +47,9 @@ pub struct UnionSummary {
     pub software_tpms: bool,
     /// Whether it lets members in that have no TPM.
     pub without_tpm: bool,
+    /// What the class of this member's TPM rests on.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub own_tpm: String,
     /// Why this member, a voter, signs no entry now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withheld: Option<String>,
@@ -60,6 +67,9 @@ pub struct MemberRow {
     pub verdict: String,
     /// What stands behind its keys.
     pub tpm: TpmClass,
+    /// Whose word that is: "certified by" a vendor, or an administrator's; none before it is in a union.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tpm_by: Option<String>,
     /// Its reference security level, as the union set it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform_identity: Option<u8>,

@@ -57,6 +57,8 @@ checks! {
     VerifierProof,
     /// The union takes members of this class.
     Class,
+    /// Who is pinned is named by its token.
+    PinNamed,
     /// The member's name is free.
     NameFree,
     /// The TPM is not yet another member, or the same with the same keys.

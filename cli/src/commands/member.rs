@@ -64,7 +64,7 @@ async fn show_peer(api: &Api, name: &MemberName, output: Output) -> Result<(), F
                 ("since", r.since_ms.map(time).unwrap_or_default()),
                 ("attested by", r.attested_by.clone().unwrap_or_default()),
                 ("next attestation", r.next_attestation_ms.map(time).unwrap_or_default()),
-                ("tpm", class(r.tpm).to_owned()),
+                ("tpm", r.tpm_by.clone().unwrap_or_else(|| class(r.tpm).to_owned())),
                 ("platform identity", r.platform_identity.map(|p| p.to_string()).unwrap_or_default()),
                 ("votes", if r.voter { "yes".into() } else { "no".into() }),
                 ("result", peer.result.clone().unwrap_or_default()),
@@ -141,6 +141,9 @@ fn show(m: &MemberView, everything: bool) -> String {
 fn class(class: TpmClass) -> &'static str {
     match class {
         TpmClass::Hardware => "hardware",
+        TpmClass::Pinned => {
+            "pinned: an administrator has named its endorsement key, no vendor vouches for it"
+        }
         TpmClass::Software => "SOFTWARE: root of that server can make it say anything",
         TpmClass::None => "NONE: this member cannot prove what it booted",
     }
@@ -175,7 +178,12 @@ const MEMBERS: &[Column<MemberRow>] = &[
     column("VERDICT", |m| m.verdict.clone()),
     column("SINCE", |m| m.since_ms.map_or_else(|| "-".into(), ago)),
     column("ATTESTED BY", |m| m.attested_by.clone().unwrap_or_else(|| "-".into())),
-    column("TPM", |m| if m.tpm == TpmClass::Hardware { "hardware".into() } else { format!("{} (!)", m.tpm) }),
+    column("TPM", |m| match (m.tpm, &m.tpm_by) {
+        (TpmClass::Hardware, Some(by)) => by.clone(),
+        (TpmClass::Hardware, None) => "hardware".into(),
+        (TpmClass::Pinned, _) => "pinned".into(),
+        (class, _) => format!("{class} (!)"),
+    }),
     column("PLATFORM IDENTITY", |m| m.platform_identity.map_or_else(|| "-".into(), |p| p.to_string())),
     column("NEXT", |m| m.next_attestation_ms.map_or_else(|| "-".into(), until)),
     wide("VOTES", |m| if m.voter { "yes".into() } else { "no".into() }),

@@ -24,12 +24,13 @@ const MAX_INPUT: u64 = 1024 * 1024;
 /// `gtvp union …`.
 pub async fn run(api: &Api, command: &UnionCommand) -> Result<(), Fault> {
     match command {
-        UnionCommand::Init { name, allow_software_tpm, allow_no_tpm, attest_every, output } => {
+        UnionCommand::Init { name, allow_software_tpm, allow_no_tpm, attest_every, ek, output } => {
             let begin = UnionBegin {
                 name: name.clone(),
                 software_tpms: *allow_software_tpm,
                 without_tpm: *allow_no_tpm,
                 attest_every_ms: attest_every.map(|d| u32::try_from(d.as_millis()).unwrap_or(u32::MAX)),
+                ek: ek.map(|ek| ek.to_string()),
             };
             shown(&api.change(Method::POST, "/v1/union", &begin).await?, *output)
         }
@@ -178,6 +179,7 @@ fn show(u: &UnionSummary) -> String {
         ("voters", u.voters.join(", ")),
         ("a lost voter", lost(u.voters.len())),
         ("admits", admits.join("\n")),
+        ("this one's tpm", u.own_tpm.clone()),
         ("epoch", u.epoch.to_string()),
         ("entries", u.entries.to_string()),
         ("head", u.head.clone()),

@@ -10,4 +10,5 @@ pub mod platform;
 pub mod reference;
 pub mod tpm;
 pub mod union;
+pub mod vendors;
 pub mod vtpm;

@@ -65,7 +65,7 @@ impl Platform {
             TpmClass::None => {
                 return key::load_or_make_identity(state).map(Self::bare).map_err(std::io::Error::other);
             }
-            TpmClass::Hardware => Address::Device(PathBuf::from(TPM_DEVICE)),
+            TpmClass::Hardware | TpmClass::Pinned => Address::Device(PathBuf::from(TPM_DEVICE)),
             TpmClass::Software => Address::Software { socket: PathBuf::from(SOCKET), uid: software_uid },
         };
         let tpm = Tpm::start(address, state.to_owned())?;

@@ -29,7 +29,7 @@ const LABEL: &[u8] = b"gtvp-own/1\0";
 /// The class of a TPM as appraisal has it; none without one.
 pub fn class(class: TpmClass) -> Option<gtvp_appraisal::appraise::TpmClass> {
     match class {
-        TpmClass::Hardware => Some(gtvp_appraisal::appraise::TpmClass::Hardware),
+        TpmClass::Hardware | TpmClass::Pinned => Some(gtvp_appraisal::appraise::TpmClass::Hardware),
         TpmClass::Software => Some(gtvp_appraisal::appraise::TpmClass::Software),
         TpmClass::None => None,
     }

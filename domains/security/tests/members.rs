@@ -11,13 +11,16 @@ use gtvp_appraisal::ek::{self, EkKey, Roots};
 use gtvp_appraisal::ownlog::{EntryKind, PCR};
 use gtvp_ipc::bulk;
 use gtvp_ipc::security::{
-    ActivateCredential, AppraiseCertification, AppraiseKeys, AskOf, Asking, Challenged, LearnRecord,
-    MakeCredential, Quote, Wish, WriteAdmission, WriteHousekeeping,
+    ActivateCredential, AppraiseCertification, AppraiseKeys, AskOf, Asking, BeginUnion, Challenged,
+    LearnRecord, MakeCredential, Quote, Wish, WriteAdmission, WriteHousekeeping,
 };
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::FaultKind;
 use gtvp_model::token::{JoinToken, TokenSecret};
-use gtvp_model::union::{Admission, Identity, PlatformIdentity, RosterEntry, TpmClass, TpmKind, UnixTime};
+use gtvp_model::union::{
+    Admission, EkDigest, Identity, PlatformIdentity, RosterEntry, TpmClass, TpmKind, TpmMaker, UnixTime,
+};
+use gtvp_model::unionview::UnionBegin;
 use gtvp_protocol::csp::{CoSigned, Offer};
 use gtvp_protocol::frame::wire;
 use gtvp_protocol::hsp::join::{CredentialSecret, JoinBinding};
@@ -699,38 +702,104 @@ fn vector(name: &str) -> Vec<u8> {
     std::fs::read(format!("{folder}/{name}")).unwrap()
 }
 
+/// A server that knows these vendors, in a union that takes software TPMs, or none.
+fn verifier(roots: &[&str], software: bool) -> Server {
+    let tpm = SoftwareTpm::start();
+    std::fs::create_dir(tpm.state().join("ek-roots")).unwrap();
+    for name in roots {
+        std::fs::write(tpm.state().join("ek-roots").join(name), vector(name)).unwrap();
+    }
+    std::fs::write(tpm.state().join("ek-roots/README"), "not a certificate").unwrap();
+    let server =
+        if software { Server::over(tpm, "m1") } else { Server::booted_on(tpm, "m1", &boot_log("kl_bbm_sb")) };
+    server.boot();
+    let begin = |ek| BeginUnion {
+        union: UnionBegin {
+            name: "lab".parse().unwrap(),
+            software_tpms: software,
+            without_tpm: false,
+            attest_every_ms: Some(2000),
+            ek,
+        },
+        hardware: hardware(),
+    };
+    let own = server.platform.view().ek.unwrap();
+    if !software {
+        let refused = server.union.begin(&begin(None), at(0).unix()).unwrap_err();
+        assert_eq!(refused.kind, FaultKind::Denied);
+        let command = format!("gtvp union init --name lab --ek {own}");
+        assert!(refused.hint.as_deref().unwrap().contains(&command), "{refused:?}");
+        let other = server.union.begin(&begin(Some("07".repeat(32))), at(0).unix()).unwrap_err();
+        assert_eq!(other.kind, FaultKind::Invalid);
+    }
+    let begun = server.union.begin(&begin((!software).then_some(own)), at(0).unix()).unwrap();
+    assert!(begun.own_tpm.starts_with(if software { "SOFTWARE" } else { "pinned" }), "{}", begun.own_tpm);
+    server
+}
+
 #[test]
-fn a_tpm_is_hardware_by_a_certificate_that_leads_to_a_root_and_by_nothing_else() {
+fn a_tpm_is_hardware_by_a_certificate_that_leads_to_a_root_or_by_its_administrators_word_and_by_nothing_else()
+{
     let (certificate, public) = vendors();
-    let m1 = Server::start("m1");
-    let own = m1.peers.own_keys().unwrap();
+    let own = Server::start("m2").peers.own_keys().unwrap();
     let appraise = |server: &Server, certificate: &[u8], ek: &[u8]| {
         let mut keys = own.keys.clone().unwrap();
         keys.ek = ek.to_vec().try_into().unwrap();
         keys.ek_certificate = certificate.to_vec().try_into().unwrap();
         server.peers.appraise_keys(&AppraiseKeys { keys, spki: own.identity.spki() }, at(0)).map(|k| k.kind)
     };
-    assert_eq!(appraise(&m1, &certificate, &public), Ok(TpmKind::Software), "no roots are known");
-    let roots = |names: &[&str]| {
-        let tpm = SoftwareTpm::start();
-        std::fs::create_dir(tpm.state().join("ek-roots")).unwrap();
-        for name in names {
-            std::fs::write(tpm.state().join("ek-roots").join(name), vector(name)).unwrap();
-        }
-        std::fs::write(tpm.state().join("ek-roots/README"), "not a certificate").unwrap();
-        Server::over(tpm, "m1")
-    };
-    let vendors = roots(&["STM_RSA_05I.pem"]);
-    assert_eq!(appraise(&vendors, &certificate, &public), Ok(TpmKind::Hardware));
-    assert_eq!(appraise(&vendors, &[], &public), Ok(TpmKind::Software), "without a certificate");
-    let others = roots(&["NUVO_2110.pem"]);
-    assert_eq!(appraise(&others, &certificate, &public), Ok(TpmKind::Software), "it leads to none of these");
-    // A certificate of another key, or one that does not hold, is no mistake.
-    let ours = own.keys.as_ref().unwrap().ek.as_slice();
-    assert_eq!(kind(appraise(&vendors, &certificate, ours)).0, RejectionKind::Keys);
+    let st = Ok(TpmKind::Hardware(TpmMaker::of_certificate(Some("id:53544D20"))));
+    let ek = EkKey::of_public(&gtvp_appraisal::tpm::Public::parse(&public).unwrap()).fingerprint().0;
     let mut forged = certificate.clone();
     forged[200] ^= 1;
-    assert_eq!(kind(appraise(&vendors, &forged, &public)).0, RejectionKind::Keys);
+    for software in [true, false] {
+        // Nobody vouches for it: software where that is let in; else what to do is told, with its name.
+        let nobody = |outcome: Result<TpmKind, Rejection>| {
+            if software {
+                assert_eq!(outcome, Ok(TpmKind::Software));
+            } else {
+                let (what, why) = kind(outcome);
+                assert_eq!(what, RejectionKind::Keys);
+                assert!(why.contains(&format!("gtvp token create --ek {ek}")), "{why}");
+            }
+        };
+        let vendors = verifier(&["STM_RSA_05I.pem"], software);
+        assert_eq!(appraise(&vendors, &certificate, &public), st);
+        nobody(appraise(&vendors, &[], &public));
+        let none = verifier(&[], software);
+        nobody(appraise(&none, &certificate, &public));
+        let others = verifier(&["NUVO_2110.pem"], software);
+        nobody(appraise(&others, &certificate, &public));
+
+        // An administrator names it. A token that has ended names nobody.
+        let named = |server: &Server, expires_s| {
+            let ek = Some(EkDigest::new(ek));
+            let wish = Wish::Token { expires_s, ek, platform_identity: None };
+            Server::decide(&server.wish(wish).unwrap().entry, &[server], &[server]).unwrap();
+        };
+        named(&others, 60);
+        let word = if software { TpmKind::Software } else { TpmKind::Pinned };
+        assert_eq!(
+            appraise(&others, &certificate, &public),
+            Ok(word),
+            "of a union of software TPMs it may be one"
+        );
+        assert_eq!(appraise(&others, &[], &public), Ok(word));
+        let mut keys = own.keys.clone().unwrap();
+        keys.ek = public.clone().try_into().unwrap();
+        keys.ek_certificate = Vec::new().try_into().unwrap();
+        let late = others.peers.appraise_keys(&AppraiseKeys { keys, spki: own.identity.spki() }, at(61_000));
+        nobody(late.map(|k| k.kind));
+        named(&vendors, 60);
+        assert_eq!(appraise(&vendors, &certificate, &public), st, "a vendor's word is worth more");
+        // A certificate of another key, or one that does not hold, is no mistake, whoever is named.
+        let ours = own.keys.as_ref().unwrap().ek.as_slice();
+        assert_eq!(kind(appraise(&vendors, &certificate, ours)).0, RejectionKind::Keys);
+        assert_eq!(kind(appraise(&vendors, &forged, &public)).0, RejectionKind::Keys);
+        let row = vendors.peers.members(at(0)).unwrap().remove(0);
+        assert_eq!(row.tpm, if software { TpmClass::Software } else { TpmClass::Pinned });
+        assert!(row.tpm_by.unwrap().starts_with(if software { "SOFTWARE" } else { "pinned" }));
+    }
 }
 
 #[test]

@@ -45,6 +45,7 @@ fn lab(software_tpms: bool) -> BeginUnion {
             software_tpms,
             without_tpm: false,
             attest_every_ms: None,
+            ek: None,
         },
         hardware: Hardware::new(2, 4096, "").unwrap(),
     }

@@ -644,6 +644,7 @@ fn row(name: &str) -> MemberRow {
         id: None,
         verdict: "unknown".into(),
         tpm: TpmClass::None,
+        tpm_by: None,
         platform_identity: None,
         own: name == "m1",
         since_ms: None,
@@ -664,6 +665,7 @@ fn union(name: &str) -> UnionSummary {
         members: 1,
         software_tpms: false,
         without_tpm: false,
+        own_tpm: String::new(),
         withheld: None,
     }
 }

@@ -67,6 +67,9 @@ pub enum Refusal {
     /// The union does not take members of this class.
     #[error("the union takes no member with TPM class {0}")]
     Class(TpmClass),
+    /// No administrator has named its key.
+    #[error("it is said to be pinned, and its token names no endorsement key")]
+    NotNamed,
     /// There is a member with these keys or this name.
     #[error("a member called {0}, or with its keys, is there already")]
     MemberThere(MemberName),
@@ -278,6 +281,8 @@ impl Record {
         if token.ek.is_some() && token.ek != ek {
             return Err(Refusal::TokenEk);
         }
+        let named = joiner.identity.class() != TpmClass::Pinned || token.ek.is_some();
+        check(Check::PinNamed, named, || Refusal::NotNamed)?;
         if token.platform_identity != joiner.platform_identity {
             return Err(Refusal::PlatformIdentity);
         }
@@ -449,6 +454,26 @@ mod tests {
             *kind = gtvp_model::union::TpmKind::Software;
         }
         assert_eq!(refused(&mut w, "a", Act::Admitted(soft)), Refusal::Class(TpmClass::Software));
+    }
+
+    #[test]
+    fn only_a_tpm_whose_key_its_token_names_is_pinned() {
+        let mut w = World::begin(&["a", "b"]);
+        w.token("p");
+        let mut pinned = World::admission("p");
+        let gtvp_model::union::Identity::Tpm { kind, ek, .. } = &mut pinned.member.identity else { panic!() };
+        *kind = gtvp_model::union::TpmKind::Pinned;
+        let ek = *ek;
+        assert_eq!(refused(&mut w, "a", Act::Admitted(pinned.clone())), Refusal::NotNamed);
+        let control =
+            crate::planted::without(Check::PinNamed, || w.clone().write("b", Act::Admitted(pinned.clone())));
+        assert!(control.is_ok(), "{control:?}");
+        let mut naming = World::token_for("q");
+        naming.ek = Some(ek);
+        w.write("a", Act::TokenMade(naming)).unwrap();
+        pinned.token = World::token_for("q").key.id();
+        pinned.secret = World::secret("q");
+        w.write("b", Act::Admitted(pinned)).unwrap();
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl Keys {
     pub fn of(name: &str) -> Self {
         let spki = format!("key of {name}").into_bytes();
         let identity = Identity::Tpm {
-            kind: TpmKind::Hardware,
+            kind: TpmKind::Hardware(Default::default()),
             ek: Digest::of(format!("ek of {name}").as_bytes()).0.into(),
             ak: KeyName::sha256(name.as_bytes()),
             tls: KeyName::sha256(&spki),

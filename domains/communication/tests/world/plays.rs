@@ -178,7 +178,7 @@ impl Security for Player {
     fn appraise_keys(&self, what: &AppraiseKeys) -> Checked<Box<CheckedKeys>> {
         let keys = &what.keys;
         Ok(Ok(Box::new(CheckedKeys {
-            kind: TpmKind::Hardware,
+            kind: TpmKind::Hardware(Default::default()),
             ek: Digest::of(keys.ek.as_slice()).0.into(),
             ek_public: keys.ek.as_slice().to_vec(),
             ak: KeyName::sha256(keys.ak.as_slice()),

@@ -16,7 +16,7 @@ use gtvp_appraisal::tpm::{Attest, ClockInfo, Name, PcrIndex, PcrValues, Public};
 use gtvp_ipc::security::{AppraiseEvidence, AskOf, Asking, LogSpan};
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
-use gtvp_model::union::{EkDigest, Identity, KeyName, RosterEntry, TpmClass, TpmKind};
+use gtvp_model::union::{EkDigest, Identity, KeyName, RosterEntry, TpmClass};
 use gtvp_protocol::hsp::message::{self, Ask, Held, LogKind};
 use gtvp_protocol::hsp::{Appraisal, Rejection, RejectionKind};
 use rustix::fs::FileType;
@@ -223,13 +223,10 @@ impl Peers {
                 return Err(refused(RejectionKind::BoundElsewhere, format!("it is bound to {what}")));
             }
         }
-        let Identity::Tpm { kind, ek, ak, tls, .. } = &entry.identity else {
+        let Identity::Tpm { ek, ak, tls, .. } = &entry.identity else {
             return Err(refused(RejectionKind::Keys, "it has no TPM, and nothing to attest with"));
         };
-        let class = match kind {
-            TpmKind::Hardware => TpmClass::Hardware,
-            TpmKind::Software => TpmClass::Software,
-        };
+        let class = entry.identity.class();
         let set =
             known.references.clone().map_err(|why| unknown(&format!("nothing counts as healthy: {why}")))?;
         let (ak, ek, tls) = (ak.clone(), Pin(ek.digest()), tls.clone());

@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(b.admits(&id, 10 + LASTS_MS - 1), Ok(()));
         let mut harder = id.clone();
         if let Identity::Tpm { kind, .. } = &mut harder {
-            *kind = TpmKind::Hardware;
+            *kind = TpmKind::Hardware(Default::default());
         }
         assert!(b.admits(&harder, 10).is_err(), "not as something better than was seen");
         b.evidence(&entry(&k), false, 20);

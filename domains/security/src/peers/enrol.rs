@@ -1,10 +1,6 @@
 //! Enrolment, both sides: whether a joiner's keys are what they must be and in one TPM, and what this member's TPM does to join.
 
-use std::fs::{self, File};
-use std::io::Read;
-use std::path::Path;
-
-use gtvp_appraisal::ek::{self, EkKey, EkRefusal, Roots};
+use gtvp_appraisal::ek::EkKey;
 use gtvp_appraisal::tpm::{
     Curve, KeyRefusal, Malformed, Public, SignatureRefusal, VerifyingKey, check_ak, check_ak_certified,
     check_ek, check_tls_key,
@@ -15,7 +11,7 @@ use gtvp_ipc::security::{
 };
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
-use gtvp_model::union::{EkDigest, KeyName, RosterEntry, SpkiDigest, TpmKind};
+use gtvp_model::union::{EkDigest, KeyName, RosterEntry, SpkiDigest, TokenRecord, TpmKind};
 use gtvp_protocol::frame::wire::TooManyBytes;
 use gtvp_protocol::hsp::join::{CheckedKeys, CredentialSecret};
 use gtvp_protocol::hsp::message::{Certification, Credential, JoinKeys};
@@ -25,28 +21,9 @@ use super::{Now, Peers};
 use crate::platform::{chain, fault};
 use crate::tpm::credential::make_credential;
 use crate::tpm::keys;
+use crate::vendors::{self, NoClass};
 
-/// Where an administrator puts roots of EK certificates, in the state folder.
-const ROOTS: &str = "ek-roots";
-/// Files there, and the longest: all vendors together have about a hundred certificates.
-const MAX_FILES: usize = 1024;
-const MAX_FILE: u64 = 256 * 1024;
 const NOT_BELIEVED: &str = "these keys were not believed here in the last two minutes";
-
-/// The roots of EK certificates that there are. A file that has none is told, and left out: it makes nobody more trusted.
-pub fn roots(state: &Path) -> Roots {
-    let mut roots = Roots::new();
-    for file in fs::read_dir(state.join(ROOTS)).into_iter().flatten().flatten().take(MAX_FILES) {
-        let path = file.path();
-        let mut bytes = Vec::new();
-        let read = File::open(&path).and_then(|f| f.take(MAX_FILE).read_to_end(&mut bytes));
-        let added = read.map_err(|e| e.to_string()).and_then(|_| roots.add(&bytes).map_err(|e| chain(&e)));
-        if let Err(why) = added {
-            eprintln!("gtvp-security: {} has no roots of EK certificates: {why}", path.display());
-        }
-    }
-    roots
-}
 
 fn rejection(kind: RejectionKind, why: impl Into<String>) -> Rejection {
     Rejection { kind, why: why.into() }
@@ -132,21 +109,23 @@ impl Peers {
         Ok(Box::new(checked))
     }
 
-    /// Hardware only by a certificate that leads to a root. One that leads nowhere says nothing, so that its TPM counts as software;
-    /// one that does not hold is refused.
+    /// Whose word its TPM is. That an administrator has named its key is read from the record, in a token that still lets it in.
     fn kind(&self, certificate: &[u8], ek: &Public, now: Now) -> Result<TpmKind, Rejection> {
-        if certificate.is_empty() || self.roots.is_empty() {
-            return Ok(TpmKind::Software);
-        }
-        let verified = ek::verify(certificate, &[], &self.roots, now.seconds());
-        match verified.and_then(|found| found.check(ek)) {
-            Ok(()) => Ok(TpmKind::Hardware),
-            Err(EkRefusal::Unchained { .. }) => Ok(TpmKind::Software),
-            Err(e) => Err(rejection(
-                RejectionKind::Keys,
-                format!("its endorsement key's certificate: {}", chain(&e)),
-            )),
-        }
+        let known = self.union.known().ok().flatten();
+        let view = known.as_ref().map(|k| &k.state.view);
+        let of = EkDigest::new(EkKey::of_public(ek).fingerprint().0);
+        let good = |t: &TokenRecord| t.ek == Some(of) && (t.used_by.is_some() || now.unix() < t.expires);
+        let pinned = view.is_some_and(|v| v.tokens.values().any(good));
+        let software = view.is_some_and(|v| v.settings.software_tpms);
+        vendors::kind(&self.roots, certificate, ek, pinned, software, now.seconds()).map_err(|e| {
+            let why = match &e {
+                NoClass::Nobody { ek, why } => format!(
+                    "no vendor vouches for its endorsement key. To let it in by your own word: gtvp token create --ek {ek} ({why})"
+                ),
+                NoClass::Certificate(_) => chain(&e),
+            };
+            rejection(RejectionKind::Keys, why)
+        })
     }
 
     /// A credential that only the TPM with this EK opens, for this AK. Its secret stays here.

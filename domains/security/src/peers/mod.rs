@@ -27,6 +27,7 @@ use gtvp_protocol::csp::SignedEntry;
 use crate::platform::Platform;
 use crate::reference;
 use crate::union::{Means, Seen, Union};
+use crate::vendors;
 use asks::Asks;
 use believed::Believed;
 use clocks::Clocks;
@@ -78,7 +79,7 @@ impl Peers {
         Self {
             union,
             platform,
-            roots: enrol::roots(state),
+            roots: vendors::roots(state),
             believed: Mutex::default(),
             asks: Mutex::default(),
             table: Mutex::default(),

@@ -1,11 +1,14 @@
 //! A union begins: its first entry, and with it the first reference values, which are what this member shows of itself at that moment.
 //! Whoever runs `gtvp union init` says by it that this server is healthy; nobody else can.
 
+use gtvp_appraisal::tpm::Public;
 use gtvp_ipc::security::BeginUnion;
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
-use gtvp_model::union::{PlatformIdentity, RosterEntry, TpmClass, UnionId, UnionSettings, UnixTime};
-use gtvp_model::unionview::UnionSummary;
+use gtvp_model::union::{
+    EkDigest, Identity, PlatformIdentity, RosterEntry, TpmClass, TpmKind, UnionId, UnionSettings, UnixTime,
+};
+use gtvp_model::unionview::{UnionBegin, UnionSummary};
 use gtvp_protocol::csp::follow::Recoveries;
 use gtvp_protocol::csp::page::Committed;
 use gtvp_protocol::csp::{Act, CoSigned, Entry, Head, Keeper, Vote};
@@ -13,7 +16,10 @@ use gtvp_protocol::frame::wire::TooManyBytes;
 
 use super::chain::Chain;
 use super::{Held, Kept, Union, damaged, summary};
+use crate::platform::chain as causes;
 use crate::reference;
+use crate::tpm::keys;
+use crate::vendors::{self, NoClass};
 
 /// A founder's reference security level: the middle of the scale, until the union has a policy that says otherwise.
 const FOUNDER: u8 = 8;
@@ -56,11 +62,11 @@ impl Union {
         }
         let keys = self.own_keys()?;
         let in_tpm = keys.tpm.as_ref().ok_or_else(super::without_tpm)?;
+        let identity = self.founder(&keys.identity, in_tpm, &asked.union, now)?;
         self.can_count()?;
         let level = PlatformIdentity::try_from(FOUNDER)
             .map_err(|e| Fault::internal("the founder has no level", &e))?;
-        let founder =
-            RosterEntry::new(self.name.clone(), keys.identity.clone(), level, asked.hardware.clone());
+        let founder = RosterEntry::new(self.name.clone(), identity, level, asked.hardware.clone());
         let own = founder.id();
         let genesis = Entry {
             union: UnionId::from([0; 32]),
@@ -114,6 +120,56 @@ impl Union {
         drop(held);
         self.bump();
         Ok(summary)
+    }
+
+    /// The founder's keys, and whose word its TPM is: a vendor's, or that of whoever begins the union and names the key.
+    fn founder(
+        &self,
+        own: &Identity,
+        tpm: &keys::Identity,
+        asked: &UnionBegin,
+        now: UnixTime,
+    ) -> Result<Identity, Fault> {
+        let mut identity = own.clone();
+        let Identity::Tpm { kind, ek, .. } = &mut identity else { return Ok(identity) };
+        let other = |why: String| {
+            Fault::new(FaultKind::Invalid, "that is not the endorsement key of this server's TPM")
+                .because(why)
+                .hint("gtvp member show, on this server")
+        };
+        let pinned = match &asked.ek {
+            None => false,
+            Some(text) => {
+                let named: EkDigest = text.parse().map_err(|e| other(causes(&e)))?;
+                if named != *ek {
+                    return Err(other(format!("this one's is {ek}")));
+                }
+                true
+            }
+        };
+        if self.platform.class() == TpmClass::Software {
+            *kind = TpmKind::Software;
+            return Ok(identity);
+        }
+        let unreadable = |e| Fault::internal("the TPM's endorsement key cannot be read", &e);
+        let public = Public::parse(&tpm.ek_public).map_err(unreadable)?;
+        let certificate = tpm.ek_certificate.as_deref().unwrap_or_default();
+        let roots = vendors::roots(&self.state);
+        // Whoever names the key of a device means that it is hardware, also where software TPMs are let in.
+        let software = asked.software_tpms && !pinned;
+        let seconds = i64::try_from(now.0).unwrap_or(i64::MAX);
+        let found = vendors::kind(&roots, certificate, &public, pinned, software, seconds);
+        *kind = found.map_err(|e| {
+            let fault = Fault::new(FaultKind::Denied, "whose word this server's TPM is, is not known").because(causes(&e));
+            match e {
+                NoClass::Nobody { ek, .. } => fault.hint(format!(
+                    "put its vendor's root certificate into ek-roots in security's state directory; or vouch for it yourself: gtvp union init --name {} --ek {ek}",
+                    asked.name
+                )),
+                NoClass::Certificate(_) => fault,
+            }
+        })?;
+        Ok(identity)
     }
 
     /// Ends a union of which this server is the only member: one that was begun by mistake, or that all others have left. Says what was

@@ -285,7 +285,8 @@ impl Union {
             return Ok(keys.clone());
         }
         let kind = match self.platform.class() {
-            TpmClass::Hardware => TpmKind::Hardware,
+            // Whose word it is, is for others to say, and in the record.
+            TpmClass::Hardware | TpmClass::Pinned => TpmKind::Pinned,
             TpmClass::Software => TpmKind::Software,
             TpmClass::None => {
                 let point = self.platform.bare_key().ok_or_else(without_tpm)?;
@@ -394,6 +395,7 @@ fn summary(known: &Known) -> UnionSummary {
         members: view.members.len() as u64,
         software_tpms: view.settings.software_tpms,
         without_tpm: view.settings.without_tpm,
+        own_tpm: known.own.as_ref().map(|own| own.identity.rests_on()).unwrap_or_default(),
         withheld: None,
     }
 }

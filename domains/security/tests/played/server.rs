@@ -71,7 +71,13 @@ impl Server {
 
     /// On a server whose firmware has measured this log.
     pub fn booted(name: &'static str, log: &[u8]) -> Self {
-        let tpm = SoftwareTpm::start();
+        let server = Self::booted_on(SoftwareTpm::start(), name, log);
+        server.boot();
+        server
+    }
+
+    /// The same on a TPM that is there, which passes for a device, and before gtvpd has measured anything.
+    pub fn booted_on(tpm: SoftwareTpm, name: &'static str, log: &[u8]) -> Self {
         extend(&tpm, log);
         let place = tpm.folder.join("boot-log");
         std::fs::write(&place, log).unwrap();
@@ -81,9 +87,7 @@ impl Server {
         let platform = Arc::new(platform);
         let union = Arc::new(Union::open(&tpm.state(), name.parse().unwrap(), platform.clone()));
         let peers = Peers::new(union.clone(), platform.clone(), &tpm.state());
-        let server = Self { tpm, actor, platform, union, peers, name };
-        server.boot();
-        server
+        Self { tpm, actor, platform, union, peers, name }
     }
 
     /// What gtvpd measures when it starts.
@@ -148,8 +152,12 @@ impl Server {
     }
 
     pub fn begin_with(&self, without_tpm: bool) -> Result<(), Fault> {
+        // Nobody vouches for a test's TPM but the test.
+        let device = self.platform.class() == TpmClass::Hardware;
+        let ek = self.platform.view().ek.filter(|_| device);
         let begin = BeginUnion {
             union: UnionBegin {
+                ek,
                 name: "lab".parse().unwrap(),
                 software_tpms: true,
                 without_tpm,

@@ -163,7 +163,7 @@ impl Tpm {
 
     pub fn identity(&self) -> Identity {
         Identity::Tpm {
-            kind: TpmKind::Hardware,
+            kind: TpmKind::Hardware(Default::default()),
             ek: Digest::of(&self.ek).0.into(),
             ak: KeyName::sha256(&self.ak),
             tls: KeyName::sha256(&self.tls),
@@ -681,7 +681,11 @@ fn appraise_keys(keys: &Untrusted<JoinKeys>, spki: SpkiDigest) -> Result<Box<Che
     if !restricted || SpkiDigest::new(Digest::of(tls.as_slice())) != spki {
         return reject(RejectionKind::Keys, "the AK is not restricted, or TLS shows another key");
     }
-    let kind = if ek_certificate.as_slice().is_empty() { TpmKind::Software } else { TpmKind::Hardware };
+    let kind = if ek_certificate.as_slice().is_empty() {
+        TpmKind::Software
+    } else {
+        TpmKind::Hardware(Default::default())
+    };
     let (ak_name, tls_name) = (KeyName::sha256(ak.as_slice()), KeyName::sha256(tls.as_slice()));
     let ek_digest = Digest::of(ek.as_slice()).0.into();
     let (ek_public, ak_public) = (ek.into_vec(), ak.into_vec());
