@@ -667,7 +667,7 @@ mod tests {
 
     fn entry(ek: u8) -> RosterEntry {
         let identity = Identity::Tpm {
-            kind: TpmKind::Hardware,
+            kind: TpmKind::Hardware(TpmMaker::default()),
             ek: [ek; 32].into(),
             ak: KeyName::sha256(b"ak"),
             tls: KeyName::sha256(b"tls"),

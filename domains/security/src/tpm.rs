@@ -2,7 +2,7 @@
 //! that TCG defines (contents of TPM2B_PUBLIC and TPM2B_ATTEST, TPMT_SIGNATURE); what they mean is `gtvp_appraisal`'s.
 //!
 //! Inside out: `transport` the way there · `wire` bytes · `codes` numbers · `client` one command · `commands`, `pcrs` each command
-//! · `templates`, `keys`, `saved` keys · `log` GTVP's own log · `promises` what a voter has promised · `actor` the thread. `tls` is all that the TLS key signs, and
+//! · `templates`, `keys`, `saved` keys · `log` GTVP's own log · `promises` what a voter has promised · `actor` the thread, `lanes` who waits for it. `tls` is all that the TLS key signs, and
 //! `credential` is the verifier's side of activation, without a TPM.
 //!
 //! It does not appraise, and it knows neither unions nor protocols.
@@ -13,6 +13,7 @@ pub mod codes;
 pub mod commands;
 pub mod credential;
 pub mod keys;
+pub mod lanes;
 pub mod log;
 pub mod pcrs;
 pub mod promises;

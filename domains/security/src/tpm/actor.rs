@@ -1,9 +1,10 @@
-//! The one thread that holds the TPM. Others ask it through [`Tpm`] and wait; it answers one after the other, keeps the keys
+//! The one thread that holds the TPM. Others ask it through [`Tpm`] and wait; it answers one after the other, strangers last, keeps the keys
 //! loaded, and begins again when the TPM was reset or its connection lost. Between questions it sleeps.
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 use std::thread;
 
 use gtvp_appraisal::alg::{HashAlg, LogDigest};
@@ -17,14 +18,13 @@ use gtvp_protocol::csp::{Entry, Head};
 use super::client::{Client, TpmError};
 use super::commands::{Attested, Clock, ecdsa};
 use super::keys::{self, Identity, Keys};
+use super::lanes::{Lane, Lanes, NotTaken};
 use super::log::{Log, LogError, Opened, Step};
 use super::pcrs::{Bank, Quote, Selection};
 use super::promises::{self, Promised};
-use super::tls::CertificateVerify;
+use super::tls::{CertificateVerify, Role};
 use super::transport::Address;
 
-/// Questions that wait: as many as threads of callers can be (`gtvp_ipc` bounds them); the next waits in its own thread.
-const WAITING: usize = 64;
 /// What a thread needs whose largest buffer is a TPM's message.
 const STACK: usize = 256 * 1024;
 
@@ -68,13 +68,32 @@ type Question = Box<dyn FnOnce(&mut Holder) + Send>;
 /// The way to the TPM's thread. Copies lead to the same one.
 #[derive(Clone)]
 pub struct Tpm {
-    questions: SyncSender<Question>,
+    way: Arc<Way>,
+}
+
+/// The thread ends when nobody has one any more.
+struct Way(Arc<Lanes<Question>>);
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// However the thread ends, nobody waits for it.
+struct Serving(Arc<Lanes<Question>>);
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.0.end();
+    }
 }
 
 impl Tpm {
     /// Starts the thread. `folder` is where keys and log lie. Nothing is sent to the TPM before the first question.
     pub fn start(address: Address, folder: PathBuf) -> io::Result<Self> {
-        let (questions, mailbox) = sync_channel(WAITING);
+        let lanes = Arc::new(Lanes::new());
+        let serving = Serving(lanes.clone());
         let holder = Holder {
             address,
             folder,
@@ -83,12 +102,20 @@ impl Tpm {
             reconnects: 0,
             connected_before: false,
         };
-        thread::Builder::new().name("tpm".into()).stack_size(STACK).spawn(move || serve(holder, &mailbox))?;
-        Ok(Self { questions })
+        thread::Builder::new().name("tpm".into()).stack_size(STACK).spawn(move || serve(holder, &serving))?;
+        Ok(Self { way: Arc::new(Way(lanes)) })
     }
 
     fn ask<T: Send + 'static>(
         &self,
+        question: impl FnOnce(&mut Holder) -> Result<T, TpmError> + Send + 'static,
+    ) -> Result<T, TpmError> {
+        self.ask_in(Lane::Own, question)
+    }
+
+    fn ask_in<T: Send + 'static>(
+        &self,
+        lane: Lane,
         question: impl FnOnce(&mut Holder) -> Result<T, TpmError> + Send + 'static,
     ) -> Result<T, TpmError> {
         let (answer, wait) = sync_channel(1);
@@ -96,8 +123,18 @@ impl Tpm {
             // Whoever asked may be gone.
             let _ = answer.send(question(holder));
         };
-        self.questions.send(Box::new(question)).map_err(|_| TpmError::Ended)?;
-        wait.recv().map_err(|_| TpmError::Ended)?
+        self.way.0.put(lane, Box::new(question)).map_err(|e| match e {
+            NotTaken::Full => TpmError::Busy,
+            NotTaken::Closed => TpmError::Ended,
+        })?;
+        // Who is let go without an answer has waited too long, if it is a stranger.
+        let gone = || if lane == Lane::Stranger { TpmError::Busy } else { TpmError::Ended };
+        wait.recv().map_err(|_| gone())?
+    }
+
+    /// How many questions wait: this member's own, strangers'.
+    pub fn waiting(&self) -> (usize, usize) {
+        self.way.0.waiting()
     }
 
     /// How it is. Connects if need be.
@@ -161,25 +198,29 @@ impl Tpm {
         })
     }
 
-    /// The TLS identity key's signature in a TLS 1.3 handshake: r and s.
+    /// The TLS identity key's signature in a TLS 1.3 handshake: r and s. Who connects to this member may be anybody, and waits as a stranger.
     pub fn sign_tls(&self, what: CertificateVerify) -> Result<[[u8; 32]; 2], TpmError> {
-        self.sign_as_identity(what.digest())
+        let lane = match what.role() {
+            Role::Server => Lane::Stranger,
+            Role::Client => Lane::Own,
+        };
+        self.sign_as_identity(lane, what.digest())
     }
 
     /// The TLS identity key's signature over an entry of the union's record: r and s. What is signed begins with a label, and no
     /// handshake's content does.
     pub fn sign_entry(&self, entry: &Entry) -> Result<[[u8; 32]; 2], TpmError> {
-        self.sign_as_identity(Digest::of(&signed_content(&entry.encode())).0)
+        self.sign_as_identity(Lane::Own, Digest::of(&signed_content(&entry.encode())).0)
     }
 
     /// The same over a head of the record: r and s. Its label is another.
     pub fn sign_head(&self, head: &Head) -> Result<[[u8; 32]; 2], TpmError> {
-        self.sign_as_identity(Digest::of(&head.signed_content()).0)
+        self.sign_as_identity(Lane::Own, Digest::of(&head.signed_content()).0)
     }
 
     /// By the TLS identity key, over the SHA-256 of what the three above put together.
-    fn sign_as_identity(&self, digest: [u8; 32]) -> Result<[[u8; 32]; 2], TpmError> {
-        self.ask(move |holder| {
+    fn sign_as_identity(&self, lane: Lane, digest: [u8; 32]) -> Result<[[u8; 32]; 2], TpmError> {
+        self.ask_in(lane, move |holder| {
             let signature = holder.with(|held| held.client.sign(held.keys.tls.handle, &digest))?;
             ecdsa(&signature).map_err(|source| TpmError::Malformed { command: "Sign", source })
         })
@@ -219,7 +260,7 @@ impl Tpm {
             }
         };
         // One that has ended needs none.
-        let _ = self.questions.send(Box::new(question));
+        let _ = self.way.0.put(Lane::Own, Box::new(question));
     }
 
     /// The connection is to be made anew: the software TPM was started again.
@@ -231,8 +272,8 @@ impl Tpm {
     }
 }
 
-fn serve(mut holder: Holder, mailbox: &Receiver<Question>) {
-    while let Ok(question) = mailbox.recv() {
+fn serve(mut holder: Holder, serving: &Serving) {
+    while let Some(question) = serving.0.take() {
         question(&mut holder);
     }
 }

@@ -65,6 +65,9 @@ pub enum TpmError {
     /// The log that goes with the PCR.
     #[error(transparent)]
     Log(#[from] super::log::LogError),
+    /// A stranger is not served now.
+    #[error("too many whom nobody knows wait for the TPM; members come first")]
+    Busy,
     /// The thread that holds the TPM is gone.
     #[error("the TPM's thread has ended")]
     Ended,

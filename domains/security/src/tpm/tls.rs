@@ -33,6 +33,11 @@ impl CertificateVerify {
         }
     }
 
+    /// Which side signs.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
     /// The signed content.
     pub fn content(&self) -> Vec<u8> {
         let context: &[u8] = match self.role {
