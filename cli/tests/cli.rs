@@ -423,6 +423,7 @@ fn evidence_is_verified_offline() {
     assert_eq!((&found["conclusion"], &found["verdict"]), (&"consistent".into(), &"unknown".into()));
     assert_eq!(found["claims"]["nonce"], EVIDENCE_NONCE);
     assert!(!found["not_made"].to_string().contains("quote is new"), "{found}");
+    assert!(found["authority"].as_str().unwrap().starts_with("nobody's"), "{found}");
 }
 
 #[test]

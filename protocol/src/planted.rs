@@ -57,8 +57,6 @@ checks! {
     VerifierProof,
     /// The union takes members of this class.
     Class,
-    /// Who is pinned is named by its token.
-    PinNamed,
     /// The member's name is free.
     NameFree,
     /// The TPM is not yet another member, or the same with the same keys.
@@ -83,6 +81,8 @@ checks! {
     EntrySignature,
     /// The token of an admission is unused, and its secret was shown.
     EntryToken,
+    /// Who is pinned is named by its token.
+    EntryPin,
     /// A majority of voters stands behind a head.
     HeadMajority,
     /// Voters have signed the time of a head, or a later one.

@@ -7,17 +7,18 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use gtvp_appraisal::appraise::{Check, State, Told, TpmClass};
-use gtvp_appraisal::ek::Roots;
+use gtvp_appraisal::ek::{Oddity, Revocation, Roots};
 use gtvp_appraisal::file::{Conclusion, EkFinding, EvidenceFile, FileVerdict, MAX_FILE, Reader};
 use gtvp_model::fault::{Fault, FaultKind};
+use gtvp_model::union::TpmMaker;
 use serde::Serialize;
 
 use crate::args::{Format, Verify};
 use crate::failure::{FAILED, clean, invalid, io};
 use crate::output::{facts, print, time, value};
 
-/// Most bytes of a file of roots: all vendors' roots together are below this.
-const MAX_ROOTS_FILE: u64 = 1024 * 1024;
+/// Most bytes of a file of roots: all vendors' roots together are below this, and so is a revocation list of 100,000 certificates.
+const MAX_ROOTS_FILE: u64 = 4 * 1024 * 1024;
 /// Most files in the folder of roots.
 const MAX_ROOTS_FILES: usize = 1024;
 
@@ -29,6 +30,8 @@ struct Found {
     verdict: State,
     claims: Claimed,
     attestation_key: String,
+    /// Whose word it is that the TPM is one.
+    authority: String,
     clock: Option<Clock>,
     passed: Vec<Passed>,
     failed: Vec<Told>,
@@ -153,17 +156,40 @@ fn found(file: &EvidenceFile, verdict: &FileVerdict, nonce_chosen: bool) -> Foun
         .collect();
     let mut failed = member.told();
     let mut not_made: Vec<String> = member.not_made.iter().map(ToString::to_string).collect();
+    let mut authority = "nobody's: the TPM is what the file says".to_owned();
     match &verdict.ek {
         EkFinding::NoCertificate => not_made.push("who made the TPM: it has no certificate".into()),
         EkFinding::NoRoots => {
             not_made.push("who made the TPM: without --roots its certificate is not checked".into())
         }
         EkFinding::Verified(ek) => {
-            let maker = ek.manufacturer.as_deref().unwrap_or("a maker that it does not name");
+            let maker = TpmMaker::of_certificate(ek.manufacturer.as_deref());
+            authority = format!("certified by {maker}, whose root {} is one of yours", ek.root);
             let text =
                 format!("the endorsement key's certificate, by {maker}, leads to the root {}", ek.root);
             passed.push(Passed { check: "ek_certificate", text });
-            not_made.push("whether the endorsement key's certificate was revoked".into());
+            let ended = ek.oddities.iter().filter_map(|o| match o {
+                Oddity::Ended(at) => Some((at, "the endorsement key's certificate")),
+                Oddity::IssuerEnded(at) => Some((at, "a certificate above the endorsement key's")),
+                _ => None,
+            });
+            not_made.extend(ended.map(|(at, what)| {
+                format!("what the vendor says of that key since {}: {what} has ended then", seconds(*at))
+            }));
+            match ek.revocation {
+                Revocation::Checked(until) => {
+                    let until = seconds(until);
+                    let text = format!("its issuer's revocation list, current until {until}, does not have it");
+                    passed.push(Passed { check: "ek_revocation", text });
+                }
+                Revocation::OldList(until) => not_made.push(format!(
+                    "whether the endorsement key's certificate was revoked: its issuer's list is no whole one, or ended at {}",
+                    seconds(until)
+                )),
+                Revocation::NotChecked => not_made.push(
+                    "whether the endorsement key's certificate was revoked: the roots have no list of its issuer".into(),
+                ),
+            }
         }
         EkFinding::Refused(e) => {
             failed.push(told("ek-certificate", format!("the endorsement key's certificate: {e}")))
@@ -197,12 +223,13 @@ fn found(file: &EvidenceFile, verdict: &FileVerdict, nonce_chosen: bool) -> Foun
         },
         verdict: member.state,
         claims: Claimed {
-            made: time(u64::try_from(claims.made).unwrap_or(0).saturating_mul(1000)),
+            made: seconds(claims.made),
             tpm: claims.class,
             nonce: hex(&claims.nonce),
             endorsement_key: verdict.ek_fingerprint.0.to_string(),
         },
         attestation_key: member.ak.to_string(),
+        authority,
         clock: member.clock.map(|c| Clock {
             reset_count: c.reset_count,
             restart_count: c.restart_count,
@@ -223,6 +250,11 @@ fn found(file: &EvidenceFile, verdict: &FileVerdict, nonce_chosen: bool) -> Foun
             .collect(),
         about,
     }
+}
+
+/// Seconds since 1970, for people.
+fn seconds(at: i64) -> String {
+    time(u64::try_from(at).unwrap_or(0).saturating_mul(1000))
 }
 
 fn told(name: &str, text: String) -> Told {
@@ -257,6 +289,7 @@ fn text(name: &str, found: &Found) -> String {
         ("made", format!("{}, by the member's clock", found.claims.made)),
         ("nonce", found.claims.nonce.clone()),
         ("tpm", [Some(tpm.to_owned()), clock].into_iter().flatten().collect::<Vec<_>>().join("\n")),
+        ("authority", found.authority.clone()),
         ("attestation key", found.attestation_key.clone()),
         ("endorsement key", format!("{}, it says", found.claims.endorsement_key)),
         (

@@ -282,7 +282,7 @@ impl Record {
             return Err(Refusal::TokenEk);
         }
         let named = joiner.identity.class() != TpmClass::Pinned || token.ek.is_some();
-        check(Check::PinNamed, named, || Refusal::NotNamed)?;
+        check(Check::EntryPin, named, || Refusal::NotNamed)?;
         if token.platform_identity != joiner.platform_identity {
             return Err(Refusal::PlatformIdentity);
         }
@@ -466,7 +466,7 @@ mod tests {
         let ek = *ek;
         assert_eq!(refused(&mut w, "a", Act::Admitted(pinned.clone())), Refusal::NotNamed);
         let control =
-            crate::planted::without(Check::PinNamed, || w.clone().write("b", Act::Admitted(pinned.clone())));
+            crate::planted::without(Check::EntryPin, || w.clone().write("b", Act::Admitted(pinned.clone())));
         assert!(control.is_ok(), "{control:?}");
         let mut naming = World::token_for("q");
         naming.ek = Some(ek);
