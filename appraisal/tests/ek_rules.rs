@@ -381,7 +381,7 @@ fn a_sha1_intermediate_counts_only_where_an_administrator_put_it_among_the_roots
     let w = world();
     let middle = w.root.issue_as("1.2.840.10045.4.1", &w.middle.name, &w.middle.spki(), &[ca(None)]);
     let leaf = w.ek.by(&w.middle, &[ek_usage()]);
-    assert!(matches!(w.verify(&leaf, &[middle.clone()]), Err(EkRefusal::WeakSignature { .. })));
+    assert!(matches!(w.verify(&leaf, std::slice::from_ref(&middle)), Err(EkRefusal::WeakSignature { .. })));
     let mut roots = Roots::new();
     roots.add(&middle).unwrap();
     assert!(verify(&leaf, &[], &roots, NOW).is_ok());
@@ -416,7 +416,7 @@ fn a_revoked_certificate_is_refused_and_a_list_counts_only_by_its_issuer() {
     // An old list still says what was revoked, and not what was not.
     assert!(revoked(with(&[w.root.revokes(&[&[2, 1, 7]], "210101000000Z", &[])])));
     let old = w.root.revokes(&[], "210101000000Z", &[]);
-    assert_eq!(with(&[old.clone()]).unwrap().revocation, Revocation::OldList(1_609_459_200));
+    assert_eq!(with(std::slice::from_ref(&old)).unwrap().revocation, Revocation::OldList(1_609_459_200));
     assert_eq!(
         with(&[old, w.root.revokes(&[], "340101000000Z", &[])]).unwrap().revocation,
         Revocation::Checked(end)

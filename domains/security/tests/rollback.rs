@@ -127,7 +127,8 @@ fn a_voter_whose_count_is_gone_or_of_another_union_signs_nothing_until_it_is_rec
     let id = m1.view().union;
     let other = Promised { union: [9; 32].into(), number: 1 };
     let foreign = |client: &mut Client| promises::set(client, other).unwrap();
-    let ways: [(&dyn Fn(&mut Client), &str); 2] =
+    type Spoil<'a> = &'a dyn Fn(&mut Client);
+    let ways: [(Spoil<'_>, &str); 2] =
         [(&undefine, "has no count of them"), (&foreign, "promises of another union")];
     let mut m1 = m1;
     for (spoil, why) in ways {

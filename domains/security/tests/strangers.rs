@@ -1,6 +1,6 @@
 //! Strangers who connect again and again, and a member's quote: counted in the commands that the TPM was given.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 #[allow(dead_code, reason = "what other tests need of it")]
 mod played;

@@ -92,7 +92,7 @@ impl Drop for Serving {
 impl Tpm {
     /// Starts the thread. `folder` is where keys and log lie. Nothing is sent to the TPM before the first question.
     pub fn start(address: Address, folder: PathBuf) -> io::Result<Self> {
-        let lanes = Arc::new(Lanes::new());
+        let lanes = Arc::new(Lanes::default());
         let serving = Serving(lanes.clone());
         let holder = Holder {
             address,

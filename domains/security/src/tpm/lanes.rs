@@ -48,13 +48,15 @@ pub struct Lanes<T> {
     room: Condvar,
 }
 
-impl<T> Lanes<T> {
+impl<T> Default for Lanes<T> {
     /// Nobody waits.
-    pub fn new() -> Self {
+    fn default() -> Self {
         let state = State { own: VecDeque::new(), strangers: VecDeque::new(), closed: false };
         Self { state: Mutex::new(state), came: Condvar::new(), room: Condvar::new() }
     }
+}
 
+impl<T> Lanes<T> {
     fn state(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -133,7 +135,7 @@ mod tests {
 
     #[test]
     fn our_own_come_first_and_strangers_are_few() {
-        let lanes = Lanes::new();
+        let lanes = Lanes::default();
         for n in 0..STRANGERS {
             lanes.put(Lane::Stranger, n).unwrap();
         }
@@ -152,7 +154,7 @@ mod tests {
 
     #[test]
     fn whoever_has_waited_too_long_is_not_served() {
-        let lanes = Lanes::new();
+        let lanes = Lanes::default();
         lanes.put(Lane::Stranger, 1).unwrap();
         lanes.put(Lane::Stranger, 2).unwrap();
         if let Some(first) = lanes.state().strangers.front_mut() {
