@@ -474,8 +474,21 @@ pub enum UnionCommand {
     },
     /// Leave the union: this server is a member no more. Its boxes run on.
     #[command(after_help = "Examples:
-  gtvp union leave")]
-    Leave,
+  gtvp union leave
+  gtvp union leave --force            # what that gives up; does nothing
+  gtvp union leave --force --yes")]
+    Leave(Leave),
+}
+
+#[derive(Debug, Args)]
+pub struct Leave {
+    /// Leave without a majority's word: for a server that was given up by a recovery, removed while it was away, or whose union is lost.
+    /// Without --yes it says what that gives up, and does nothing.
+    #[arg(long)]
+    pub force: bool,
+    /// Do it.
+    #[arg(long, requires = "force")]
+    pub yes: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -650,8 +663,9 @@ pub enum MemberCommand {
     },
     /// Have this member leave the union. Its boxes run on.
     #[command(after_help = "Examples:
-  gtvp --member m3 member leave")]
-    Leave,
+  gtvp --member m3 member leave
+  gtvp --member m3 member leave --force   # what that gives up; does nothing")]
+    Leave(Leave),
     /// Write this member's evidence, which `gtvp verify` checks anywhere: its TPM's quote, and the logs of what was measured.
     #[command(after_help = "Examples:
   gtvp member attest > evidence.cbor

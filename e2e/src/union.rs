@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::Instant;
 
 use rustix::process::Signal;
@@ -42,6 +43,23 @@ pub fn made(lab: &Lab) {
         }
     }
     all_trust(&[m1, m2, m3]);
+}
+
+/// Pulls out a member's network cable, or puts it in again.
+pub fn cable(of: &Member, there: bool) {
+    let (namespace, state) = (of.namespace(), if there { "up" } else { "down" });
+    let ip = |words: &[&str]| {
+        let ran = Command::new("ip").args(["-n", &namespace]).args(words).output().expect("ip");
+        assert!(ran.status.success(), "ip {words:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8_lossy(&ran.stdout).into_owned()
+    };
+    ip(&["link", "set", "eth0", state]);
+    if there {
+        // The way out went with the link: the lab's gateway is the first address of its network.
+        let address = of.address();
+        let (network, _) = address.rsplit_once('.').expect("an IPv4 address");
+        ip(&["route", "replace", "default", "via", &format!("{network}.1")]);
+    }
 }
 
 /// Resets a member's software TPM: what a restart of a server is.

@@ -229,6 +229,11 @@ handlers! {
     }
     /// Leave the union.
     leave_union(c) { relay(&c, &m::LeaveUnion {}).await }
+    /// Leave the union by force.
+    leave_by_force(c) {
+        let wish = c.body().await?;
+        relay(&c, &m::LeaveByForce { wish }).await
+    }
     /// One member of the union.
     show_peer(c) { relay(&c, &m::ShowPeer { name: member(&c)? }).await }
     /// Remove a member.

@@ -197,6 +197,7 @@ mod tests {
                 "joinUnion" => reads::<unionview::UnionJoin>(body),
                 "createToken" => reads::<unionview::TokenWish>(body),
                 "evictMember" => reads::<unionview::Eviction>(body),
+                "leaveByForce" => reads::<unionview::ForcedLeave>(body),
                 "recoverUnion" => reads::<unionview::RecoveryWish>(body),
                 "followRecovery" => reads::<unionview::RecoveryFollow>(body),
                 "acceptReference" => reads::<unionview::ReferenceWish>(body),

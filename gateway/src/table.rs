@@ -10,8 +10,8 @@ use gtvp_model::event::Event;
 use gtvp_model::member::{HostCheck, MemberView};
 use gtvp_model::operation::Operation;
 use gtvp_model::unionview::{
-    Change, Eviction, HistoryRow, MemberRow, PeerView, Recovery, RecoveryFollow, RecoveryWish, ReferenceRow,
-    ReferenceWish, TokenMade, TokenWish, UnionBegin, UnionJoin, UnionSummary,
+    Change, Departure, Eviction, ForcedLeave, HistoryRow, MemberRow, PeerView, Recovery, RecoveryFollow,
+    RecoveryWish, ReferenceRow, ReferenceWish, TokenMade, TokenWish, UnionBegin, UnionJoin, UnionSummary,
 };
 use hyper::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -255,6 +255,12 @@ pub static ROUTES: &[Route] = &[
         method: Method::POST, path: "/v1/union/leave", id: "leaveUnion", tag: "union", summary: "Leave the union.",
         query: &[], body: None, status: 200, reply: json::<Change>(r#"{"about":"m2 has left the union"}"#), faults: &[404, 409],
         handler: handlers::leave_union,
+    },
+    Route {
+        method: Method::POST, path: "/v1/union/leave/force", id: "leaveByForce", tag: "union",
+        summary: "Leave the union without a majority's word, for a member that was given up or whose union is lost; unless it is confirmed, say what that gives up.",
+        query: &[], body: json::<ForcedLeave>(r#"{"confirmed":false}"#), status: 200, reply: json::<Departure>(""), faults: &[404, 409],
+        handler: handlers::leave_by_force,
     },
     Route {
         method: Method::POST, path: "/v1/union/recover", id: "recoverUnion", tag: "union",

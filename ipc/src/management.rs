@@ -12,8 +12,8 @@ use gtvp_model::member::{HostCheck, MemberView};
 use gtvp_model::operation::Operation;
 use gtvp_model::token::TokenId;
 use gtvp_model::unionview::{
-    Change, Eviction, HistoryRow, MemberRow, PeerView, Recovery, RecoveryFollow, RecoveryWish, ReferenceRow,
-    ReferenceWish, TokenMade, TokenWish, UnionBegin, UnionJoin, UnionSummary,
+    Change, Departure, Eviction, ForcedLeave, HistoryRow, MemberRow, PeerView, Recovery, RecoveryFollow,
+    RecoveryWish, ReferenceRow, ReferenceWish, TokenMade, TokenWish, UnionBegin, UnionJoin, UnionSummary,
 };
 use gtvp_model::units::Bytes;
 use serde::{Deserialize, Serialize};
@@ -230,6 +230,13 @@ pub struct JoinUnion {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct LeaveUnion {}
 
+/// What leaving the union by force would give up; and, if that is confirmed, that.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LeaveByForce {
+    /// Whether it is to be done.
+    pub wish: ForcedLeave,
+}
+
 /// Remove a member from the union.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct EvictMember {
@@ -373,6 +380,8 @@ crate::interface!("management" {
     JoinUnion = "join_union" -> Operation;
     /// See [`LeaveUnion`].
     LeaveUnion = "leave_union" -> Change;
+    /// See [`LeaveByForce`].
+    LeaveByForce = "leave_by_force" -> Departure;
     /// See [`EvictMember`].
     EvictMember = "evict_member" -> Change;
     /// See [`ShowPeer`].

@@ -13,7 +13,7 @@ use gtvp_model::union::{
     SpkiDigest, UnionId, UnionView, UnixTime, Whom,
 };
 use gtvp_model::unionview::{
-    Change, HistoryRow, MemberRow, PeerView, Recovery, ReferenceRow, UnionBegin, UnionSummary,
+    Change, Departure, HistoryRow, MemberRow, PeerView, Recovery, ReferenceRow, UnionBegin, UnionSummary,
 };
 use gtvp_protocol::csp::node::UnionState;
 use gtvp_protocol::csp::{Head, SignedEntry, Vote};
@@ -672,6 +672,15 @@ pub struct Recover {
     pub operator_uid: u32,
 }
 
+/// What leaving the union without a majority's word would give up; and, if that is confirmed, that. The record is moved aside.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct LeaveByForce {
+    /// Whether it is to be done.
+    pub confirmed: bool,
+    /// Uid of the person.
+    pub operator_uid: u32,
+}
+
 /// Say that the entry with this hash may replace the union's voters.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct FollowRecovery {
@@ -752,6 +761,8 @@ crate::interface!("security" {
     Recover = "recover" -> Recovery;
     /// See [`FollowRecovery`].
     FollowRecovery = "follow_recovery" -> Change;
+    /// See [`LeaveByForce`].
+    LeaveByForce = "leave_by_force" -> Departure;
     /// See [`EndUnion`].
     EndUnion = "end_union" -> Ended;
     /// See [`ListReferences`].

@@ -278,6 +278,37 @@ pub struct RecoveryWish {
     pub confirmed: bool,
 }
 
+/// That this server leaves its union by force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForcedLeave {
+    /// Whether it is to be done; else only what it would do is told.
+    #[serde(default)]
+    pub confirmed: bool,
+}
+
+/// A server that leaves its union without the others' word: what that gives up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Departure {
+    /// The union's name.
+    pub union: String,
+    /// Entries of the record that is put aside.
+    pub entries: u64,
+    /// When a majority of its voters was last heard of: seconds since 1970-01-01 UTC.
+    pub head_time: u64,
+    /// What other members say of this one, as far as they were heard.
+    #[serde(default)]
+    pub heard: Vec<String>,
+    /// What there is to do that gives up less.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instead: Option<String>,
+    /// What is given up, in sentences.
+    pub gives_up: Vec<String>,
+    /// Where the record is now, in the state directory of `security`; none before it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aside: Option<String>,
+}
+
 /// A recovery that is followed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -37,7 +37,7 @@ pub async fn run(api: &Api, command: &MemberCommand) -> Result<(), Fault> {
         MemberCommand::History { name, output } => {
             union::history(api, &format!("/v1/members/{name}/history"), *output).await
         }
-        MemberCommand::Leave => union::leave(api).await,
+        MemberCommand::Leave(words) => union::leave(api, words).await,
         MemberCommand::Attest(words) => attest(api, "/v1/member/evidence", words).await,
     }
 }

@@ -6,12 +6,12 @@ use std::time::Duration;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::operation::Operation;
 use gtvp_model::unionview::{
-    Change, HistoryRow, Recovery, RecoveryFollow, RecoveryWish, ReferenceRow, ReferenceWish, TokenMade,
-    TokenWish, UnionBegin, UnionJoin, UnionSummary,
+    Change, Departure, ForcedLeave, HistoryRow, Recovery, RecoveryFollow, RecoveryWish, ReferenceRow,
+    ReferenceWish, TokenMade, TokenWish, UnionBegin, UnionJoin, UnionSummary,
 };
 use hyper::Method;
 
-use crate::args::{Format, Join, Output, ReferenceCommand, TokenCommand, UnionCommand};
+use crate::args::{Format, Join, Leave, Output, ReferenceCommand, TokenCommand, UnionCommand};
 use crate::client::{Api, segment};
 use crate::failure::invalid;
 use crate::follow::{Interrupts, ended_well, follow};
@@ -54,13 +54,18 @@ pub async fn run(api: &Api, command: &UnionCommand) -> Result<(), Fault> {
             }
             Ok(())
         }
-        UnionCommand::Leave => leave(api).await,
+        UnionCommand::Leave(words) => leave(api, words).await,
     }
 }
 
 /// `gtvp union leave`, `gtvp member leave`.
-pub async fn leave(api: &Api) -> Result<(), Fault> {
-    told(&api.act(Method::POST, "/v1/union/leave").await?);
+pub async fn leave(api: &Api, words: &Leave) -> Result<(), Fault> {
+    if !words.force {
+        told(&api.act(Method::POST, "/v1/union/leave").await?);
+        return Ok(());
+    }
+    let wish = ForcedLeave { confirmed: words.yes };
+    print(&departure(&api.change(Method::POST, "/v1/union/leave/force", &wish).await?));
     Ok(())
 }
 
@@ -206,6 +211,24 @@ fn recovered(r: &Recovery) -> String {
         }
         None => lines.push(("now", "nothing was done: gtvp union recover --yes does it".into())),
     }
+    facts(&lines)
+}
+
+fn departure(d: &Departure) -> String {
+    let last =
+        format!("{} entries, signed by a majority at {}", d.entries, time(d.head_time.saturating_mul(1000)));
+    let mut lines = vec![("union", d.union.clone()), ("its record", last)];
+    if !d.heard.is_empty() {
+        lines.push(("others say", d.heard.join("\n")));
+    }
+    lines.push(("gives up", d.gives_up.join("\n")));
+    lines.extend(d.instead.clone().map(|instead| ("better", instead)));
+    lines.push(match &d.aside {
+        Some(aside) => {
+            ("now", format!("this server is in no union; its record is in {aside}, with security's state"))
+        }
+        None => ("now", "nothing was done: gtvp union leave --force --yes does it".into()),
+    });
     facts(&lines)
 }
 

@@ -115,6 +115,9 @@ impl Service for Management {
             Request::EndToken(r) => change(&Wish::EndToken(r.id), operator),
             Request::JoinUnion(r) => runtime.join_union(r.join, operator).map(|o| Answer::of(&o)),
             Request::LeaveUnion(_) => union::leave(operator).map(|c| Answer::of(&c)),
+            Request::LeaveByForce(r) => {
+                runtime.leave_by_force(r.wish.confirmed, operator).map(|d| Answer::of(&d))
+            }
             Request::EvictMember(r) => {
                 change(&Wish::Evict { member: r.name, reason: r.eviction.reason }, operator)
             }

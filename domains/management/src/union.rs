@@ -14,8 +14,8 @@ use gtvp_model::operation::{Operation, Progress};
 use gtvp_model::token::JoinToken;
 use gtvp_model::union::{Hardware, RecordHead};
 use gtvp_model::unionview::{
-    Change, ChannelRow, Recovery, RecoveryFollow, RecoveryWish, ReferenceWish, TokenMade, TokenWish,
-    UnionBegin, UnionJoin, UnionSummary,
+    Change, ChannelRow, Departure, Recovery, RecoveryFollow, RecoveryWish, ReferenceWish, TokenMade,
+    TokenWish, UnionBegin, UnionJoin, UnionSummary,
 };
 
 use crate::peers;
@@ -52,8 +52,18 @@ pub fn put(wish: &Wish, operator_uid: u32) -> Result<Written, Fault> {
 pub fn leave(operator_uid: u32) -> Result<Change, Fault> {
     match peers::ask(&security::EndUnion { operator_uid })?.about {
         Some(about) => Ok(Change { about }),
-        None => put(&Wish::Leave, operator_uid).map(|w| Change { about: w.about }),
+        None => put(&Wish::Leave, operator_uid).map(|w| Change { about: w.about }).map_err(without_force),
     }
+}
+
+/// Whoever cannot leave for want of others hears that there is another way.
+fn without_force(fault: Fault) -> Fault {
+    if !matches!(fault.kind, FaultKind::Unavailable | FaultKind::WrongState) {
+        return fault;
+    }
+    const FORCE: &str = "to leave without the others' word: gtvp union leave --force says what that gives up";
+    let hint = fault.hint.as_ref().map_or_else(|| FORCE.to_owned(), |hint| format!("{hint}; {FORCE}"));
+    fault.hint(hint)
 }
 
 fn want(token: &str, operator_uid: u32) -> Result<(), Fault> {
@@ -173,6 +183,22 @@ impl Runtime {
             self.events.tell(Severity::Warning, "union.recovered", None, message);
         }
         Ok(recovery)
+    }
+
+    /// Has this server leave its union without the others' word, or says what that would give up.
+    pub fn leave_by_force(&self, confirmed: bool, operator_uid: u32) -> Result<Departure, Fault> {
+        // What others say of it is for people, and the way out does not depend on it.
+        let channels = peers::ask(&communication::Channels {}).unwrap_or_default();
+        let mut departure = peers::ask(&security::LeaveByForce { confirmed, operator_uid })?;
+        departure.heard = channels
+            .into_iter()
+            .filter_map(|c| c.problem.filter(|_| c.state != "open").map(|why| format!("{}: {why}", c.member)))
+            .collect();
+        if departure.aside.is_some() {
+            let message = format!("this server has left union {} by force", departure.union);
+            self.events.tell(Severity::Warning, "union.left", None, message);
+        }
+        Ok(departure)
     }
 
     /// Has this member follow a recovery.

@@ -84,6 +84,10 @@ impl Service for Security {
                 self.engine.permit_union(f.operator_uid)?;
                 self.union.follow(&f).map(|c| Answer::of(&c))
             }
+            Request::LeaveByForce(l) => {
+                self.engine.permit_union(l.operator_uid)?;
+                self.union.leave_by_force(&l, now.unix()).map(|d| Answer::of(&d))
+            }
             Request::EndUnion(e) => {
                 self.engine.permit_union(e.operator_uid)?;
                 self.union.end().map(|about| Answer::of(&Ended { about }))

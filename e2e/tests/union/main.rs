@@ -5,6 +5,7 @@
 mod contain;
 mod join;
 mod record;
+mod recover;
 mod vouch;
 
 use std::process::ExitCode;
@@ -40,6 +41,10 @@ fn main() -> ExitCode {
             (
                 "an_extend_that_no_log_has_costs_the_verdict",
                 contain::an_extend_that_no_log_has_costs_the_verdict,
+            ),
+            (
+                "who_was_given_up_leaves_by_force_and_joins_again",
+                recover::who_was_given_up_leaves_by_force_and_joins_again,
             ),
             ("a_member_leaves_and_comes_back", join::a_member_leaves_and_comes_back),
             ("a_member_is_evicted", contain::a_member_is_evicted),

@@ -28,7 +28,8 @@ use gtvp_model::stream::{self, StreamKind};
 use gtvp_model::topology::Topology;
 use gtvp_model::union::TpmClass;
 use gtvp_model::unionview::{
-    Change, CheckRow, HistoryRow, MemberRow, PeerView, Recovery, ReferenceRow, TokenMade, UnionSummary,
+    Change, CheckRow, Departure, HistoryRow, MemberRow, PeerView, Recovery, ReferenceRow, TokenMade,
+    UnionSummary,
 };
 
 /// Evidence of a lab's member, for this nonce.
@@ -566,6 +567,15 @@ impl Played {
                 self.end_operation(&operation.id, OperationState::Done).map(|o| Answer::of(&o))
             }
             Request::LeaveUnion(_) => change("m1 has left the union".into()),
+            Request::LeaveByForce(r) => Ok(Answer::of(&Departure {
+                union: "lab".into(),
+                entries: 9,
+                head_time: 1_790_000_000,
+                heard: vec!["m2: the peer refuses (9)".into()],
+                instead: None,
+                gives_up: vec!["this server's membership of union lab".into()],
+                aside: r.wish.confirmed.then(|| "record.5f0c".into()),
+            })),
             Request::EvictMember(r) => change(format!("{} was evicted: {}", r.name, r.eviction.reason)),
             Request::ShowPeer(r) => Ok(Answer::of(&PeerView {
                 row: row(r.name.as_str()),

@@ -173,6 +173,21 @@ impl Disk {
         Ok(name)
     }
 
+    /// What was moved aside of this union, and of others whose ids begin as its does.
+    pub fn asides(&self, union: UnionId) -> io::Result<Vec<(String, Self)>> {
+        let begins = format!("{FOLDER}.{}", union.short());
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.state)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let rest = name.strip_prefix(&begins);
+            if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) {
+                found.push((name, Self { state: self.state.clone(), folder: entry.path() }));
+            }
+        }
+        Ok(found)
+    }
+
     /// A record that is being put together.
     pub fn begin(&self, own: MemberId) -> io::Result<NewRecord> {
         let folder = self.state.join(NEW);

@@ -36,7 +36,7 @@ impl Union {
             let name = |id: &MemberId| names.get(id).map_or_else(|| id.short(), ToString::to_string);
             let (act, text, whom) = told(&entry.act, &name);
             let concerns = |n: &MemberName| {
-                names.get(&entry.author) == Some(n) || whom.is_some_and(|id| names.get(&id) == Some(n))
+                names.get(&entry.author) == Some(n) || whom.iter().any(|id| names.get(id) == Some(n))
             };
             if !about.is_none_or(concerns) {
                 continue;
@@ -63,47 +63,48 @@ impl Union {
     }
 }
 
-fn told(act: &Act, name: &dyn Fn(&MemberId) -> String) -> (&'static str, String, Option<MemberId>) {
+fn told(act: &Act, name: &dyn Fn(&MemberId) -> String) -> (&'static str, String, Vec<MemberId>) {
     match act {
         Act::Genesis { name: union, founder, .. } => {
-            ("genesis", format!("union {union} begins with {}", founder.name), Some(founder.id()))
+            ("genesis", format!("union {union} begins with {}", founder.name), vec![founder.id()])
         }
         Act::TokenMade(token) => {
             let whom = token.ek.map_or_else(String::new, |ek| format!(" for the TPM {}", ek.short()));
             (
                 "token_made",
                 format!("join token {}{whom}, until {}", token.key.id().short(), token.expires),
-                None,
+                Vec::new(),
             )
         }
-        Act::TokenEnded(id) => ("token_ended", format!("join token {} ends", id.short()), None),
+        Act::TokenEnded(id) => ("token_ended", format!("join token {} ends", id.short()), Vec::new()),
         Act::Admitted(admission) => {
             let member = &admission.member;
             let (class, level) = (member.identity.class(), member.platform_identity.get());
             let token = admission.token.short();
             let text = format!("{} is a member: TPM {class}, level {level}, by token {token}", member.name);
-            ("admitted", text, Some(member.id()))
+            ("admitted", text, vec![member.id()])
         }
-        Act::Left => ("left", "it leaves the union".to_owned(), None),
+        Act::Left => ("left", "it leaves the union".to_owned(), Vec::new()),
         Act::Evicted { member, reason } => {
             let why = if reason.is_empty() { "no reason was given" } else { reason };
-            ("evicted", format!("{} is removed: {why}", name(member)), Some(*member))
+            ("evicted", format!("{} is removed: {why}", name(member)), vec![*member])
         }
         Act::Voters(voters) => {
             let names: Vec<String> = voters.iter().map(name).collect();
-            ("voters", format!("those who vote: {}", names.join(", ")), None)
+            ("voters", format!("those who vote: {}", names.join(", ")), Vec::new())
         }
         Act::Recovered { lost, reason } => {
             let names: Vec<String> = lost.iter().map(name).collect();
             let why = if reason.is_empty() { "no reason was given" } else { reason };
-            ("recovered", format!("it votes alone; given up: {}: {why}", names.join(", ")), None)
+            let text = format!("it votes alone; given up: {}: {why}", names.join(", "));
+            ("recovered", text, lost.iter().copied().collect())
         }
         Act::ReferenceAccepted { name, manifest } => {
             let bytes = manifest.as_slice().len();
-            ("reference_accepted", format!("reference values {name} count ({bytes} bytes)"), None)
+            ("reference_accepted", format!("reference values {name} count ({bytes} bytes)"), Vec::new())
         }
         Act::ReferenceRetired { name } => {
-            ("reference_retired", format!("reference values {name} count no more"), None)
+            ("reference_retired", format!("reference values {name} count no more"), Vec::new())
         }
     }
 }

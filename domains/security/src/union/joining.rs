@@ -125,11 +125,16 @@ impl Union {
             Ok(bytes) => bytes,
             Err(e) => return Ok(Err(format!("it cannot be read: {e}"))),
         };
+        let mut aside = self.put_aside(asked.union)?;
         let known = self.must_have(wanted, asked.known);
         let expected = Expected { union: asked.union, known, end: asked.end };
         let read = reader(&bytes).map_err(|e| BadChain::Unreadable(0, e));
         let chain = Chain::new(own, now, Recoveries::UpTo(wanted.head.number));
-        Ok(match read.and_then(|read| learn(read, &expected, chain, |_, _| Ok(()))) {
+        let whole = read.and_then(|read| {
+            let whole = learn(read, &expected, chain, |number, item| aside.see(number, item))?;
+            aside.ends(asked.end.number).map(|()| whole)
+        });
+        Ok(match whole {
             Err(e) => Err(causes(&e)),
             Ok(whole) => {
                 let known = Known::of(&whole.follower, &whole.head, &whole.book);
@@ -196,21 +201,24 @@ impl Union {
             let [known, head, _] = expected.known;
             expected.known = [known, head, end];
         }
+        let mut aside = self.put_aside(union)?;
         // Once more from its bytes: whoever gave them may have changed them since. Nobody waits for the record meanwhile.
         let new = self.disk.begin(entry.id()).map_err(|e| cannot(&e))?;
         // Whoever made the token vouches for the record up to there.
         let [_, wanted, _] = expected.known;
         let chain = Chain::new(entry.id(), now, Recoveries::UpTo(wanted.number));
         let written = reader(&learned.bytes).map_err(|e| BadChain::Unreadable(0, e)).and_then(|read| {
-            learn(read, &expected, chain, |number, item| {
+            let whole = learn(read, &expected, chain, |number, item| {
+                aside.see(number, item)?;
                 new.add(number, item).map_err(|e| BadChain::Unreadable(number, e))
-            })
+            })?;
+            aside.ends(head.number).map(|()| whole)
         });
         let whole = written.map_err(|e| {
             Fault::new(FaultKind::Internal, "the record cannot be written down").because(causes(&e))
         })?;
         // Its word still counts.
-        let promised = left.and_then(|(_, promised)| promised);
+        let promised = aside.promised(left.and_then(|(_, promised)| promised));
         let durable = promised.map_or(Ok(()), |promised| new.promise(promised)).and_then(|()| new.sync());
         durable.map_err(|e| cannot(&e))?;
         // Whatever it promised before it was admitted, this record goes further: who votes does not leave.

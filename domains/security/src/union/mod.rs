@@ -7,6 +7,7 @@
 pub mod book;
 pub mod chain;
 mod counting;
+mod departure;
 pub mod disk;
 mod founding;
 mod history;
@@ -411,7 +412,7 @@ fn forked() -> Fault {
         FaultKind::Integrity,
         "the union's record has gone two ways: a majority of voters has signed both",
     )
-    .hint("gtvp union recover")
+    .hint("gtvp union recover; or, to be a member no more: gtvp union leave --force")
 }
 
 fn no_union() -> Fault {

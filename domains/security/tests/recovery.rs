@@ -1,0 +1,195 @@
+//! A union whose voters are lost goes on with one member, and who was given up goes its own way: out by force, and in again by a new
+//! token. What a voter has taken and promised before stays true meanwhile (threat 21).
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
+
+#[allow(dead_code, reason = "what other tests need of it")]
+mod played;
+
+use std::path::Path;
+
+use gtvp_ipc::bulk;
+use gtvp_ipc::security::{FollowRecovery, LearnRecord, LeaveByForce, Recover, Wish, Written};
+use gtvp_model::fault::FaultKind;
+use gtvp_model::union::RecordHead;
+use gtvp_model::unionview::{Departure, Recovery};
+use gtvp_protocol::hsp::Durable;
+use played::server::{Server, at};
+use played::union::{joins, token, union};
+
+fn a_token(server: &Server) -> Written {
+    server.wish(Wish::Token { expires_s: 60, ek: None, platform_identity: None }).unwrap()
+}
+
+/// The only voter goes on by itself.
+fn goes_on(server: &Server) {
+    Server::decide(&a_token(server).entry, &[server], &[server]).unwrap();
+}
+
+fn recover(server: &Server, confirmed: bool, reachable: &[&Server]) -> Result<Recovery, FaultKind> {
+    let asked = Recover {
+        lost: Vec::new(),
+        reason: "burnt".into(),
+        confirmed,
+        reachable: reachable.iter().map(|s| s.id()).collect(),
+        operator_uid: 0,
+    };
+    server.union.recover(&asked, at(0).unix()).map_err(|f| f.kind)
+}
+
+fn leaves(server: &Server, confirmed: bool) -> Departure {
+    let asked = LeaveByForce { confirmed, operator_uid: 0 };
+    server.union.leave_by_force(&asked, at(0).unix()).unwrap()
+}
+
+fn record(server: &Server) -> Vec<u8> {
+    bulk::take(server.union.page(0, 1 << 20).unwrap(), 2 << 20).unwrap()
+}
+
+/// Whether this server takes these bytes as the record of a union that it wants to join; else why not.
+fn learns(
+    server: &Server,
+    bytes: &[u8],
+    known: RecordHead,
+    end: RecordHead,
+    from: &Server,
+) -> Result<(), String> {
+    let union = from.view().union;
+    server.union.want(union, known);
+    let asked = LearnRecord { union, known, end, from: from.id() };
+    let learned = server.union.learn(&asked, vec![bulk::give(bytes).unwrap()], at(0).unix());
+    learned.unwrap_or_else(|fault| Err(fault.to_string())).map(drop)
+}
+
+#[test]
+fn a_union_goes_on_with_whom_its_administrators_say_and_not_by_itself() {
+    let all = union(&["m1", "m2", "m3"]);
+    let [m1, m2, m3] = &all[..] else { panic!("three") };
+    // m1, the only voter, is lost.
+    assert_eq!(recover(m2, true, &[m1, m3]), Err(FaultKind::WrongState), "it can be reached");
+    let before = m2.head();
+    let plan = recover(m2, false, &[m3]).unwrap();
+    assert_eq!((plan.lost, plan.follow, plan.hash), (vec!["m1".into()], vec!["m3".into()], None));
+    assert_eq!(m2.head(), before, "nothing was done");
+    let hash = recover(m2, true, &[m3]).unwrap().hash.unwrap();
+    let now = m2.union.show().unwrap();
+    assert_eq!((now.voters.as_slice(), now.members, now.epoch), (&["m2".to_owned()][..], 2, 1));
+    let history = m2.union.history(None).unwrap();
+    let last = history.last().unwrap();
+    assert_eq!((last.act.as_str(), &last.hash), ("recovered", &hash));
+    assert!(last.about.contains("m1") && last.about.contains("burnt"), "{}", last.about);
+
+    // m3 takes it by its administrator's word alone, and m1 by nobody's.
+    let bytes = m2.union.page(before.number + 1, 1 << 20).unwrap();
+    let committed = gtvp_protocol::csp::page::split(&bulk::take(bytes, 2 << 20).unwrap()).unwrap().remove(0);
+    let head = committed.head.unwrap();
+    let offer = gtvp_protocol::csp::Offer { entries: vec![committed.entry], head };
+    for other in [m1, m3] {
+        let refused = other.take(m2.id(), &offer).unwrap_err();
+        assert_eq!((refused.kind, other.head()), (FaultKind::Denied, before));
+        assert!(refused.causes.concat().contains(&hash), "the refusal names it: {refused}");
+    }
+    m3.union.follow(&FollowRecovery { hash: hash.parse().unwrap(), operator_uid: 0 }).unwrap();
+    m3.take(m2.id(), &offer).unwrap();
+    assert_eq!(m3.head(), m2.head());
+    // The union goes on, also after a restart.
+    Server::decide(&a_token(m3).entry, &[m2], &[m2, m3]).unwrap();
+    let [_, m2, m3] = <[Server; 3]>::try_from(all).map(|a| a.map(Server::restart)).ok().unwrap();
+    Server::decide(&a_token(&m2).entry, &[&m2], &[&m2, &m3]).unwrap();
+    assert_eq!(m3.head(), m2.head());
+}
+
+#[test]
+fn who_was_given_up_leaves_by_force_and_joins_anew_and_its_promises_stay() {
+    let all = union(&["m1", "m2"]);
+    let [m1, m2] = <[Server; 2]>::try_from(all).ok().unwrap();
+    // They lose each other. m1, the only voter, goes on; m2's administrator gives it up.
+    (0..9).for_each(|_| goes_on(&m1));
+    recover(&m2, true, &[]).unwrap();
+    let (mut joiner, mut verifier) = played::enrolment::enrolment(&m1, &m2, &token(&[&m2]));
+    played::enrolment::run(&mut joiner, &mut verifier);
+    assert!(joiner.refusal().is_some(), "while it holds the old record it joins nothing");
+
+    let told = leaves(&m1, false);
+    let words = told.gives_up.join("\n");
+    for said in ["membership of union lab", "0 of 1 voters are left", "m2 who have it", "go on running"] {
+        assert!(words.contains(said), "{said}: {words}");
+    }
+    assert_eq!((told.aside, m1.union.show().is_ok()), (None, true), "nothing was done");
+    let seen = m1.union.now().1;
+    let promise = |folder: &str| std::fs::read(m1.tpm.state().join(folder).join("promise")).unwrap();
+    let promised = promise("record");
+    let aside = leaves(&m1, true).aside.unwrap();
+    assert!(m1.union.wait(seen, std::time::Duration::ZERO), "who watches is told");
+    let again = LeaveByForce { confirmed: true, operator_uid: 0 };
+    assert_eq!(m1.union.leave_by_force(&again, at(0).unix()).unwrap_err().kind, FaultKind::NotFound);
+    assert_eq!(promise(&aside), promised);
+
+    let m1 = m1.restart();
+    assert_eq!(m1.union.show().unwrap_err().kind, FaultKind::NotFound);
+    joins(&m1, &m2, &token(&[&m2]));
+    assert_eq!(m1.view(), m2.view());
+    let kept = std::fs::read(m1.tpm.state().join("record/promise")).unwrap();
+    assert_eq!(kept, promised, "its word still counts");
+
+    // As a voter it says nothing before the record has come past what it gave its word for.
+    let votes = m2.wish(Wish::Leave).unwrap();
+    assert!(votes.about.contains("m1 votes first"), "{}", votes.about);
+    Server::decide(&votes.entry, &[&m2], &[&m1, &m2]).unwrap();
+    let next = a_token(&m2).entry;
+    assert_eq!(m1.union.vote_for(&next, at(0).unix()).unwrap_err().kind, FaultKind::InUse);
+    // Control: one that had forgotten it would.
+    let m1 = m1.restart_after(|tpm| std::fs::remove_file(tpm.state().join("record/promise")).unwrap());
+    m1.union.vote_for(&next, at(0).unix()).unwrap();
+}
+
+#[test]
+fn threat_21_a_voter_that_has_left_by_force_is_given_neither_less_nor_another_record() {
+    let all = union(&["m1", "m2"]);
+    let [m1, m2] = <[Server; 2]>::try_from(all).ok().unwrap();
+    let begun = m1.head();
+    let older = record(&m1);
+    // Root of its server keeps a copy of its disk, and has it decide otherwise from there on: a second record with one number.
+    let copy = |from: &Path, to: &Path| {
+        std::fs::create_dir_all(to).unwrap();
+        for file in std::fs::read_dir(from).unwrap().flatten() {
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    };
+    copy(&m1.tpm.state().join("record"), &m1.tpm.folder.join("copy"));
+    goes_on(&m1);
+    let (other, other_end) = (record(&m1), m1.head());
+    let m1 = m1.restart_after(|tpm| {
+        std::fs::remove_dir_all(tpm.state().join("record")).unwrap();
+        copy(&tpm.folder.join("copy"), &tpm.state().join("record"));
+    });
+    goes_on(&m1);
+    goes_on(&m1);
+    let (whole, end) = (record(&m1), m1.head());
+    let aside = leaves(&m1, true).aside.unwrap();
+
+    let missing = format!("does not have entry {}", end.number);
+    let why = learns(&m1, &older, begun, begun, &m2).unwrap_err();
+    assert!(why.contains(&missing), "{why}");
+    let keep = Durable::Membership { union: m2.view().union, entry: Box::new(m2.entry()), head: begun };
+    assert!(m1.union.keep(&keep, at(0).unix()).is_err());
+    let why = learns(&m1, &other, begun, other_end, &m2).unwrap_err();
+    assert!(why.contains(&missing), "{why}");
+    // Control: what it had itself is taken; and on a server that has forgotten all of it, the others would be.
+    learns(&m1, &whole, begun, end, &m2).unwrap();
+    std::fs::remove_dir_all(m1.tpm.state().join(&aside)).unwrap();
+    learns(&m1, &older, begun, begun, &m2).unwrap();
+    learns(&m1, &other, begun, other_end, &m2).unwrap();
+}
+
+#[test]
+fn what_was_put_aside_and_cannot_be_read_is_not_passed_over() {
+    let all = union(&["m1", "m2"]);
+    let [m1, m2] = <[Server; 2]>::try_from(all).ok().unwrap();
+    let (whole, end) = (record(&m1), m1.head());
+    let aside = leaves(&m1, true).aside.unwrap();
+    learns(&m1, &whole, end, end, &m2).unwrap();
+    std::fs::write(m1.tpm.state().join(&aside).join("1"), b"nonsense").unwrap();
+    let why = learns(&m1, &whole, end, end, &m2).unwrap_err();
+    assert!(why.contains("what this server had of that union before cannot be read"), "{why}");
+}
