@@ -88,6 +88,8 @@ pub struct AttestBox {
     pub composition: Composition,
     /// What the one who asks has chosen, in hexadecimal: 16 to 64 bytes.
     pub nonce: String,
+    /// Another member asks, and not a person of this one.
+    pub for_member: bool,
 }
 
 /// An application in a box asks about another box: which member is to be asked, and with what nonce. Good for one [`VouchForPeer`], and
@@ -482,6 +484,29 @@ pub struct KeepMembership {
     pub what: Durable,
 }
 
+/// How another member sees this one, as `communication` has it from its last connection with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HearStanding {
+    /// Whose key the connection showed.
+    pub from: MemberId,
+    /// How.
+    pub standing: Standing,
+    /// In its words.
+    pub why: String,
+}
+
+/// See [`HearStanding`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// There is a channel: as a member whose evidence it believes.
+    Member,
+    /// It says that this server is no member.
+    NoMember,
+    /// It does not believe this server's evidence.
+    NotBelieved,
+}
+
 /// Check a whole record that another member sent, before this member is in its union. A descriptor comes with it (`csp::page`). What was
 /// named by [`WantJoin`] must be in it, and the end of what this server has of that union already. `Denied` without an administrator's word.
 #[derive(Debug, Serialize, Deserialize)]
@@ -799,6 +824,8 @@ crate::interface!("security" {
     WatchResults = "watch_results" -> Nothing, progress OwnResult;
     /// See [`HearResult`]. One that is not believed: why.
     HearResult = "hear_result" -> Result<(), String>;
+    /// See [`HearStanding`].
+    HearStanding = "hear_standing" -> Nothing;
     /// See [`LearnRecord`]. A record that is not believed: why.
     LearnRecord = "learn_record" -> Result<Box<UnionView>, String>;
     /// See [`WantJoin`].

@@ -53,6 +53,9 @@ pub struct UnionSummary {
     /// Why this member, a voter, signs no entry now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withheld: Option<String>,
+    /// Why the member that answers starts no box and grants nothing new now; what runs goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grants_nothing: Option<String>,
 }
 
 /// A member in a listing.
@@ -87,6 +90,9 @@ pub struct MemberRow {
     /// Whether it votes.
     #[serde(default)]
     pub voter: bool,
+    /// Whether nobody else of several does: without it the others grant nothing new after a minute.
+    #[serde(default)]
+    pub only_voter: bool,
 }
 
 /// A member, and why its verdict is what it is.

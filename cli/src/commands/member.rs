@@ -66,7 +66,16 @@ async fn show_peer(api: &Api, name: &MemberName, output: Output) -> Result<(), F
                 ("next attestation", r.next_attestation_ms.map(time).unwrap_or_default()),
                 ("tpm", r.tpm_by.clone().unwrap_or_else(|| class(r.tpm).to_owned())),
                 ("platform identity", r.platform_identity.map(|p| p.to_string()).unwrap_or_default()),
-                ("votes", if r.voter { "yes".into() } else { "no".into() }),
+                (
+                    "votes",
+                    match (r.voter, r.only_voter) {
+                        (true, true) => {
+                            "alone: without it no other member starts a box after a minute".into()
+                        }
+                        (true, false) => "yes".into(),
+                        (false, _) => "no".into(),
+                    },
+                ),
                 ("result", peer.result.clone().unwrap_or_default()),
             ]);
             text += "\nChecks\n";
@@ -186,7 +195,11 @@ const MEMBERS: &[Column<MemberRow>] = &[
     }),
     column("PLATFORM IDENTITY", |m| m.platform_identity.map_or_else(|| "-".into(), |p| p.to_string())),
     column("NEXT", |m| m.next_attestation_ms.map_or_else(|| "-".into(), until)),
-    wide("VOTES", |m| if m.voter { "yes".into() } else { "no".into() }),
+    column("VOTES", |m| match (m.voter, m.only_voter) {
+        (true, true) => "alone (!)".into(),
+        (true, false) => "yes".into(),
+        (false, _) => "no".into(),
+    }),
     wide("ID", |m| m.id.clone().unwrap_or_default()),
 ];
 

@@ -182,7 +182,13 @@ fn show(u: &UnionSummary) -> String {
         ("id", u.id.clone()),
         ("members", u.members.to_string()),
         ("voters", u.voters.join(", ")),
-        ("a lost voter", lost(u.voters.len())),
+        ("a lost voter", lost(u)),
+        (
+            "grants",
+            u.grants_nothing
+                .as_ref()
+                .map_or("boxes start, tokens are made".into(), |why| format!("NOTHING NEW (!): {why}")),
+        ),
         ("admits", admits.join("\n")),
         ("this one's tpm", u.own_tpm.clone()),
         ("epoch", u.epoch.to_string()),
@@ -233,14 +239,24 @@ fn departure(d: &Departure) -> String {
 }
 
 /// What the loss of voters means.
-fn lost(voters: usize) -> String {
-    match voters.saturating_sub(1) / 2 {
-        0 if voters <= 1 => {
-            "stops every change of the union until it is back; boxes run on. Three members with a TPM can do without one".into()
+fn lost(u: &UnionSummary) -> String {
+    const STOP: &str =
+        "stops every change of the union, and after a minute no member starts a box; those that run go on";
+    let more = "Three members with a TPM can do without one";
+    match (u.voters.len(), u.voters.len().saturating_sub(1) / 2) {
+        (0 | 1, _) if u.members <= 1 => {
+            "there is no other member. With a second one the union stands while the voter is away".into()
         }
-        0 => "stops every change of the union until it is back; boxes run on".into(),
-        1 => "is borne; two stop every change until one is back".into(),
-        n => format!("is borne, as are {n}; more stop every change until they are back"),
+        (0 | 1, _) => {
+            let who = u.voters.first().map_or("it", String::as_str);
+            format!(
+                "{who} votes alone: while it is away nothing of the union changes, and after a minute no other member starts a box; \
+                 those that run go on. The others may be away. {more}"
+            )
+        }
+        (_, 0) => format!("{STOP}, until it is back. {more}"),
+        (_, 1) => format!("is borne; two: {STOP}, until one is back"),
+        (_, n) => format!("is borne, as are {n}; more: {STOP}, until they are back"),
     }
 }
 
@@ -268,9 +284,24 @@ mod tests {
 
     #[test]
     fn what_a_lost_voter_means_is_said() {
-        assert!(lost(1).contains("stops every change"));
-        assert!(lost(2).contains("stops every change"));
-        assert!(lost(3).starts_with("is borne; two stop"));
-        assert!(lost(5).contains("as are 2"));
+        let union = |voters: usize, members: u64| UnionSummary {
+            name: "lab".into(),
+            id: String::new(),
+            epoch: 0,
+            entries: 1,
+            head: String::new(),
+            voters: (1..=voters).map(|n| format!("m{n}")).collect(),
+            members,
+            software_tpms: false,
+            without_tpm: false,
+            grants_nothing: None,
+        };
+        assert!(lost(&union(1, 1)).contains("no other member"));
+        let two = lost(&union(1, 2));
+        assert!(two.contains("m1 votes alone") && two.contains("no other member starts a box"), "{two}");
+        assert!(two.contains("The others may be away"), "{two}");
+        assert!(lost(&union(2, 2)).starts_with("stops every change"));
+        assert!(lost(&union(3, 3)).starts_with("is borne; two: stops"));
+        assert!(lost(&union(5, 5)).contains("as are 2"));
     }
 }

@@ -22,6 +22,7 @@ use crate::engine::LinkId;
 use crate::link::{Heard, Link};
 use crate::machine::Machine;
 use crate::runtime::Runtime;
+use crate::standing;
 use crate::switch::{Inbox, Note};
 
 /// Stack of a link's thread: the handshake's post-quantum part needs the most of it.
@@ -145,6 +146,8 @@ fn dialled(runtime: &Arc<Runtime>, id: LinkId, whom: MemberId, at: &Endpoint) ->
     let socket = connect(at).map_err(|e| End::Broken(format!("{at} does not answer: {e}")))?;
     let remote = socket.peer_addr().map_err(|e| broken(&e))?;
     let (link, facts) = Link::begin(socket, begun, tls, LIMITS).map_err(|e| broken(&e))?;
+    let key = SpkiDigest::new(Digest::of(&facts.peer));
+    let is_member = union.state.view.members.get(&whom).is_some_and(|m| m.identity.spki() == key);
     let step = session(runtime, &union, Role::Initiator, &facts, Some(whom))?;
     let begin = Begin {
         commands: step.commands,
@@ -152,7 +155,7 @@ fn dialled(runtime: &Arc<Runtime>, id: LinkId, whom: MemberId, at: &Endpoint) ->
         union: Some(union),
         ..begin(runtime, id, link, remote, Role::Initiator, Machine::Session(step.next))
     };
-    Ok(Drive::new(runtime.clone(), begin).run(None))
+    Ok(standing::of_member(Drive::new(runtime.clone(), begin).run(None), is_member))
 }
 
 fn called(

@@ -2,7 +2,7 @@
 //!
 //! `engine` decides · `runtime` carries it out · `union`, `security` what the other domain tells and is asked · `identity`, `tls`,
 //! `link` a connection · `listen`, `connect`, `join` how one begins · `machine`, `drive`, `calls`, `period` what goes on on it ·
-//! `quoter` this member's evidence · `admit` the entry of a joiner · `results` attestation results between members · `places` where
+//! `quoter` this member's evidence · `admit` the entry of a joiner · `results` attestation results between members · `standing` how others see this one · `places` where
 //! others are · `switch` between threads · `node` the record · `asks` evidence of boxes · `service` what other domains ask.
 
 pub mod address;
@@ -28,6 +28,7 @@ pub mod results;
 pub mod runtime;
 pub mod security;
 pub mod service;
+pub mod standing;
 pub mod switch;
 pub mod tls;
 pub mod union;

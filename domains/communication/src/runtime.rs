@@ -28,6 +28,7 @@ use crate::pool::Pool;
 use crate::quoter::Quoter;
 use crate::results::{self, Results};
 use crate::security::Security;
+use crate::standing;
 use crate::switch::{Note, Switch};
 use crate::tls::Ends;
 use crate::union::{Newest, is_member};
@@ -302,6 +303,7 @@ impl Runtime {
             });
             let places = own.into_iter().chain(lock(&self.book).best()).collect();
             self.switch.send(with, Endpoints::frame(places));
+            standing::up(self, with);
             if grant == Grant::Full {
                 results::up(self, with);
             }
@@ -319,10 +321,14 @@ impl Runtime {
             self.node.down(with);
             self.asks.down(with);
         }
+        let channel = whom.and_then(|with| engine.channel(with));
         drop(engine);
         self.changed.notify_all();
         if let Some(with) = whom {
             results::over(self, with, end);
+        }
+        if let (Some(with), None) = (whom, channel) {
+            standing::over(self, with, end);
         }
         match (lost, whom) {
             (Some(with), _) => eprintln!("gtvp-communication: channel with {} ended: {why}", self.name(with)),

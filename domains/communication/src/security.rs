@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use gtvp_ipc::bulk;
 use gtvp_ipc::security::{
     ActivateCredential, AppraiseCertification, AppraiseEvidence, AppraiseKeys, AskOf, Asking, Certify,
-    CredentialMade, Due, DueReply, HearResult, KeepMembership, LearnRecord, MakeCredential, OwnKeys,
-    OwnKeysReply, OwnResult, OwnUnion, Quote, Quoted, ReadRecord, SignTls, TakeOffer, TlsSignature,
+    CredentialMade, Due, DueReply, HearResult, HearStanding, KeepMembership, LearnRecord, MakeCredential,
+    OwnKeys, OwnKeysReply, OwnResult, OwnUnion, Quote, Quoted, ReadRecord, SignTls, TakeOffer, TlsSignature,
     VoteAgain, VoteFor, Voted, WatchResults, WatchUnion, WriteAdmission, WriteHousekeeping,
 };
 use gtvp_ipc::{CallError, Method, call, call_with};
@@ -42,6 +42,8 @@ pub trait Security: Send + Sync + 'static {
     fn watch_results(&self, new: &mut dyn FnMut(OwnResult)) -> Fault;
     /// See [`HearResult`].
     fn hear_result(&self, what: &HearResult) -> Result<Result<(), String>, Fault>;
+    /// See [`HearStanding`].
+    fn hear_standing(&self, what: &HearStanding) -> Result<(), Fault>;
     /// See [`AppraiseEvidence`].
     fn appraise_evidence(&self, what: &AppraiseEvidence, logs: &[u8]) -> Checked<Appraisal>;
     /// See [`AppraiseKeys`].
@@ -144,6 +146,10 @@ impl Security for Ipc {
 
     fn hear_result(&self, what: &HearResult) -> Result<Result<(), String>, Fault> {
         self.ask(what)
+    }
+
+    fn hear_standing(&self, what: &HearStanding) -> Result<(), Fault> {
+        self.ask(what).map(|_| ())
     }
 
     fn own_keys(&self) -> Result<OwnKeysReply, Fault> {

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use gtvp_communication::connect;
 use gtvp_communication::join::join;
 use gtvp_ipc::communication::Join;
-use gtvp_ipc::security::OwnUnion;
+use gtvp_ipc::security::{OwnUnion, Standing};
 use gtvp_model::fault::FaultKind;
 use gtvp_model::union::UnixTime;
 use gtvp_protocol::csp::Act;
@@ -166,8 +166,13 @@ fn whoever_has_another_key_is_evicted_is_silent_or_was_tampered_with_loses_its_c
     a.hears_of(&b);
     b.hears_of(&a);
     connected(&a, &b);
+    let standing = |of: &Member, by: &Member| of.player.standing.lock().unwrap().get(&by.id()).copied();
+    until("its security hears that it is a member", || {
+        (standing(&b, &a) == Some(Standing::Member)).then_some(())
+    });
     b.player.extend("a rootkit that is not logged");
     refused(&a, b.id(), "the log does not replay");
+    until("and that it is not believed", || (standing(&b, &a) == Some(Standing::NotBelieved)).then_some(()));
 
     let (_world, a, b) = pair(300);
     connected(&a, &b);

@@ -32,6 +32,10 @@ use crate::{peers, views};
 
 /// How long a start waits for the published ports to listen. A box that is slower runs all the same, and is not yet ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How long a start waits for the union's voters to sign this member's record: they do so every 5 s, and elect a leader in 2 s.
+const CURRENT_WITHIN: Duration = Duration::from_secs(15);
+/// Pause before leave is asked for again meanwhile.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// How long a builder box's maintainer scripts may take. Under TCG a large closure takes minutes.
 const CONFIGURE_WITHIN: Duration = Duration::from_secs(30 * 60);
 /// How long a start that is cancelled may take to undo what it had begun; a machine is ended in a moment.
@@ -315,8 +319,7 @@ impl Runtime {
         hold: &mut Hold,
     ) -> Result<serde_json::Value, Fault> {
         let record = self.record(name)?;
-        operation.phase("permit", "asking for leave")?;
-        peers::ask(&PermitRun { spec: record.spec.clone(), operator_uid })?;
+        self.permit(operation, &record.spec, operator_uid)?;
         let composed = self.compose(operation, &record.spec.needs)?;
         self.change(name, |r| r.composition = Some(composed.digest));
         let spec = &record.spec;
@@ -374,6 +377,25 @@ impl Runtime {
             record = self.record(name)?;
         }
         Ok(serde_json::json!(views::summary(&self.config, &record)))
+    }
+
+    /// Asks for leave. A member that was started a moment ago does not know yet what its union has decided meanwhile: it waits for that.
+    fn permit(&self, operation: &Arc<Handle>, spec: &BoxSpec, operator_uid: u32) -> Result<(), Fault> {
+        operation.phase("permit", "asking for leave")?;
+        let deadline = Instant::now() + CURRENT_WITHIN;
+        let mut waits = false;
+        loop {
+            match peers::ask(&PermitRun { spec: spec.clone(), operator_uid }) {
+                Err(fault) if fault.kind == FaultKind::Unavailable && Instant::now() < deadline => {
+                    if !std::mem::replace(&mut waits, true) {
+                        operation.phase("permit", "waiting until this member's record is current")?;
+                    }
+                    let next = deadline.min(Instant::now() + ASK_AGAIN);
+                    self.wait(next, operation, |_| false)?;
+                }
+                other => return other.map(|_| ()),
+            }
+        }
     }
 
     /// Opens a root and starts a machine on it; gives what it runs on.

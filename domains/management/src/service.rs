@@ -109,7 +109,7 @@ impl Service for Management {
             Request::ListMembers(_) => peers::ask(&security::ListMembers {}).map(|m| Answer::of(&m)),
             Request::AttestBox(r) => {
                 self.slot(&r.name, "be attested", &[BoxState::Running, BoxState::Paused])?;
-                runtime.attest_box(&r.name, r.nonce).map(|fds| Answer::nothing().with_fds(fds))
+                runtime.attest_box(&r.name, r.nonce, false).map(|fds| Answer::nothing().with_fds(fds))
             }
             Request::CreateToken(r) => runtime.create_token(&r.wish, operator).map(|t| Answer::of(&t)),
             Request::EndToken(r) => change(&Wish::EndToken(r.id), operator),

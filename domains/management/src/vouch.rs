@@ -53,7 +53,7 @@ impl Runtime {
     ///
     /// # Errors
     /// There is none such; it cannot be attested.
-    pub fn attest_box(&self, name: &str, nonce: String) -> Result<Vec<OwnedFd>, Fault> {
+    pub fn attest_box(&self, name: &str, nonce: String, for_member: bool) -> Result<Vec<OwnedFd>, Fault> {
         let record = self.engine().get(name)?.clone();
         if !matches!(record.state, BoxState::Running | BoxState::Paused) {
             return Err(Fault::new(FaultKind::WrongState, format!("box {name} does not run")));
@@ -63,7 +63,7 @@ impl Runtime {
             .ok_or_else(|| Fault::new(FaultKind::WrongState, "the box has no composition yet"))?;
         let composition = peers::ask(&ShowComposition { composition })?;
         let name = record.spec.name.clone();
-        peers::ask_fds(&AttestBox { slot: record.slot, name, composition, nonce })
+        peers::ask_fds(&AttestBox { slot: record.slot, name, composition, nonce, for_member })
     }
 
     /// A box asks about another one. Answers it by and by, on a thread of its own.
@@ -94,7 +94,7 @@ impl Runtime {
         let challenge = peers::ask(&ChallengePeer { asker, peer: question })?;
         let fds = match challenge.member {
             Some(member) => peers::ask_fds(&AskMember { member, name: peer.name, nonce: challenge.nonce })?,
-            None => self.attest_box(peer.name.as_str(), HEXLOWER.encode(&challenge.nonce))?,
+            None => self.attest_box(peer.name.as_str(), HEXLOWER.encode(&challenge.nonce), false)?,
         };
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         let found = peers::give(&VouchForPeer { nonce: challenge.nonce }, &borrowed)?;
@@ -133,7 +133,7 @@ impl Runtime {
         let work = self.members_ask.begin().map(|turn| {
             std::thread::Builder::new().name("attest".into()).spawn(move || {
                 let _turn = turn;
-                match runtime.attest_box(asks.name.as_str(), HEXLOWER.encode(&asks.nonce)) {
+                match runtime.attest_box(asks.name.as_str(), HEXLOWER.encode(&asks.nonce), true) {
                     Ok(fds) => answer(&fds, None),
                     Err(fault) => answer(&[], Some(fault.to_string())),
                 }

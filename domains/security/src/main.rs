@@ -45,7 +45,11 @@ impl Service for Security {
                 }
                 Ok(Answer::of(&appraisal))
             }
-            Request::PermitRun(p) => self.engine.permit_run(&p).map(|p| Answer::of(&p)),
+            Request::PermitRun(p) => {
+                let permit = self.engine.permit_run(&p)?;
+                self.peers.may_grant(&format!("starting box {}", p.spec.name), now)?;
+                Ok(Answer::of(&permit))
+            }
             Request::Verdict(_) => Ok(Answer::of(&self.engine.verdict())),
             Request::MeasureBox(b) => {
                 self.platform.measure_box(&b.name, b.composition)?;
@@ -56,6 +60,9 @@ impl Service for Security {
             }
             Request::EndBox(b) => self.vtpms.end(b.slot).map(|()| Answer::nothing()),
             Request::AttestBox(a) => {
+                if a.for_member {
+                    self.peers.may_grant("answering another member", now)?;
+                }
                 let state = gtvp_ipc::place::STATE.as_ref();
                 attest::answer_box(&self.platform, &self.vtpms, self.union.manifests(), state, &a)
                     .map(|fd| Answer::nothing().with_fds(vec![fd]))
@@ -71,7 +78,7 @@ impl Service for Security {
             Request::SignTls(s) => self.platform.sign_tls(&s).map(|s| Answer::of(&s)),
 
             Request::BeginUnion(b) => self.union.begin(&b, now.unix()).map(|u| Answer::of(&u)),
-            Request::ShowUnion(_) => self.union.show().map(|u| Answer::of(&u)),
+            Request::ShowUnion(_) => self.peers.show_union(now).map(|u| Answer::of(&u)),
             Request::WriteEntry(w) => {
                 self.engine.permit_union(w.operator_uid)?;
                 self.peers.write_entry(&w, now).map(|w| Answer::of(&w))
@@ -128,6 +135,10 @@ impl Service for Security {
             Request::AskOf(a) => self.peers.ask_of(&a, now).map(|a| Answer::of(&a)),
             Request::Due(d) => self.peers.due(&d, now).map(|d| Answer::of(&d)),
             Request::HearResult(h) => Ok(Answer::of(&self.peers.hear(&h, now))),
+            Request::HearStanding(h) => {
+                self.peers.hear_standing(&h, now);
+                Ok(Answer::nothing())
+            }
             Request::WatchResults(_) => Ok(self.watch_results(session)),
         }
     }

@@ -76,6 +76,7 @@ impl World {
     /// What the box's member answers.
     fn evidence(&self, of: &Server, nonce: &[u8]) -> EvidenceFile {
         let asked = AttestBox {
+            for_member: true,
             slot: Slot::new(1).unwrap(),
             name: "web".parse().unwrap(),
             composition: self.composition.clone(),

@@ -37,6 +37,13 @@ pub fn a_log_that_was_cut_costs_the_verdict(lab: &Lab) {
     signal(m3.domain_pid("security").expect("it runs"), Signal::KILL);
     contained(m1, "m3", begun);
     contained(m2, "m3", begun);
+    // It hears that neither of them believes it, and grants nothing new.
+    until("m3 is fenced", SOON, || {
+        let why = crate::fence::fenced(m3);
+        (why.contains("rule \"standing\"") && why.contains("m1") && why.contains("m2")).then_some(())
+    });
+    let said = m3.refused(&["token", "create"]);
+    assert!(said.contains("does not believe this server's evidence"), "{said}");
     // Its own word is no better: it does not come back by starting anything again.
     m3.kill_domain("communication");
     std::thread::sleep(Duration::from_secs(4));
@@ -44,6 +51,7 @@ pub fn a_log_that_was_cut_costs_the_verdict(lab: &Lab) {
     // A restart of the server begins a new log.
     reset(m3);
     all_trust(&[m1, m2, m3]);
+    until("m3 is fenced no more", SOON, || crate::fence::fenced(m3).is_empty().then_some(()));
 }
 
 pub fn a_tpm_that_was_reset_proves_itself_anew(lab: &Lab) {

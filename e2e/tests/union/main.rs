@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod contain;
+mod fence;
 mod join;
 mod record;
 mod recover;
@@ -41,6 +42,10 @@ fn main() -> ExitCode {
             (
                 "an_extend_that_no_log_has_costs_the_verdict",
                 contain::an_extend_that_no_log_has_costs_the_verdict,
+            ),
+            (
+                "who_is_cut_off_grants_nothing_new_and_what_runs_goes_on",
+                fence::who_is_cut_off_grants_nothing_new_and_what_runs_goes_on,
             ),
             (
                 "who_was_given_up_leaves_by_force_and_joins_again",

@@ -661,6 +661,7 @@ fn row(name: &str) -> MemberRow {
         attested_by: None,
         next_attestation_ms: None,
         voter: false,
+        only_voter: false,
     }
 }
 
@@ -677,5 +678,6 @@ fn union(name: &str) -> UnionSummary {
         without_tpm: false,
         own_tpm: String::new(),
         withheld: None,
+        grants_nothing: None,
     }
 }

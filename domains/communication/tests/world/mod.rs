@@ -342,6 +342,8 @@ pub struct Player {
     pub results: Mutex<Vec<OwnResult>>,
     /// Results that it was told.
     pub heard: Mutex<Vec<Told>>,
+    /// How others see it.
+    pub standing: Mutex<std::collections::BTreeMap<MemberId, gtvp_ipc::security::Standing>>,
 }
 
 impl Player {
@@ -368,6 +370,7 @@ impl Player {
             rests: AtomicU64::new(0),
             results: Mutex::default(),
             heard: Mutex::default(),
+            standing: Mutex::default(),
         };
         player.measure("good: start");
         Arc::new(player)

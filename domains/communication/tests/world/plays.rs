@@ -145,6 +145,11 @@ impl Security for Player {
         Ok(Ok(()))
     }
 
+    fn hear_standing(&self, what: &HearStanding) -> Result<(), Fault> {
+        self.standing.lock().unwrap().insert(what.from, what.standing);
+        Ok(())
+    }
+
     fn appraise_evidence(&self, what: &AppraiseEvidence, logs: &[u8]) -> Checked<Appraisal> {
         self.appraised.fetch_add(1, Ordering::SeqCst);
         let evidence = &what.evidence;

@@ -8,6 +8,7 @@ pub mod asks;
 pub mod believed;
 pub mod clocks;
 mod enrol;
+mod fence;
 pub mod heard;
 mod quote;
 mod results;
@@ -19,7 +20,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gtvp_appraisal::ek::Roots;
-use gtvp_ipc::security::{Housekeeping, WriteAdmission, WriteEntry, WriteHousekeeping, Written};
+use gtvp_ipc::security::{Housekeeping, Wish, WriteAdmission, WriteEntry, WriteHousekeeping, Written};
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::union::{EkDigest, Identity, MemberId, RosterEntry, TpmClass, UnixTime, Whom};
 use gtvp_protocol::csp::SignedEntry;
@@ -31,6 +32,7 @@ use crate::vendors;
 use asks::Asks;
 use believed::Believed;
 use clocks::Clocks;
+use fence::Refusals;
 use heard::Heard;
 use quote::Prefixes;
 use results::Outbox;
@@ -71,6 +73,7 @@ pub struct Peers {
     heard: Mutex<Heard>,
     outbox: Outbox,
     pending: Mutex<vouch::Pending>,
+    refusals: Mutex<Refusals>,
 }
 
 impl Peers {
@@ -88,6 +91,7 @@ impl Peers {
             heard: Mutex::default(),
             outbox: Outbox::default(),
             pending: Mutex::default(),
+            refusals: Mutex::default(),
         }
     }
 
@@ -107,6 +111,10 @@ impl Peers {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn refusals(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn believed(&self) -> MutexGuard<'_, Believed> {
         self.believed.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -121,9 +129,10 @@ impl Peers {
     /// Writes the entry that admits a joiner.
     ///
     /// # Errors
-    /// `Denied` for one that was not believed here a short time ago; what the record says no to.
+    /// `Denied` for one that was not believed here a short time ago; [`Self::may_grant`]; what the record says no to.
     pub fn write_admission(&self, asked: &WriteAdmission, now: Now) -> Result<SignedEntry, Fault> {
         let admission = &asked.admission;
+        self.may_grant("letting a server in", now)?;
         let identity = &admission.member.identity;
         // Without a TPM there is nothing to believe: the record says whether the union takes such a member.
         if identity.class() != TpmClass::None {
@@ -182,6 +191,9 @@ impl Peers {
     /// # Errors
     /// What the record or a rule says no to; this member's TPM.
     pub fn write_entry(&self, asked: &WriteEntry, now: Now) -> Result<Written, Fault> {
+        if let Wish::Token { .. } = asked.wish {
+            self.may_grant("making a join token", now)?;
+        }
         let trusted: Vec<MemberId> = self.table().trusted(now.ms, self.period());
         let means = Means { seen: &|whom| self.seen(whom, now), trusted: &|id| trusted.contains(id) };
         self.union.wish(&asked.wish, &means, now.unix())

@@ -32,6 +32,7 @@ impl Peers {
                 attested_by: None,
                 next_attestation_ms: None,
                 voter: false,
+                only_voter: false,
             }]);
         };
         self.only(&known);
@@ -59,6 +60,9 @@ impl Peers {
             attested_by: known.own.as_ref().filter(|_| current.is_some()).map(|o| o.name.to_string()),
             next_attestation_ms: current.map(|c| c.next_ms),
             voter: known.state.voters.contains(&id),
+            only_voter: known.state.voters.len() == 1
+                && known.state.voters.contains(&id)
+                && known.state.view.members.len() > 1,
         };
         if let Some(on) = self.table().rests_on(&id, now.ms, period).filter(|_| !own) {
             row.attested_by = Some(names(known, &on.by));

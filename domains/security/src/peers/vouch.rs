@@ -77,6 +77,7 @@ impl Peers {
     /// # Errors
     /// A question that is none; a member that there is not; outside of a union.
     pub fn challenge_peer(&self, asked: &ChallengePeer, now: Now) -> Result<PeerChallenge, Fault> {
+        self.may_grant("vouching for another box", now)?;
         let peer = asked.peer.check().map_err(|e| Fault::new(FaultKind::Invalid, e.to_string()))?;
         let (known, own) = self.in_union()?;
         let member = match &peer.member {
@@ -131,6 +132,7 @@ impl Peers {
         let Some(awaited) = awaited else {
             return Err(Fault::new(FaultKind::WrongState, "nobody waits for this evidence, or not any more"));
         };
+        self.may_grant("vouching for another box", now)?;
         let Awaited { member, itself, name, .. } = &awaited;
         let what = format!("{}/{name} is not vouched for", member.name);
         // Meanwhile it may have left.

@@ -398,6 +398,7 @@ fn summary(known: &Known) -> UnionSummary {
         without_tpm: view.settings.without_tpm,
         own_tpm: known.own.as_ref().map(|own| own.identity.rests_on()).unwrap_or_default(),
         withheld: None,
+        grants_nothing: None,
     }
 }
 
@@ -407,7 +408,7 @@ fn damaged(why: &str) -> Fault {
         .hint("restore the state directory of security from a backup; nothing was changed")
 }
 
-fn forked() -> Fault {
+pub(crate) fn forked() -> Fault {
     Fault::new(
         FaultKind::Integrity,
         "the union's record has gone two ways: a majority of voters has signed both",

@@ -1,0 +1,116 @@
+//! Whether this member may grant anything new: a box that starts, a word for another member's box, a token, an admission. Two rules:
+//!
+//! * *current*: a majority of the voters has put a time on this member's record within a minute. This member sees that itself, by
+//!   signatures; nobody can make it seem so.
+//! * *standing*: not so many others as could make it trusted refuse it, as no member or as not believed. That is `communication`'s
+//!   word. It can keep it back, and then the other rule is left; to invent it only makes this member do less.
+//!
+//! What runs goes on. Outside of a union neither rule says anything.
+
+use std::collections::BTreeMap;
+
+use gtvp_appraisal::appraise::State;
+use gtvp_ipc::security::{HearStanding, Standing};
+use gtvp_model::fault::{Fault, FaultKind};
+use gtvp_model::union::{MemberId, RosterEntry};
+use gtvp_model::unionview::UnionSummary;
+use gtvp_protocol::csp::follow::CURRENT;
+
+use super::{Now, Peers};
+use crate::union::{Known, forked};
+
+/// For how long a refusal counts that is not repeated, milliseconds: members dial each other again every 30 s at the latest.
+const LASTS_MS: u64 = 120_000;
+/// Most characters of a refusal that are kept: HSP sends no more.
+const MAX_WHY: usize = 256;
+
+/// What other members said of this one, the last word of each.
+#[derive(Debug, Default)]
+pub struct Refusals(BTreeMap<MemberId, Refused>);
+
+#[derive(Debug, Clone)]
+struct Refused {
+    at: u64,
+    standing: Standing,
+    why: String,
+}
+
+impl Refusals {
+    fn hear(&mut self, told: &HearStanding, ms: u64) {
+        let why = told.why.chars().filter(|c| !c.is_control()).take(MAX_WHY).collect();
+        match told.standing {
+            Standing::Member => self.0.remove(&told.from),
+            standing => self.0.insert(told.from, Refused { at: ms, standing, why }),
+        };
+    }
+
+    fn now(&mut self, ms: u64, counts: impl Fn(&MemberId) -> bool) -> Vec<(MemberId, Refused)> {
+        self.0.retain(|id, r| ms.saturating_sub(r.at) < LASTS_MS && counts(id));
+        self.0.iter().map(|(id, r)| (*id, r.clone())).collect()
+    }
+}
+
+impl Peers {
+    /// Hears how another member sees this one. Of whoever is no other member nothing is kept.
+    pub fn hear_standing(&self, told: &HearStanding, now: Now) {
+        let Some(known) = self.union.known().ok().flatten().filter(|k| k.has_us()) else { return };
+        let own = known.own.as_ref().map(RosterEntry::id);
+        if known.member(&told.from).is_some() && Some(told.from) != own {
+            self.refusals().hear(told, now.ms);
+        }
+    }
+
+    /// Whether this member may do `what`, which grants something new.
+    ///
+    /// # Errors
+    /// `Unavailable` while its record is not current, `Denied` while others refuse it, with the rule; a record that is damaged or forked.
+    pub fn may_grant(&self, what: &str, now: Now) -> Result<(), Fault> {
+        let Some(known) = self.union.known()?.filter(|k| k.has_us()) else { return Ok(()) };
+        if known.forked {
+            return Err(forked());
+        }
+        let name = |id: &MemberId| known.member(id).map_or_else(|| id.short(), |m| m.name.to_string());
+        let time = known.state.head.head.time;
+        if now.unix().0.saturating_sub(time.0) > CURRENT {
+            let voters: Vec<String> = known.state.voters.iter().map(name).collect();
+            return Err(Fault::new(FaultKind::Unavailable, format!("{what}: not while this member's record is not current"))
+                .because("rule \"current\": whoever does not know what its union decides grants nothing new; what runs goes on")
+                .because(format!("no majority of those who vote ({}) has signed the record since {time}", voters.join(", ")))
+                .hint("see that they run and are reached: gtvp union show. For good: gtvp union recover, or gtvp union leave --force"));
+        }
+        let by = self.refused_by(&known, now);
+        let own = known.own.as_ref().map(RosterEntry::id);
+        if by.is_empty() || by.len() < own.map_or(1, |own| Self::needed(&known, &own)) {
+            return Ok(());
+        }
+        let fault = Fault::new(FaultKind::Denied, format!("{what}: not while other members refuse this one"))
+            .because("rule \"standing\": whoever is no member or not believed elsewhere grants nothing new; what runs goes on");
+        let said = by.iter().map(|(id, r)| match r.standing {
+            Standing::NoMember => format!("{} says that this server is no member: {}", name(id), r.why),
+            _ => format!("{} does not believe this server's evidence: {}", name(id), r.why),
+        });
+        Err(said.fold(fault, Fault::because).hint(
+            "gtvp member show NAME on that member says what failed. A member that was given up or removed: gtvp union leave --force",
+        ))
+    }
+
+    /// Whoever refuses this member now; the word of who is untrusted here does not count.
+    fn refused_by(&self, known: &Known, now: Now) -> Vec<(MemberId, Refused)> {
+        let period = self.period();
+        let bad = |id: &MemberId| {
+            self.table().current(id, now, period).is_some_and(|c| c.state == State::Untrusted)
+        };
+        self.refusals().now(now.ms, |id| known.member(id).is_some() && !bad(id))
+    }
+
+    /// The union, in short, and whether this member grants anything there now.
+    ///
+    /// # Errors
+    /// `NotFound` outside of one.
+    pub fn show_union(&self, now: Now) -> Result<UnionSummary, Fault> {
+        let summary = self.union.show()?;
+        let grants_nothing =
+            self.may_grant("starting boxes, vouching, tokens", now).err().map(|f| f.to_string());
+        Ok(UnionSummary { grants_nothing, ..summary })
+    }
+}
