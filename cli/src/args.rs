@@ -517,11 +517,19 @@ pub enum TokenCommand {
         #[command(flatten)]
         output: Output,
     },
+    /// List the tokens that can still be used: when they end and who made them, never their secrets.
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:
+  gtvp token ls
+  gtvp token ls -o json | jq -r '.[].id' | xargs -n1 gtvp token end"
+    )]
+    Ls(Output),
     /// End a token that nobody has used.
     #[command(after_help = "Examples:
   gtvp token end 5c1d…")]
     End {
-        /// Its id: `gtvp token create -o json` and `gtvp union history` show it.
+        /// Its id: `gtvp token ls -o wide` and `gtvp token create -o json` show it.
         id: TokenId,
     },
 }

@@ -214,6 +214,8 @@ handlers! {
         let wish = c.body().await?;
         relay(&c, &m::CreateToken { wish }).await
     }
+    /// Join tokens.
+    list_tokens(c) { relay(&c, &m::ListTokens {}).await }
     /// End a join token.
     end_token(c) {
         let id = c.value();

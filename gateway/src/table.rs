@@ -11,7 +11,8 @@ use gtvp_model::member::{HostCheck, MemberView};
 use gtvp_model::operation::Operation;
 use gtvp_model::unionview::{
     Change, Departure, Eviction, ForcedLeave, HistoryRow, MemberRow, PeerView, Recovery, RecoveryFollow,
-    RecoveryWish, ReferenceRow, ReferenceWish, TokenMade, TokenWish, UnionBegin, UnionJoin, UnionSummary,
+    RecoveryWish, ReferenceRow, ReferenceWish, TokenMade, TokenRow, TokenWish, UnionBegin, UnionJoin,
+    UnionSummary,
 };
 use hyper::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
@@ -278,6 +279,11 @@ pub static ROUTES: &[Route] = &[
         method: Method::POST, path: "/v1/tokens", id: "createToken", tag: "union", summary: "Make a join token. It is shown once, and lets one server in.",
         query: &[], body: json::<TokenWish>(r#"{"expires_s":3600}"#), status: 200, reply: json::<TokenMade>(""), faults: &[403, 404, 409],
         handler: handlers::create_token,
+    },
+    Route {
+        method: Method::GET, path: "/v1/tokens", id: "listTokens", tag: "union",
+        summary: "Join tokens that can still be used: when they end, and who made them. Their secrets are shown to nobody.",
+        query: &[], body: None, status: 200, reply: json::<Vec<TokenRow>>(""), faults: &[404], handler: handlers::list_tokens,
     },
     Route {
         method: Method::DELETE, path: "/v1/tokens/{token}", id: "endToken", tag: "union", summary: "End a join token that nobody has used.",

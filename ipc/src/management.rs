@@ -13,7 +13,8 @@ use gtvp_model::operation::Operation;
 use gtvp_model::token::TokenId;
 use gtvp_model::unionview::{
     Change, Departure, Eviction, ForcedLeave, HistoryRow, MemberRow, PeerView, Recovery, RecoveryFollow,
-    RecoveryWish, ReferenceRow, ReferenceWish, TokenMade, TokenWish, UnionBegin, UnionJoin, UnionSummary,
+    RecoveryWish, ReferenceRow, ReferenceWish, TokenMade, TokenRow, TokenWish, UnionBegin, UnionJoin,
+    UnionSummary,
 };
 use gtvp_model::units::Bytes;
 use serde::{Deserialize, Serialize};
@@ -212,6 +213,10 @@ pub struct CreateToken {
     pub wish: TokenWish,
 }
 
+/// Join tokens that can still be used.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ListTokens {}
+
 /// End a join token that nobody has used.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct EndToken {
@@ -374,6 +379,8 @@ crate::interface!("management" {
     ListMembers = "list_members" -> Vec<MemberRow>;
     /// See [`CreateToken`].
     CreateToken = "create_token" -> TokenMade;
+    /// See [`ListTokens`].
+    ListTokens = "list_tokens" -> Vec<TokenRow>;
     /// See [`EndToken`].
     EndToken = "end_token" -> Change;
     /// See [`JoinUnion`].

@@ -13,7 +13,8 @@ use gtvp_model::union::{
     SpkiDigest, UnionId, UnionView, UnixTime, Whom,
 };
 use gtvp_model::unionview::{
-    Change, Departure, HistoryRow, MemberRow, PeerView, Recovery, ReferenceRow, UnionBegin, UnionSummary,
+    Change, Departure, HistoryRow, MemberHeld, MemberRow, PeerView, Recovery, ReferenceRow, TokenRow,
+    UnionBegin, UnionSummary,
 };
 use gtvp_protocol::csp::node::UnionState;
 use gtvp_protocol::csp::{Head, SignedEntry, Vote};
@@ -484,6 +485,38 @@ pub struct KeepMembership {
     pub what: Durable,
 }
 
+/// What each member is now, and then each that has become something else. Goes on until the caller hangs up.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct WatchVerdicts {}
+
+/// See [`WatchVerdicts`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictNow {
+    /// Who.
+    pub id: MemberId,
+    /// Its name.
+    pub name: MemberName,
+    /// Whether it is this member, of which others have found it.
+    pub own: bool,
+    /// `trusted`, `untrusted` or `unknown`.
+    pub verdict: String,
+    /// Why: the entry that failed, who attested it, or what is missing.
+    pub reason: String,
+    /// It was so when the watching began.
+    pub begins: bool,
+}
+
+/// What a member holds of the union by its record, or what is left of one that has gone.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HeldBy {
+    /// Whom.
+    pub member: MemberId,
+}
+
+/// Tokens that can still be used.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ListTokens {}
+
 /// How another member sees this one, as `communication` has it from its last connection with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HearStanding {
@@ -824,6 +857,12 @@ crate::interface!("security" {
     WatchResults = "watch_results" -> Nothing, progress OwnResult;
     /// See [`HearResult`]. One that is not believed: why.
     HearResult = "hear_result" -> Result<(), String>;
+    /// See [`WatchVerdicts`].
+    WatchVerdicts = "watch_verdicts" -> Nothing, progress VerdictNow;
+    /// See [`HeldBy`].
+    HeldBy = "held_by" -> MemberHeld;
+    /// See [`ListTokens`].
+    ListTokens = "list_tokens" -> Vec<TokenRow>;
     /// See [`HearStanding`].
     HearStanding = "hear_standing" -> Nothing;
     /// See [`LearnRecord`]. A record that is not believed: why.

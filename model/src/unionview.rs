@@ -106,6 +106,42 @@ pub struct PeerView {
     /// Digest of the attestation result, in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
+    /// What it holds of the union.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<MemberHeld>,
+}
+
+/// What a member holds of its union, as the member that answers knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct MemberHeld {
+    /// Whether it votes.
+    pub voter: bool,
+    /// Reference values that it signed and that count.
+    pub references: Vec<String>,
+    /// Ids of join tokens that it made and that can still be used.
+    pub tokens: Vec<String>,
+    /// The channel with it, and what may be said there; none with itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub channel: Option<String>,
+    /// Its boxes; none: not known to the member that answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boxes: Option<Vec<String>>,
+}
+
+/// A join token that can still be used. Its secret is nowhere but in what was printed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct TokenRow {
+    /// Its name in the record, in hexadecimal.
+    pub id: String,
+    /// Not taken from then on: seconds since 1970-01-01 UTC.
+    pub expires: u64,
+    /// Who made it.
+    pub by: String,
+    /// The only TPM that may use it: its endorsement key, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ek: Option<String>,
+    /// What its user becomes.
+    pub platform_identity: u8,
 }
 
 /// One check of an appraisal.
@@ -129,6 +165,9 @@ pub struct ChannelRow {
     pub id: String,
     /// `open`, `connecting` or `unreachable`.
     pub state: String,
+    /// Of one that is open: whether all may be said on it, or nothing but the record.
+    #[serde(default)]
+    pub full: bool,
     /// Where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,

@@ -9,7 +9,7 @@ use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::MemberName;
 use gtvp_model::member::{DomainStatus, MemberView, TpmView};
 use gtvp_model::union::TpmClass;
-use gtvp_model::unionview::{CheckRow, Eviction, MemberRow, PeerView};
+use gtvp_model::unionview::{CheckRow, Eviction, MemberHeld, MemberRow, PeerView};
 use hyper::Method;
 
 use crate::args::{Attest, Format, MemberCommand, Output};
@@ -78,12 +78,27 @@ async fn show_peer(api: &Api, name: &MemberName, output: Output) -> Result<(), F
                 ),
                 ("result", peer.result.clone().unwrap_or_default()),
             ]);
+            if let Some(held) = &peer.held {
+                text += "\nHolds\n";
+                text += &facts(&holds(held));
+            }
             text += "\nChecks\n";
             text += &table(&peer.checks, CHECKS, format == Format::Wide);
             print(&text);
             Ok(())
         }
     }
+}
+
+fn holds(held: &MemberHeld) -> Vec<(&'static str, String)> {
+    let list = |what: &[String]| if what.is_empty() { "none".to_owned() } else { what.join("\n") };
+    vec![
+        ("channel", held.channel.clone().unwrap_or_else(|| "none".into())),
+        ("vote", if held.voter { "yes".into() } else { "no".into() }),
+        ("reference values", list(&held.references)),
+        ("join tokens", list(&held.tokens)),
+        ("boxes on it", held.boxes.as_deref().map_or_else(|| "not known to this member".into(), list)),
+    ]
 }
 
 /// Evidence from this path, written or explained.

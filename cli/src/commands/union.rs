@@ -7,7 +7,7 @@ use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::operation::Operation;
 use gtvp_model::unionview::{
     Change, Departure, ForcedLeave, HistoryRow, Recovery, RecoveryFollow, RecoveryWish, ReferenceRow,
-    ReferenceWish, TokenMade, TokenWish, UnionBegin, UnionJoin, UnionSummary,
+    ReferenceWish, TokenMade, TokenRow, TokenWish, UnionBegin, UnionJoin, UnionSummary,
 };
 use hyper::Method;
 
@@ -15,7 +15,7 @@ use crate::args::{Format, Join, Leave, Output, ReferenceCommand, TokenCommand, U
 use crate::client::{Api, segment};
 use crate::failure::invalid;
 use crate::follow::{Interrupts, ended_well, follow};
-use crate::output::{Column, column, facts, listing, print, time, value, wide};
+use crate::output::{Column, column, facts, listing, print, time, until, value, wide};
 use crate::specfile::read;
 
 /// Longest token or manifest that is read.
@@ -100,6 +100,10 @@ pub async fn token(api: &Api, command: &TokenCommand) -> Result<(), Fault> {
                 ])),
                 format => value(format, &made)?,
             }
+        }
+        TokenCommand::Ls(output) => {
+            let rows: Vec<TokenRow> = api.get("/v1/tokens").await?;
+            listing(output.output, &rows, TOKENS)?;
         }
         TokenCommand::End { id } => {
             told(&api.act(Method::DELETE, &format!("/v1/tokens/{id}")).await?);
@@ -267,6 +271,16 @@ const HISTORY: &[Column<HistoryRow>] = &[
     column("WHAT", |h| h.about.clone()),
     wide("ACT", |h| h.act.clone()),
     wide("HASH", |h| h.hash.clone()),
+];
+
+const TOKENS: &[Column<TokenRow>] = &[
+    column("TOKEN", |t| t.id.chars().take(12).collect()),
+    column("ENDS", |t| until(t.expires.saturating_mul(1000))),
+    column("MADE BY", |t| t.by.clone()),
+    column("FOR THE TPM", |t| t.ek.as_ref().map_or_else(|| "any".into(), |ek| ek.chars().take(12).collect())),
+    column("PLATFORM IDENTITY", |t| t.platform_identity.to_string()),
+    wide("ID", |t| t.id.clone()),
+    wide("ENDS AT", |t| time(t.expires.saturating_mul(1000))),
 ];
 
 const REFERENCES: &[Column<ReferenceRow>] = &[

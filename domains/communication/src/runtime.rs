@@ -378,6 +378,7 @@ impl Runtime {
                 (None, None) => "unreachable",
             }
             .into(),
+            full: peer.channel.is_some_and(|link| self.switch.is_full(link)),
             endpoint: book.of(*id).first().map(Endpoint::to_string),
             problem: peer.problem.clone(),
             took: peer

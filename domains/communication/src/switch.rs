@@ -103,6 +103,11 @@ impl Switch {
         }
     }
 
+    /// Whether all may be said on this channel.
+    pub fn is_full(&self, link: LinkId) -> bool {
+        self.lines().full.contains(&link)
+    }
+
     /// A link is no more.
     pub fn remove(&self, link: LinkId) {
         let mut lines = self.lines();

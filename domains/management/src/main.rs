@@ -9,6 +9,7 @@ mod records;
 mod runtime;
 mod service;
 mod union;
+mod verdicts;
 mod views;
 mod vouch;
 mod watch;

@@ -121,7 +121,8 @@ impl Service for Management {
             Request::EvictMember(r) => {
                 change(&Wish::Evict { member: r.name, reason: r.eviction.reason }, operator)
             }
-            Request::ShowPeer(r) => peers::ask(&security::ShowPeer { name: r.name }).map(|p| Answer::of(&p)),
+            Request::ShowPeer(r) => runtime.show_peer(r.name).map(|p| Answer::of(&p)),
+            Request::ListTokens(_) => peers::ask(&security::ListTokens {}).map(|t| Answer::of(&t)),
             Request::History(r) => {
                 peers::ask(&security::History { member: r.member }).map(|h| Answer::of(&h))
             }

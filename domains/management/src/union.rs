@@ -10,9 +10,10 @@ use gtvp_ipc::security::{OwnUnion, UnionNow, WatchUnion, Wish, WriteEntry, Writt
 use gtvp_ipc::{Nothing, call_with, communication, security};
 use gtvp_model::event::Severity;
 use gtvp_model::fault::{Fault, FaultKind};
+use gtvp_model::ids::MemberName;
 use gtvp_model::operation::{Operation, Progress};
 use gtvp_model::token::JoinToken;
-use gtvp_model::union::{Hardware, RecordHead};
+use gtvp_model::union::{Hardware, MemberId, RecordHead};
 use gtvp_model::unionview::{
     Change, ChannelRow, Departure, Recovery, RecoveryFollow, RecoveryWish, ReferenceWish, TokenMade,
     TokenWish, UnionBegin, UnionJoin, UnionSummary,
@@ -20,6 +21,7 @@ use gtvp_model::unionview::{
 
 use crate::peers;
 use crate::runtime::Runtime;
+use crate::verdicts::{entry_about, held_before};
 
 /// For how long a token is good if nobody says, seconds.
 const TOKEN_EXPIRES: u64 = 3600;
@@ -217,7 +219,9 @@ impl Runtime {
             // Its end, whatever the reason, is answered by connecting anew.
             let _ = call_with(socket.as_ref(), &WatchUnion {}, &[], |now: UnionNow| {
                 let now = now.union.map(|u| *u);
-                for (severity, kind, message) in changes(before.as_ref(), now.as_ref()) {
+                for (severity, kind, message) in
+                    changes(before.as_ref(), now.as_ref(), entry_about, held_before)
+                {
                     self.events.tell(severity, kind, None, message);
                 }
                 before = now;
@@ -228,8 +232,13 @@ impl Runtime {
     }
 }
 
-/// What is different, in words.
-fn changes(before: Option<&OwnUnion>, now: Option<&OwnUnion>) -> Vec<(Severity, &'static str, String)> {
+/// What is different, in words; with what the record says `about` a member, and what one that has gone `held`, as a voter or not.
+fn changes(
+    before: Option<&OwnUnion>,
+    now: Option<&OwnUnion>,
+    about: impl Fn(&MemberName) -> String,
+    held: impl Fn(&MemberId, bool) -> String,
+) -> Vec<(Severity, &'static str, String)> {
     let mut told = Vec::new();
     let (Some(before), Some(now)) = (before, now) else { return told };
     if before.state.view.union != now.state.view.union {
@@ -241,16 +250,17 @@ fn changes(before: Option<&OwnUnion>, now: Option<&OwnUnion>) -> Vec<(Severity, 
         told.push((
             Severity::Info,
             "member.joined",
-            format!("{} joined, TPM {class}, {}", m.name, id.short()),
+            format!("{} joined, TPM {class}, {}{}", m.name, id.short(), about(&m.name)),
         ));
     }
     let forced = new.epoch != old.epoch;
-    for m in old.members.iter().filter(|(id, _)| !new.members.contains_key(id)).map(|(_, m)| m) {
+    for (id, m) in old.members.iter().filter(|(id, _)| !new.members.contains_key(id)) {
         let (severity, kind, how) = match forced {
             true => (Severity::Warning, "member.evicted", "was removed from the union"),
             false => (Severity::Info, "member.left", "left the union"),
         };
-        told.push((severity, kind, format!("{} {how}", m.name)));
+        let held = held(id, before.state.voters.contains(id));
+        told.push((severity, kind, format!("{} {how}{}. What it held: {held}", m.name, about(&m.name))));
     }
     if before.state.voters != now.state.voters {
         let name = |id| new.members.get(id).map_or_else(|| format!("{id:?}"), |m| m.name.to_string());

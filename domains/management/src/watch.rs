@@ -52,6 +52,8 @@ pub fn start(runtime: &Arc<Runtime>) -> io::Result<()> {
     let for_asks = runtime.clone();
     std::thread::Builder::new().name("watch-asks".into()).spawn(move || for_asks.watch_asks())?;
     let for_union = runtime.clone();
+    let for_verdicts = runtime.clone();
+    std::thread::Builder::new().name("watch-verdicts".into()).spawn(move || for_verdicts.watch_verdicts())?;
     std::thread::Builder::new().name("watch-union".into()).spawn(move || for_union.watch_union())?;
     Ok(())
 }

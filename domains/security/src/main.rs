@@ -1,5 +1,6 @@
 //! SSD (GTVP §2.2): keys, signatures, appraisal, policy verdicts.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -135,6 +136,9 @@ impl Service for Security {
             Request::AskOf(a) => self.peers.ask_of(&a, now).map(|a| Answer::of(&a)),
             Request::Due(d) => self.peers.due(&d, now).map(|d| Answer::of(&d)),
             Request::HearResult(h) => Ok(Answer::of(&self.peers.hear(&h, now))),
+            Request::WatchVerdicts(_) => Ok(self.watch_verdicts(session)),
+            Request::HeldBy(h) => self.peers.held_by(&h, now).map(|h| Answer::of(&h)),
+            Request::ListTokens(_) => self.union.tokens(now.unix()).map(|t| Answer::of(&t)),
             Request::HearStanding(h) => {
                 self.peers.hear_standing(&h, now);
                 Ok(Answer::nothing())
@@ -154,6 +158,20 @@ impl Security {
                 break;
             }
             told = upto;
+        }
+        Answer::nothing()
+    }
+
+    /// Tells what members are, and each change of that, until the caller has gone.
+    fn watch_verdicts(&self, session: &mut Session) -> Answer {
+        let (mut told, mut seen) = (BTreeMap::new(), 0);
+        while !session.cancelled() {
+            // Of a damaged record nothing is told.
+            let new = self.peers.verdicts(&mut told, now()).unwrap_or_default();
+            if new.iter().any(|verdict| session.progress(verdict).is_err()) {
+                break;
+            }
+            seen = self.peers.wait_verdicts(seen, now(), LOOK_UP);
         }
         Answer::nothing()
     }

@@ -18,6 +18,14 @@ fn failed(at: &Member, of: &str) -> Vec<String> {
     checks.iter().filter(|c| c["outcome"] == "failed").map(ToString::to_string).collect()
 }
 
+/// What `at` has told of `of` by events of this kind.
+fn events(at: &Member, kind: &str, of: &str) -> Vec<String> {
+    let all = at.json(&["events"]).as_array().expect("an array").clone();
+    let about =
+        |e: &serde_json::Value| e["kind"] == kind && e["message"].as_str().is_some_and(|m| m.starts_with(of));
+    all.iter().filter(|e| about(e)).map(|e| e["message"].as_str().unwrap_or_default().to_owned()).collect()
+}
+
 /// Waits until `at` trusts `of` no more, which may take so long.
 fn contained(at: &Member, of: &str, begun: Instant) {
     until("it is trusted no more", SOON, || (verdict(at, of) == "untrusted").then_some(()));
@@ -29,6 +37,11 @@ fn contained(at: &Member, of: &str, begun: Instant) {
 pub fn a_log_that_was_cut_costs_the_verdict(lab: &Lab) {
     made(lab);
     let (m1, m2, m3) = (lab.member(1), lab.member(2), lab.member(3));
+    let three = || (m1.json(&["union", "show"])["voters"].as_array()?.len() == 3).then_some(());
+    until("three vote", SOON, three);
+    let trusted_before = events(m1, "member.trusted", "m3").len();
+    let untrusted_before = events(m1, "member.untrusted", "m3").len();
+    assert!(trusted_before > 0, "that it was trusted was told");
     // The log explains what the TPM has seen. Root can write to it; what is measured next shows that.
     let log = m3.state().join("security/measured.log");
     let whole = std::fs::read(&log).expect("the log of measurements");
@@ -37,6 +50,19 @@ pub fn a_log_that_was_cut_costs_the_verdict(lab: &Lab) {
     signal(m3.domain_pid("security").expect("it runs"), Signal::KILL);
     contained(m1, "m3", begun);
     contained(m2, "m3", begun);
+    // That is told once, with the entry, and with what it held.
+    for at in [m1, m2] {
+        let event = until("it is told", SOON, || events(at, "member.untrusted", "m3").pop());
+        for said in
+            ["pcr-mismatch", "PCR 14", "vote: yes", "channel closed", "boxes on it: not known to this member"]
+        {
+            assert!(event.contains(said), "{said}: {event}");
+        }
+        let shown = at.json(&["member", "show", "m3"])["held"].clone();
+        assert_eq!((&shown["voter"], &shown["boxes"]), (&true.into(), &serde_json::Value::Null), "{shown}");
+        assert!(shown["channel"].as_str().unwrap().starts_with("closed"), "{shown}");
+        assert!(at.ok(&["member", "show", "m3"]).contains("not known to this member"));
+    }
     // It hears that neither of them believes it, and grants nothing new.
     until("m3 is fenced", SOON, || {
         let why = crate::fence::fenced(m3);
@@ -51,6 +77,11 @@ pub fn a_log_that_was_cut_costs_the_verdict(lab: &Lab) {
     // A restart of the server begins a new log.
     reset(m3);
     all_trust(&[m1, m2, m3]);
+    until("its trust is told", SOON, || {
+        (events(m1, "member.trusted", "m3").len() > trusted_before).then_some(())
+    });
+    // However many periods it was so.
+    assert_eq!(events(m1, "member.untrusted", "m3").len(), untrusted_before + 1);
     until("m3 is fenced no more", SOON, || crate::fence::fenced(m3).is_empty().then_some(()));
 }
 
@@ -184,6 +215,10 @@ pub fn a_member_is_evicted(lab: &Lab) {
     assert_eq!(m1.json(&["union", "show"])["epoch"].as_u64(), Some(epoch + 1));
     let history = m1.ok(&["member", "history", "m3"]);
     assert!(history.contains("a test"), "{history}");
+    let event = until("its going is told", SOON, || events(m1, "member.evicted", "m3").pop());
+    for said in ["by m2: m3 is removed: a test", "What it held: channel closed", "boxes on it: not known"] {
+        assert!(event.contains(said), "{said}: {event}");
+    }
     m1.refused(&["member", "evict", "m3"]);
     m1.refused(&["member", "show", "m3"]);
 }

@@ -44,7 +44,18 @@ pub fn what_does_not_fit_joins_nothing(lab: &Lab) {
     let said = m1.refused(&["token", "create", "--ek", "nonsense"]);
     assert!(said.contains("nonsense") || said.contains("digest"), "{said}");
     let id = m1.json(&["token", "create"])["id"].as_str().expect("an id").to_owned();
+    let listed = m1.json(&["token", "ls"]);
+    let mine = listed
+        .as_array()
+        .expect("an array")
+        .iter()
+        .find(|t| t["id"] == id.as_str())
+        .expect("it is listed")
+        .clone();
+    assert_eq!(mine["by"], "m1", "{mine}");
+    assert!(!listed.to_string().contains("gtvp-join"), "never the secret");
     m1.ok(&["token", "end", &id]);
+    assert!(!m1.ok(&["token", "ls", "-o", "wide"]).contains(&id));
     m1.refused(&["token", "end", &"0".repeat(64)]);
     let after = m1.json(&["union", "show"]);
     assert_eq!((&before["members"], &before["id"]), (&after["members"], &after["id"]));

@@ -567,6 +567,7 @@ impl Played {
                 self.end_operation(&operation.id, OperationState::Done).map(|o| Answer::of(&o))
             }
             Request::LeaveUnion(_) => change("m1 has left the union".into()),
+            Request::ListTokens(_) => Ok(Answer::of(&Vec::<gtvp_model::unionview::TokenRow>::new())),
             Request::LeaveByForce(r) => Ok(Answer::of(&Departure {
                 union: "lab".into(),
                 entries: 9,
@@ -585,6 +586,7 @@ impl Played {
                     detail: String::new(),
                 }],
                 result: None,
+                held: None,
             })),
             Request::History(r) => Ok(Answer::of(&vec![HistoryRow {
                 number: 0,

@@ -182,6 +182,7 @@ impl Peers {
         let told = last.result.as_ref().map(|(_, signed)| signed.clone()).filter(|_| !joins);
         let who = (&entry.name, EkDigest::new(ek.0));
         self.table().appraised(entry.id(), who, last, logs, period);
+        self.turns.bump();
         match told {
             Some(signed) => self.tell(entry.id(), &signed)?,
             // What others found before that is over.

@@ -14,10 +14,12 @@ mod quote;
 mod results;
 mod shown;
 pub mod table;
+mod verdicts;
 mod vouch;
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use gtvp_appraisal::ek::Roots;
 use gtvp_ipc::security::{Housekeeping, Wish, WriteAdmission, WriteEntry, WriteHousekeeping, Written};
@@ -74,6 +76,27 @@ pub struct Peers {
     outbox: Outbox,
     pending: Mutex<vouch::Pending>,
     refusals: Mutex<Refusals>,
+    turns: Turns,
+}
+
+/// How often something was learned of anybody, for whoever waits for that.
+#[derive(Debug, Default)]
+struct Turns {
+    count: Mutex<u64>,
+    more: Condvar,
+}
+
+impl Turns {
+    fn bump(&self) {
+        *self.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.more.notify_all();
+    }
+
+    fn wait(&self, seen: u64, longest: Duration) -> u64 {
+        let count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.more.wait_timeout_while(count, longest, |count| *count == seen);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
 }
 
 impl Peers {
@@ -92,6 +115,7 @@ impl Peers {
             outbox: Outbox::default(),
             pending: Mutex::default(),
             refusals: Mutex::default(),
+            turns: Turns::default(),
         }
     }
 

@@ -167,7 +167,9 @@ impl Peers {
         }
         let digest = Digest::of(&told.result);
         let said = Said { at: now, since_ms: now.wall_ms, issued, expires, clock, digest };
-        Ok(self.heard().take(subject, told.from, said, period)?)
+        self.heard().take(subject, told.from, said, period)?;
+        self.turns.bump();
+        Ok(())
     }
 
     /// What others were trusted for ends when they are no members any more.

@@ -42,7 +42,7 @@ impl Peers {
         Ok(rows)
     }
 
-    fn row(&self, known: &Known, member: &RosterEntry, now: Now) -> MemberRow {
+    pub(super) fn row(&self, known: &Known, member: &RosterEntry, now: Now) -> MemberRow {
         let id = member.id();
         let own = known.own.as_ref().is_some_and(|o| o.id() == id);
         let period = self.period();
@@ -94,6 +94,7 @@ impl Peers {
         let member = known.state.view.members.values().find(|m| m.name == *name).ok_or_else(no_such)?;
         self.only(&known);
         let row = self.row(&known, member, now);
+        let held = Some(self.union.held_by(&member.id(), now.unix())?);
         let not_checked = |detail: &str| CheckRow {
             check: "evidence".into(),
             outcome: "not_checked".into(),
@@ -117,13 +118,18 @@ impl Peers {
                 detail: format!("withheld: {why}"),
             });
             let checks = withheld.into_iter().chain([said.unwrap_or_else(|| not_checked(OWN))]).collect();
-            return Ok(PeerView { row, checks, result: None });
+            return Ok(PeerView { row, checks, result: None, held });
         }
         let silent = self.table().current(&member.id(), now, self.period()).is_some_and(|c| c.silent);
         let last = self.table().last(&member.id()).cloned();
         let Some(last) = last else {
             let none = not_checked("this member has not seen any evidence of it since it was started");
-            return Ok(PeerView { row, checks: said.into_iter().chain([none]).collect(), result: None });
+            return Ok(PeerView {
+                row,
+                checks: said.into_iter().chain([none]).collect(),
+                result: None,
+                held,
+            });
         };
         let mut checks: Vec<_> = said.into_iter().collect();
         if silent {
@@ -132,7 +138,7 @@ impl Peers {
             ));
         }
         checks.extend(rows(&last.verdict));
-        Ok(PeerView { row, checks, result: last.result.map(|(digest, _)| digest.to_string()) })
+        Ok(PeerView { row, checks, result: last.result.map(|(digest, _)| digest.to_string()), held })
     }
 }
 

@@ -144,6 +144,15 @@ impl Table {
         trusted.is_some_and(|row| fresh(&row) || goes_on(&row))
     }
 
+    /// When verdicts end that nothing is heard of, in the time of [`Now::ms`].
+    pub fn ends(&self, period: u64) -> impl Iterator<Item = u64> {
+        let trusted = self.0.values().filter(|row| row.last.verdict.state == State::Trusted);
+        trusted.map(move |row| {
+            let own = row.last.at.ms.saturating_add(lasts(period));
+            row.goes_on.as_ref().map_or(own, |g| g.until.max(own))
+        })
+    }
+
     /// What somebody is now.
     pub fn current(&self, id: &MemberId, now: Now, period: u64) -> Option<Current> {
         let row = self.0.get(id)?;

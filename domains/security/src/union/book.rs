@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use gtvp_appraisal::reference::{ComposeRefusal, Manifest, ReferenceSet, SignedManifest, TrustedManifest};
 use gtvp_appraisal::tpm::{Public, VerifyingKey, check_ak};
+use gtvp_model::token::TokenId;
 use gtvp_model::union::{Identity, KeyName, MemberId, PlatformIdentity, RosterEntry};
 use gtvp_protocol::csp::act::{BadBlob, Blob};
 use gtvp_protocol::csp::{Act, Entry};
@@ -45,6 +46,8 @@ pub struct Accepted {
     pub manifest: Result<TrustedManifest, String>,
     /// The blob that the record has.
     pub blob: Blob,
+    /// Who signed it.
+    pub author: MemberId,
 }
 
 /// See the module.
@@ -55,6 +58,8 @@ pub struct Book {
     founder_level: PlatformIdentity,
     aks: BTreeMap<MemberId, KeyName>,
     accepted: BTreeMap<String, Accepted>,
+    /// Who made the tokens that nobody has used and nobody has ended.
+    tokens: BTreeMap<TokenId, MemberId>,
     set: Result<Arc<ReferenceSet>, String>,
 }
 
@@ -82,6 +87,7 @@ impl Book {
             founder_level: PlatformIdentity::default(),
             aks: BTreeMap::new(),
             accepted: BTreeMap::new(),
+            tokens: BTreeMap::new(),
             set: Err(ComposeRefusal::None.to_string()),
         }
     }
@@ -106,6 +112,11 @@ impl Book {
         &self.accepted
     }
 
+    /// Tokens that nobody has used and nobody has ended, and who made them.
+    pub fn tokens(&self) -> &BTreeMap<TokenId, MemberId> {
+        &self.tokens
+    }
+
     /// Takes up an entry that the record has taken.
     pub fn note(&mut self, entry: &Entry) {
         match &entry.act {
@@ -113,10 +124,22 @@ impl Book {
                 self.founder_level = founder.platform_identity;
                 self.member(founder);
             }
-            Act::Admitted(admission) => self.member(&admission.member),
+            Act::Admitted(admission) => {
+                self.tokens.remove(&admission.token);
+                self.member(&admission.member);
+            }
+            Act::TokenMade(token) => {
+                self.tokens.insert(token.key.id(), entry.author);
+            }
+            Act::TokenEnded(id) => {
+                self.tokens.remove(id);
+            }
             Act::ReferenceAccepted { name, manifest } => {
                 let read = self.read(name, manifest, entry.author).map_err(|e| e.to_string());
-                self.accepted.insert(name.clone(), Accepted { manifest: read, blob: manifest.clone() });
+                self.accepted.insert(
+                    name.clone(),
+                    Accepted { manifest: read, blob: manifest.clone(), author: entry.author },
+                );
                 self.compose();
             }
             Act::ReferenceRetired { name } => {

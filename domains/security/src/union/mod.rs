@@ -11,6 +11,7 @@ mod departure;
 pub mod disk;
 mod founding;
 mod history;
+mod holdings;
 pub mod housekeeping;
 mod joining;
 mod offers;
