@@ -10,6 +10,10 @@ use crate::ownlog::{EntryKind, OwnLog};
 use crate::reference::{BootVerdict, FileVerdict, OwnVerdict, ReferenceSet};
 use crate::tpm::{PcrIndex, PcrValues};
 
+/// Signatures of files that are checked in one appraisal, a second's work: what a server executes in its first hours is a few thousand
+/// files, and what was appraised is not appraised again. Past it a file counts by its digest only.
+const MAX_SIGNATURES: u32 = 20_000;
+
 /// Entries compared so far.
 pub(super) struct Seen<'a> {
     pub references: &'a ReferenceSet,
@@ -86,7 +90,7 @@ impl Seen<'_> {
             entry: before + number as u64,
             offset: from + offset as u64,
         };
-        let (mut in_flux, mut not_compared) = (0, 0);
+        let (mut in_flux, mut not_compared, mut signatures) = (0, 0, MAX_SIGNATURES);
         for entry in log.entries().iter().take(covered) {
             if entry.violation {
                 in_flux += 1;
@@ -108,7 +112,14 @@ impl Seen<'_> {
                 not_compared += 1;
                 continue;
             }
-            match known.map(|digest| self.references.file(&digest, &entry.path)) {
+            let references = self.references;
+            let compared = known.map(|digest| match references.file(&digest, &entry.path) {
+                FileVerdict::Unknown if !entry.attached.is_empty() && entry.file.is_of_contents() => {
+                    references.signed(&digest, &entry.path, &entry.attached, &mut signatures)
+                }
+                found => found,
+            });
+            match compared {
                 Some(FileVerdict::Healthy { next }) => self.healthy(next, None),
                 Some(FileVerdict::Unknown) | None => self.fail(Guard::Files, || Failure::File {
                     at: at(entry.number, entry.offset),

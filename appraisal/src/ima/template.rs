@@ -32,6 +32,11 @@ impl<'a> FileDigest<'a> {
         LogDigest::new(alg, &self.bytes).ok()
     }
 
+    /// Whether it is of a file's contents, and not of its fs-verity structure.
+    pub fn is_of_contents(&self) -> bool {
+        self.of.as_deref().is_none_or(|of| of == "ima")
+    }
+
     /// `prefix:alg:` and a zero byte, then the digest (d-ng, d-ngv2), or 16 or 20 bytes alone (d).
     fn of_field(field: &'a [u8], kind: Field) -> Option<Self> {
         if kind == Field::Digest {

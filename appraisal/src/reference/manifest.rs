@@ -120,7 +120,7 @@ impl Manifest {
             let of_part = |rule: &Rule| match rule {
                 Rule::Boot(r) => r.part.as_ref() == Some(part),
                 Rule::Own(r) => r.part.as_ref() == Some(part),
-                Rule::File(_) => false,
+                Rule::File(_) | Rule::Signer(_) => false,
             };
             if !self.rules.iter().any(of_part) {
                 return Err(ManifestRefusal::PartWithoutRule(part.clone()));

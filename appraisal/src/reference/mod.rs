@@ -12,6 +12,7 @@ mod manifest;
 mod pattern;
 mod rule;
 mod set;
+mod signer;
 
 pub use learn::{rule_accepting, rules_for_boot, rules_for_own};
 pub use manifest::{
@@ -22,3 +23,4 @@ pub use rule::{BootMatch, BootRule, FileRule, OwnMatch, OwnRule, Rule, RuleRefus
 use set::Separators;
 pub(crate) use set::{BootVerdict, FileVerdict, OwnVerdict};
 pub use set::{ComposeRefusal, ReferenceSet};
+pub use signer::{SignerKey, SignerRule};

@@ -3,7 +3,7 @@
 use gtvp_model::digest::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::Pattern;
+use super::{Pattern, SignerRule};
 use crate::alg::LogDigest;
 use crate::bootlog::EventType;
 use crate::ownlog::EntryKind;
@@ -30,6 +30,8 @@ pub enum Rule {
     Boot(BootRule),
     /// A file or buffer of the IMA log.
     File(FileRule),
+    /// Files of the IMA log that somebody has signed.
+    Signer(SignerRule),
     /// An entry of GTVP's own log.
     Own(OwnRule),
 }
@@ -126,6 +128,11 @@ pub enum RuleRefusal {
     /// A value without a subject would be accepted for any program.
     #[error("a value needs the subject that it is of")]
     NoSubject,
+    /// A key that nothing can be checked with.
+    #[error(
+        "a signer's key is RSA of 2048 bits or more, or ECDSA on P-256 or P-384, as SubjectPublicKeyInfo in DER"
+    )]
+    Key,
     /// A part or an explanation is empty or too long.
     #[error("a part's name or an explanation is empty or longer than {MAX_WORDS} bytes")]
     Words,
@@ -137,6 +144,7 @@ impl Rule {
         match self {
             Self::Boot(r) => r.status,
             Self::File(r) => r.status,
+            Self::Signer(r) => r.status,
             Self::Own(r) => r.status,
         }
     }
@@ -155,6 +163,8 @@ impl Rule {
             Self::File(r) => {
                 return if r.digest.alg().is_trusted() { Ok(()) } else { Err(RuleRefusal::Sha1) };
             }
+            Self::Signer(r) if !words(&r.about) => return Err(RuleRefusal::Words),
+            Self::Signer(r) => return if r.key.is_usable() { Ok(()) } else { Err(RuleRefusal::Key) },
             Self::Own(r) => {
                 r.check()?;
                 &r.part

@@ -5,7 +5,9 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use gtvp_model::digest::Digest;
 
-use super::{BootMatch, Demand, FileRule, OwnMatch, OwnRule, Pattern, Rule, Status, TrustedManifest};
+use super::{
+    BootMatch, Demand, FileRule, OwnMatch, OwnRule, Pattern, Rule, SignerRule, Status, TrustedManifest,
+};
 use crate::alg::{HashAlg, LogDigest};
 use crate::bootlog::{Covers, Event, EventType, Kind};
 use crate::ownlog::{EntryKind, OwnEntry};
@@ -92,6 +94,7 @@ pub struct ReferenceSet {
     texts: Vec<BootText>,
     unchecked: Vec<(u8, EventType, Found)>,
     files: ByDigest<FileRule>,
+    signers: Vec<SignerRule>,
     own: HashMap<EntryKind, Vec<Own>>,
     parts: Vec<String>,
     boot_demand: Demand,
@@ -162,6 +165,7 @@ impl ReferenceSet {
             texts: Vec::new(),
             unchecked: Vec::new(),
             files: ByDigest::default(),
+            signers: Vec::new(),
             own: HashMap::new(),
             parts,
             boot_demand: demand(|m| m.manifest().demands.boot, Demand::Required),
@@ -183,6 +187,7 @@ impl ReferenceSet {
             texts: Vec::new(),
             unchecked: Vec::new(),
             files: ByDigest::default(),
+            signers: Vec::new(),
             own: HashMap::new(),
             parts: Vec::new(),
             boot_demand: Demand::MayBeAbsent,
@@ -221,6 +226,7 @@ impl ReferenceSet {
             Rule::File(r) => {
                 self.files.entry(prefix(r.digest.as_bytes())).or_default().push(r.clone());
             }
+            Rule::Signer(r) => self.signers.push(r.clone()),
             Rule::Own(r) => {
                 let found = Found { status: r.status, part: part(&r.part) };
                 self.own.entry(r.kind).or_default().push(Own { rule: r.clone(), found });
@@ -255,7 +261,7 @@ impl ReferenceSet {
 
     /// Whether any file is known: without, files are measured and not compared.
     pub fn knows_files(&self) -> bool {
-        !self.files.is_empty()
+        !self.files.is_empty() || !self.signers.is_empty()
     }
 
     /// Parts of which an entry must be there.
@@ -313,6 +319,24 @@ impl ReferenceSet {
             Some(r) => FileVerdict::Healthy { next: r.status == Status::Next },
             None => FileVerdict::Unknown,
         }
+    }
+
+    /// The same by who has signed the file. Each signature that is checked costs one of `left`.
+    pub(crate) fn signed(
+        &self,
+        digest: &LogDigest,
+        path: &str,
+        signature: &[u8],
+        left: &mut u32,
+    ) -> FileVerdict {
+        for rule in self.signers.iter().filter(|r| r.path.as_ref().is_none_or(|p| p.matches(path))) {
+            let Some(less) = left.checked_sub(1) else { return FileVerdict::Unknown };
+            *left = less;
+            if rule.has_signed(digest, signature) {
+                return FileVerdict::Healthy { next: rule.status == Status::Next };
+            }
+        }
+        FileVerdict::Unknown
     }
 
     pub(crate) fn own(&self, entry: &OwnEntry<'_>) -> OwnVerdict {

@@ -150,6 +150,14 @@ impl Machine {
         self.ima_entry(&[&digest, &name], path);
     }
 
+    /// The same of a file with something in `security.ima`.
+    pub fn execute_signed(&mut self, path: &str, file: &LogDigest, signature: &[u8]) {
+        let mut name = path.as_bytes().to_vec();
+        name.push(0);
+        let digest = [format!("{}:\0", file.alg()).as_bytes(), file.as_bytes()].concat();
+        self.ima_entry_as("ima-sig", &[&digest, &name, signature]);
+    }
+
     /// IMA's first entry: the boot it saw.
     pub fn start_ima(&mut self) {
         let values: Vec<u8> = self.pcrs[..10].iter().flat_map(|v| v.as_bytes().to_vec()).collect();
@@ -158,6 +166,10 @@ impl Machine {
     }
 
     fn ima_entry(&mut self, fields: &[&[u8]], _path: &str) {
+        self.ima_entry_as("ima-ng", fields);
+    }
+
+    fn ima_entry_as(&mut self, template: &str, fields: &[&[u8]]) {
         let mut data = Vec::new();
         for field in fields {
             data.extend((field.len() as u32).to_le_bytes());
@@ -165,8 +177,8 @@ impl Machine {
         }
         let mut entry = 10u32.to_le_bytes().to_vec();
         entry.extend(HashAlg::Sha1.hash(&data).as_bytes());
-        entry.extend(6u32.to_le_bytes());
-        entry.extend(b"ima-ng");
+        entry.extend((template.len() as u32).to_le_bytes());
+        entry.extend(template.as_bytes());
         entry.extend((data.len() as u32).to_le_bytes());
         entry.extend(&data);
         let parsed = ImaLog::parse(&entry).unwrap();
