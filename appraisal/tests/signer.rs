@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on ends")]
 
-#[allow(dead_code, reason = "what other tests need of it")]
 mod support;
 
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
