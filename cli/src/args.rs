@@ -674,12 +674,19 @@ pub enum MemberCommand {
   gtvp --member m3 member leave
   gtvp --member m3 member leave --force   # what that gives up; does nothing")]
     Leave(Leave),
-    /// Write this member's evidence, which `gtvp verify` checks anywhere: its TPM's quote, and the logs of what was measured.
+    /// Write a member's evidence, which `gtvp verify` checks anywhere: its TPM's quote, and the logs of what was measured. Of another member
+    /// it is asked for over the channel with it, and is fresh.
     #[command(after_help = "Examples:
   gtvp member attest > evidence.cbor
   gtvp member attest --nonce $(openssl rand -hex 32) > evidence.cbor
+  gtvp member attest m2 | gtvp verify -
   gtvp member attest --explain")]
-    Attest(Attest),
+    Attest {
+        /// A member of the union [default: the one that is asked].
+        name: Option<MemberName>,
+        #[command(flatten)]
+        words: Attest,
+    },
 }
 
 #[derive(Debug, Args)]

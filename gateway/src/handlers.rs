@@ -278,7 +278,13 @@ handlers! {
     /// This member's evidence.
     attest_member(c) {
         let nonce = c.query("nonce").unwrap_or_default().to_owned();
-        stream::from_file(stream::only(call(&c, &m::AttestMember { nonce }).await?.1)?, EVIDENCE_TYPE)
+        stream::from_file(stream::only(call(&c, &m::AttestMember { name: None, nonce }).await?.1)?, EVIDENCE_TYPE)
+    }
+    /// Another member's evidence.
+    attest_peer(c) {
+        let nonce = c.query("nonce").unwrap_or_default().to_owned();
+        let what = m::AttestMember { name: Some(member(&c)?), nonce };
+        stream::from_file(stream::only(call(&c, &what).await?.1)?, EVIDENCE_TYPE)
     }
     /// Checks of this member.
     doctor(c) { relay(&c, &m::Doctor {}).await }

@@ -339,6 +339,12 @@ pub static ROUTES: &[Route] = &[
         body: None, status: 200, reply: bytes(EVIDENCE_TYPE, ""), faults: &[409], handler: handlers::attest_member,
     },
     Route {
+        method: Method::GET, path: "/v1/members/{name}/evidence", id: "attestPeer", tag: "union",
+        summary: "Fresh evidence of a member of the union, which this one asks it for, as a file that anybody can check offline.",
+        query: &[Query { name: "nonce", summary: "What you have chosen: the TPM's signature covers it.", kind: QueryKind::Hex(16, 64) }],
+        body: None, status: 200, reply: bytes(EVIDENCE_TYPE, ""), faults: &[403, 404, 409, 503], handler: handlers::attest_peer,
+    },
+    Route {
         method: Method::GET, path: "/v1/doctor", id: "doctor", tag: "member", summary: "Every check of this member.",
         query: &[], body: None, status: 200,
         reply: json::<Vec<HostCheck>>(r#"[{"name":"accelerator","status":"missing","detail":"/dev/kvm runs no kernel","hint":"boxes run emulated, slower"}]"#),

@@ -6,7 +6,6 @@ use gtvp_model::union::MemberId;
 use gtvp_model::unionview::ChannelRow;
 use gtvp_protocol::csp::SignedEntry;
 use gtvp_protocol::frame::wire::hex;
-use gtvp_protocol::vouch::NONCE;
 use serde::{Deserialize, Serialize};
 
 /// Which members there is a channel with.
@@ -55,20 +54,21 @@ pub struct JoinedReply {
     pub union: gtvp_model::union::UnionId,
 }
 
-/// Ask another member for a box's evidence. Answers with a descriptor that the evidence file can be read from; nobody here has looked at
+/// Ask another member for a box's evidence, or its own. Answers with a descriptor that the evidence file can be read from; nobody here has looked at
 /// it. `Unavailable`: there is no channel with that member, or no answer in time; `Denied`: it gives none.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct AskMember {
     /// Whom.
     pub member: MemberId,
-    /// Which of its boxes.
-    pub name: BoxName,
-    /// What the evidence must be bound to.
+    /// Which of its boxes; none: itself.
+    pub name: Option<BoxName>,
+    /// What the evidence must be bound to: [`NONCE`](gtvp_protocol::vouch::NONCE) bytes, of itself
+    /// [`OWN_NONCE`](gtvp_protocol::vouch::OWN_NONCE).
     #[serde(with = "hex")]
-    pub nonce: [u8; NONCE],
+    pub nonce: Vec<u8>,
 }
 
-/// Hear of what other members ask about this one's boxes. Goes on until the caller hangs up; only the newest of these calls hears.
+/// Hear of what other members ask about this one and its boxes. Goes on until the caller hangs up; only the newest of these calls hears.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct WatchAsks {}
 
@@ -77,11 +77,11 @@ pub struct WatchAsks {}
 pub struct MemberAsks {
     /// Its number here.
     pub ask: u64,
-    /// Which box.
-    pub name: BoxName,
-    /// What the evidence must be bound to.
+    /// Which box; none: this member itself.
+    pub name: Option<BoxName>,
+    /// What the evidence must be bound to, within its bounds.
     #[serde(with = "hex")]
-    pub nonce: [u8; NONCE],
+    pub nonce: Vec<u8>,
 }
 
 /// Answer another member. With a descriptor of the evidence, or without: why not.

@@ -313,9 +313,11 @@ pub struct AttestBox {
     pub nonce: String,
 }
 
-/// This member's evidence as a file; the answer's descriptor can be read to its end.
+/// A member's evidence as a file; the answer's descriptor can be read to its end.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct AttestMember {
+    /// Another member of the union; none: this one.
+    pub name: Option<MemberName>,
     /// What the person has chosen, in hexadecimal: 16 to 64 bytes.
     pub nonce: String,
 }

@@ -1,5 +1,5 @@
 //! A member asks another for the evidence of one of its boxes: an application here wants to know who it talks to there (GTVP §3.3,
-//! docs/design/peers.md). What comes back is bytes that whoever asked appraises itself; who answered is the channel's to know.
+//! docs/design/peers.md); or for its own, which a person wants as a file. What comes back is bytes that whoever asked appraises itself; who answered is the channel's to know.
 
 use gtvp_model::ids::BoxName;
 use minicbor::{Decode, Encode};
@@ -11,6 +11,11 @@ use crate::frame::wire::{self, BodyFault, Bytes, text};
 pub const ASK: u8 = 67;
 /// Kind of an answer's frames.
 pub const ANSWER: u8 = 68;
+/// Kind of a question's frame about the member itself.
+pub const ASK_OWN: u8 = 69;
+/// Bytes of the nonce of such a question: what a person may choose for a file.
+pub const OWN_NONCE: std::ops::RangeInclusive<usize> = 16..=MAX_OWN_NONCE;
+const MAX_OWN_NONCE: usize = 64;
 /// Bytes of a nonce.
 pub const NONCE: usize = 32;
 /// Most bytes of one answer's frame: the channel's own messages come between two of them.
@@ -37,6 +42,38 @@ pub struct Ask {
     /// What the evidence must be bound to: [`NONCE`] bytes.
     #[n(2)]
     pub nonce: Bytes<NONCE>,
+}
+
+/// The question about the member itself. It is answered as the other one is.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct AskOwn {
+    /// Chosen by whoever asks; comes back with the answer.
+    #[n(0)]
+    pub number: u64,
+    /// What the evidence must be bound to: as many bytes as [`OWN_NONCE`] says.
+    #[n(1)]
+    pub nonce: Bytes<MAX_OWN_NONCE>,
+}
+
+impl AskOwn {
+    /// As it is sent.
+    pub fn frame(&self) -> Frame {
+        Frame { kind: ASK_OWN, body: wire::encode(self) }
+    }
+
+    /// What a frame says.
+    ///
+    /// # Errors
+    /// [`BodyFault`]; also a nonce that is too short.
+    pub fn decode(frame: &Frame) -> Result<Self, BodyFault> {
+        let ask: Self = wire::decode(&frame.body)?;
+        let bytes = ask.nonce.as_slice().len();
+        if OWN_NONCE.contains(&bytes) {
+            Ok(ask)
+        } else {
+            Err(BodyFault::Shape(format!("a nonce of {bytes} bytes")))
+        }
+    }
 }
 
 /// A part of the answer, in order.
@@ -125,7 +162,7 @@ impl Answer {
 /// The longest body of a kind; `None` for one that is none of these.
 pub fn limits(kind: u8) -> Option<usize> {
     match kind {
-        ASK => Some(MAX_ASK),
+        ASK | ASK_OWN => Some(MAX_ASK),
         ANSWER => Some(MAX_ANSWER),
         _ => None,
     }
@@ -147,6 +184,22 @@ mod tests {
         assert_eq!(Ask::decode(&frame), Ok(ask(NONCE)));
         assert!(Ask::decode(&ask(NONCE - 1).frame()).is_err(), "a short nonce can be guessed");
         assert!(Ask::decode(&Frame { kind: ASK, body: [frame.body, vec![0]].concat() }).is_err());
+    }
+
+    #[test]
+    fn a_question_about_the_member_itself_is_bounded_too() {
+        let ask = |bytes: usize| AskOwn { number: u64::MAX, nonce: vec![7; bytes].try_into().unwrap() };
+        for bytes in [16, 64] {
+            let frame = ask(bytes).frame();
+            assert!(frame.body.len() <= limits(ASK_OWN).unwrap());
+            assert_eq!(AskOwn::decode(&frame), Ok(ask(bytes)));
+        }
+        assert!(AskOwn::decode(&ask(15).frame()).is_err(), "a short nonce can be guessed");
+        let long = Frame {
+            kind: ASK_OWN,
+            body: wire::encode(&(u64::MAX, Bytes::<65>::try_from(vec![7; 65]).unwrap())),
+        };
+        assert!(AskOwn::decode(&long).is_err());
     }
 
     #[test]

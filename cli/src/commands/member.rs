@@ -38,7 +38,10 @@ pub async fn run(api: &Api, command: &MemberCommand) -> Result<(), Fault> {
             union::history(api, &format!("/v1/members/{name}/history"), *output).await
         }
         MemberCommand::Leave(words) => union::leave(api, words).await,
-        MemberCommand::Attest(words) => attest(api, "/v1/member/evidence", words).await,
+        MemberCommand::Attest { name: None, words } => attest(api, "/v1/member/evidence", words).await,
+        MemberCommand::Attest { name: Some(name), words } => {
+            attest(api, &format!("/v1/members/{name}/evidence"), words).await
+        }
     }
 }
 

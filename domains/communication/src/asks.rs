@@ -1,4 +1,4 @@
-//! Evidence of boxes, between members: what this one asks others, and what they ask it (GTVP §3.3, docs/design/peers.md). Bytes and
+//! Evidence of boxes and of members, between members: what this one asks others, and what they ask it (GTVP §3.3, docs/design/peers.md). Bytes and
 //! budgets only: `management` finds the box, `security` makes the evidence and appraises what comes.
 //!
 //! * One question at a time to each member: the next waits for its answer.
@@ -14,7 +14,7 @@ use gtvp_model::ids::BoxName;
 use gtvp_model::union::MemberId;
 use gtvp_protocol::frame::Frame;
 use gtvp_protocol::frame::wire::BodyFault;
-use gtvp_protocol::vouch::{Answer, Ask, MAX_EVIDENCE, NONCE, Part};
+use gtvp_protocol::vouch::{ASK_OWN, Answer, Ask, AskOwn, MAX_EVIDENCE, NONCE, OWN_NONCE, Part};
 
 /// How long another member may take to answer: its TPM may take seconds, and others may ask it too.
 pub const ANSWER: Duration = Duration::from_secs(20);
@@ -101,17 +101,21 @@ impl Asks {
         self.changed.wait_timeout(guard, left).unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// Asks `to`; `send` sends it a frame. Waits for the evidence.
+    /// Asks `to` about a box, or about itself; `send` sends it a frame. Waits for the evidence.
     ///
     /// # Errors
     /// `Unavailable`: no answer in time, or the channel ended. `Denied`: it refuses.
     pub fn ask(
         &self,
         to: MemberId,
-        name: &BoxName,
-        nonce: &[u8; NONCE],
+        name: Option<&BoxName>,
+        nonce: &[u8],
         send: impl FnOnce(Frame),
     ) -> Result<Vec<u8>, Fault> {
+        let bad = || {
+            let (least, most) = (OWN_NONCE.start(), OWN_NONCE.end());
+            Fault::new(FaultKind::Invalid, format!("a nonce is {least} to {most} bytes, about a box {NONCE}"))
+        };
         let until = Instant::now() + ANSWER;
         let mut state = self.state();
         while state.out.values().any(|o| o.to == to) {
@@ -121,10 +125,17 @@ impl Asks {
             state = self.wait(state, until);
         }
         let number = state.next();
+        let frame = match name {
+            Some(name) => {
+                let nonce = nonce.to_vec().try_into().map_err(|_| bad())?;
+                Ask { number, name: name.clone(), nonce }.frame()
+            }
+            None if !OWN_NONCE.contains(&nonce.len()) => return Err(bad()),
+            None => AskOwn { number, nonce: nonce.to_vec().try_into().map_err(|_| bad())? }.frame(),
+        };
         state.out.insert(number, Out { to, bytes: Vec::new(), done: None });
         drop(state);
-        let nonce = nonce.to_vec().try_into().unwrap_or_default();
-        send(Ask { number, name: name.clone(), nonce }.frame());
+        send(frame);
         let mut state = self.state();
         let outcome = loop {
             match state.out.get_mut(&number).map(|o| (o.done.take(), std::mem::take(&mut o.bytes))) {
@@ -194,9 +205,11 @@ impl Asks {
     /// # Errors
     /// Not a question's frame.
     pub fn asked(&self, from: MemberId, frame: &Frame) -> Result<Option<Frame>, BodyFault> {
-        let ask = Ask::decode(frame)?;
-        let refused = |why| Ok(Some(Answer::refusal(ask.number, why)));
-        let Ok(nonce) = <[u8; NONCE]>::try_from(ask.nonce.as_slice()) else { return refused("its nonce") };
+        let (theirs, name, nonce) = match frame.kind {
+            ASK_OWN => AskOwn::decode(frame).map(|a| (a.number, None, a.nonce.into_vec()))?,
+            _ => Ask::decode(frame).map(|a| (a.number, Some(a.name), a.nonce.into_vec()))?,
+        };
+        let refused = |why| Ok(Some(Answer::refusal(theirs, why)));
         let now = Instant::now();
         let mut state = self.state();
         state.asked.retain(|_, a| now.saturating_duration_since(a.since) < ANSWER);
@@ -214,8 +227,8 @@ impl Asks {
             return refused("nobody there can answer at the moment");
         }
         let number = state.next();
-        state.asked.insert(number, In { from, theirs: ask.number, since: now });
-        state.waiting.push_back(MemberAsks { ask: number, name: ask.name, nonce });
+        state.asked.insert(number, In { from, theirs, since: now });
+        state.waiting.push_back(MemberAsks { ask: number, name, nonce });
         drop(state);
         self.changed.notify_all();
         Ok(None)
@@ -309,11 +322,12 @@ mod tests {
         let evidence: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
         let (sent, sends) = channel();
         let asking = ours.clone();
-        let asker =
-            std::thread::spawn(move || asking.ask(m(2), &web(), &[3; NONCE], |f| sent.send(f).unwrap()));
+        let asker = std::thread::spawn(move || {
+            asking.ask(m(2), Some(&web()), &[3; NONCE], |f| sent.send(f).unwrap())
+        });
         assert_eq!(theirs.asked(m(1), &sends.recv().unwrap()), Ok(None));
         let heard = told.recv().unwrap();
-        assert_eq!((heard.name, heard.nonce), (web(), [3; NONCE]));
+        assert_eq!((heard.name, heard.nonce), (Some(web()), vec![3; NONCE]));
         let (to, frames) = theirs.answer(heard.ask, Ok(&evidence)).unwrap();
         assert_eq!(to, m(1));
         // Of somebody who was not asked nothing is taken.
@@ -324,6 +338,25 @@ mod tests {
         assert!(theirs.answer(heard.ask, Ok(&evidence)).is_none(), "it was answered");
         ours.answered(m(2), &forged[0]).unwrap();
         assert!(ours.state().out.is_empty());
+    }
+
+    #[test]
+    fn a_member_is_asked_about_itself_within_the_same_budget() {
+        let (ours, (theirs, told)) = (Arc::new(Asks::default()), watched());
+        let (sent, sends) = channel();
+        let asking = ours.clone();
+        let asker = std::thread::spawn(move || asking.ask(m(2), None, &[9; 20], |f| sent.send(f).unwrap()));
+        let question = sends.recv().unwrap();
+        assert_eq!((question.kind, theirs.asked(m(1), &question)), (ASK_OWN, Ok(None)));
+        let heard = told.recv().unwrap();
+        assert_eq!((heard.name, heard.nonce), (None, vec![9; 20]));
+        let (_, frames) = theirs.answer(heard.ask, Ok(b"evidence")).unwrap();
+        frames.iter().for_each(|f| ours.answered(m(2), f).unwrap());
+        assert_eq!(asker.join().unwrap().unwrap(), b"evidence");
+        assert_eq!(ours.ask(m(2), None, &[9; 65], |_| panic!("sent")).unwrap_err().kind, FaultKind::Invalid);
+        let own = |number| AskOwn { number, nonce: vec![9; 20].try_into().unwrap() }.frame();
+        assert_eq!((theirs.asked(m(1), &own(1)), theirs.asked(m(1), &ask(2))), (Ok(None), Ok(None)));
+        assert_eq!(refusal(theirs.asked(m(1), &own(3)).unwrap()), "it is asked too much by this member");
     }
 
     #[test]
@@ -364,8 +397,9 @@ mod tests {
         let refused = |by: &dyn Fn(&Asks)| {
             let (sent, sends) = channel();
             let asking = ours.clone();
-            let asker =
-                std::thread::spawn(move || asking.ask(m(2), &web(), &[3; NONCE], |f| sent.send(f).unwrap()));
+            let asker = std::thread::spawn(move || {
+                asking.ask(m(2), Some(&web()), &[3; NONCE], |f| sent.send(f).unwrap())
+            });
             let number = Ask::decode(&sends.recv().unwrap()).unwrap().number;
             ours.answered(m(2), &Answer::refusal(number + 9, "another's")).unwrap();
             if number == 1 {

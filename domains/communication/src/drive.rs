@@ -205,7 +205,7 @@ impl Drive {
         }
         let asks = &self.runtime.asks;
         let heard = match frame.kind {
-            vouch::ASK => asks.asked(peer, frame),
+            vouch::ASK | vouch::ASK_OWN => asks.asked(peer, frame),
             _ => asks.answered(peer, frame).map(|()| None),
         };
         match heard {

@@ -62,7 +62,7 @@ impl Communication {
             return Err(Fault::new(FaultKind::Unavailable, "that member cannot be reached at the moment"));
         }
         let send = |frame| runtime.switch.send(what.member, frame);
-        let evidence = runtime.asks.ask(what.member, &what.name, &what.nonce, send)?;
+        let evidence = runtime.asks.ask(what.member, what.name.as_ref(), &what.nonce, send)?;
         let fd = bulk::give(&evidence).map_err(|e| Fault::internal("no memory for a descriptor", &e))?;
         Ok(Answer::nothing().with_fds(vec![fd]))
     }

@@ -136,8 +136,9 @@ impl Service for Management {
             }
             Request::AcceptReference(r) => runtime.accept_reference(r.wish, operator).map(|c| Answer::of(&c)),
             Request::RetireReference(r) => change(&Wish::RetireReference { name: r.name }, operator),
-            Request::AttestMember(r) => peers::ask_fds(&security::Attest { nonce: r.nonce })
-                .map(|fds| Answer::nothing().with_fds(fds)),
+            Request::AttestMember(r) => {
+                runtime.attest_member(r.name.as_ref(), r.nonce).map(|fds| Answer::nothing().with_fds(fds))
+            }
             Request::Doctor(_) => self.doctor(),
             Request::Metrics(_) => {
                 let status = runtime.status()?;

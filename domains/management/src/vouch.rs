@@ -13,11 +13,12 @@ use gtvp_ipc::communication::{AnswerAsk, AskMember, MemberAsks, WatchAsks};
 use gtvp_ipc::components::ShowComposition;
 use gtvp_ipc::drivers::AnswerPeer;
 use gtvp_ipc::place::SOCKETS;
-use gtvp_ipc::security::{AttestBox, ChallengePeer, VouchForPeer};
+use gtvp_ipc::security::{Attest, AttestBox, ChallengePeer, ListMembers, VouchForPeer};
 use gtvp_ipc::{Nothing, call_with};
 use gtvp_model::boxview::BoxState;
 use gtvp_model::fault::{Fault, FaultKind};
-use gtvp_model::ids::Slot;
+use gtvp_model::hex::unhex;
+use gtvp_model::ids::{MemberName, Slot};
 use gtvp_model::peer::{PeerAnswer, PeerQuestion, PeerResult};
 
 use crate::peers;
@@ -66,6 +67,29 @@ impl Runtime {
         peers::ask_fds(&AttestBox { slot: record.slot, name, composition, nonce, for_member })
     }
 
+    /// Evidence of a member as a file: of this one, or fresh from another one over the channel with it. What it is worth is for its reader
+    /// to see.
+    ///
+    /// # Errors
+    /// There is no such member; it is not reached, or gives none.
+    pub fn attest_member(&self, name: Option<&MemberName>, nonce: String) -> Result<Vec<OwnedFd>, Fault> {
+        let Some(name) = name.filter(|name| **name != self.config.name) else {
+            return peers::ask_fds(&Attest { nonce });
+        };
+        let member = peers::ask(&ListMembers {})?.into_iter().find(|m| m.name == name.as_str());
+        let id = member.and_then(|m| m.id).and_then(|id| id.parse().ok()).ok_or_else(|| {
+            Fault::new(FaultKind::NotFound, format!("the union has no member {name}")).hint("gtvp member ls")
+        })?;
+        let nonce =
+            unhex(&nonce).ok_or_else(|| Fault::new(FaultKind::Invalid, "the nonce is not hexadecimal"))?;
+        peers::ask_fds(&AskMember { member: id, name: None, nonce }).map_err(|fault| {
+            let hint = format!(
+                "gtvp member show {name} says how it stands; or ask it: gtvp --member {name} member attest"
+            );
+            if fault.hint.is_some() { fault } else { fault.hint(hint) }
+        })
+    }
+
     /// A box asks about another one. Answers it by and by, on a thread of its own.
     pub fn box_asks(self: &Arc<Self>, slot: Slot, ask: u64, question: PeerQuestion) {
         let answer = move |answer| {
@@ -93,7 +117,9 @@ impl Runtime {
         let peer = question.check().map_err(|e| Fault::new(FaultKind::Invalid, e.to_string()))?;
         let challenge = peers::ask(&ChallengePeer { asker, peer: question })?;
         let fds = match challenge.member {
-            Some(member) => peers::ask_fds(&AskMember { member, name: peer.name, nonce: challenge.nonce })?,
+            Some(member) => {
+                peers::ask_fds(&AskMember { member, name: Some(peer.name), nonce: challenge.nonce.to_vec() })?
+            }
             None => self.attest_box(peer.name.as_str(), HEXLOWER.encode(&challenge.nonce), false)?,
         };
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
@@ -133,7 +159,12 @@ impl Runtime {
         let work = self.members_ask.begin().map(|turn| {
             std::thread::Builder::new().name("attest".into()).spawn(move || {
                 let _turn = turn;
-                match runtime.attest_box(asks.name.as_str(), HEXLOWER.encode(&asks.nonce), true) {
+                let nonce = HEXLOWER.encode(&asks.nonce);
+                let evidence = match &asks.name {
+                    Some(name) => runtime.attest_box(name.as_str(), nonce, true),
+                    None => peers::ask_fds(&Attest { nonce }),
+                };
+                match evidence {
                     Ok(fds) => answer(&fds, None),
                     Err(fault) => answer(&[], Some(fault.to_string())),
                 }

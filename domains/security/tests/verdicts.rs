@@ -91,7 +91,7 @@ fn what_a_member_holds_is_what_the_record_says_also_after_it_has_gone() {
     // m2 is removed: its token is good for whoever has it, and that is said.
     let evicted = m1.wish(Wish::Evict { member: "m2".parse().unwrap(), reason: String::new() }).unwrap();
     Server::decide(&evicted.entry, &[m1], &[m1]).unwrap();
-    assert_eq!(held(m2).tokens, [id.clone()]);
+    assert_eq!(held(m2).tokens, std::slice::from_ref(&id));
     assert!(m1.union.tokens(at(0).unix()).unwrap()[0].by.contains("gone"));
     let ended = m1.wish(Wish::EndToken(token.id)).unwrap();
     Server::decide(&ended.entry, &[m1], &[m1]).unwrap();

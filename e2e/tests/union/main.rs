@@ -23,6 +23,10 @@ fn main() -> ExitCode {
                 vouch::applications_on_two_servers_prove_themselves_to_each_other,
             ),
             ("every_member_has_the_whole_record", record::every_member_has_the_whole_record),
+            (
+                "a_member_gives_fresh_evidence_of_another_as_a_file",
+                record::a_member_gives_fresh_evidence_of_another_as_a_file,
+            ),
             ("a_member_that_was_away_catches_up", record::a_member_that_was_away_catches_up),
             (
                 "a_member_restored_from_an_old_disk_catches_up",

@@ -39,6 +39,27 @@ pub fn every_member_has_the_whole_record(lab: &Lab) {
     });
 }
 
+pub fn a_member_gives_fresh_evidence_of_another_as_a_file(lab: &Lab) {
+    made(lab);
+    let (m1, m2) = (lab.member(1), lab.member(2));
+    let nonce = "5e".repeat(20);
+    let file = std::env::temp_dir().join(format!("gtvp-evidence-{}", std::process::id()));
+    let attested = m1.command(&["member", "attest", "m2", "--nonce", &nonce]).output().unwrap();
+    assert!(attested.status.success(), "{}", String::from_utf8_lossy(&attested.stderr));
+    std::fs::write(&file, &attested.stdout).unwrap();
+    let path = file.to_str().unwrap();
+    // It is m2's, by its endorsement key, and as new as the nonce.
+    let ek = m2.json(&["member", "show"])["tpm"]["ek"].as_str().expect("an EK").to_owned();
+    let said = m1.ok(&["verify", path, "--nonce", &nonce]);
+    assert!(said.contains("consistent"), "{said}");
+    let explained = m1.ok(&["member", "attest", "m2", "--explain"]);
+    assert!(explained.contains(&ek[..12]) || said.contains(&ek[..12]), "{ek}: {explained}");
+    assert_ne!(m1.gtvp(&["verify", path, "--nonce", &"5f".repeat(20)]).code, 0, "another question");
+    std::fs::remove_file(&file).unwrap();
+    let said = m1.refused(&["member", "attest", "m9", "--explain"]);
+    assert!(said.contains("no member m9"), "{said}");
+}
+
 pub fn a_member_that_was_away_catches_up(lab: &Lab) {
     made(lab);
     let all = [lab.member(1), lab.member(2), lab.member(3)];
