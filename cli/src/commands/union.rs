@@ -308,6 +308,8 @@ mod tests {
             members,
             software_tpms: false,
             without_tpm: false,
+            own_tpm: String::new(),
+            withheld: None,
             grants_nothing: None,
         };
         assert!(lost(&union(1, 1)).contains("no other member"));
