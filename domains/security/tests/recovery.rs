@@ -14,6 +14,9 @@ use gtvp_model::fault::FaultKind;
 use gtvp_model::union::RecordHead;
 use gtvp_model::unionview::{Departure, Recovery};
 use gtvp_protocol::hsp::Durable;
+use gtvp_security::tpm::client::Client;
+use gtvp_security::tpm::promises::{self, Promised};
+use played::SoftwareTpm;
 use played::server::{Server, at};
 use played::union::{joins, token, union};
 
@@ -40,6 +43,11 @@ fn recover(server: &Server, confirmed: bool, reachable: &[&Server]) -> Result<Re
 fn leaves(server: &Server, confirmed: bool) -> Departure {
     let asked = LeaveByForce { confirmed, operator_uid: 0 };
     server.union.leave_by_force(&asked, at(0).unix()).unwrap()
+}
+
+/// Root of a server has its software TPM say that this was its last promise.
+fn has_promised(tpm: &SoftwareTpm, promised: Promised) {
+    promises::set(&mut Client::open(&tpm.address()).unwrap(), promised).unwrap();
 }
 
 fn record(server: &Server) -> Vec<u8> {
@@ -139,7 +147,11 @@ fn who_was_given_up_leaves_by_force_and_joins_anew_and_its_promises_stay() {
     let next = a_token(&m2).entry;
     assert_eq!(m1.union.vote_for(&next, at(0).unix()).unwrap_err().kind, FaultKind::InUse);
     // Control: one that had forgotten it would.
-    let m1 = m1.restart_after(|tpm| std::fs::remove_file(tpm.state().join("record/promise")).unwrap());
+    let (union, number) = (m1.view().union, m1.head().number);
+    let m1 = m1.restart_after(|tpm| {
+        std::fs::remove_file(tpm.state().join("record/promise")).unwrap();
+        has_promised(tpm, Promised { union, number });
+    });
     m1.union.vote_for(&next, at(0).unix()).unwrap();
 }
 
@@ -160,7 +172,9 @@ fn threat_21_a_voter_that_has_left_by_force_is_given_neither_less_nor_another_re
     // It is the longer one, so that its length alone does not give it away.
     (0..3).for_each(|_| goes_on(&m1));
     let (other, other_end) = (record(&m1), m1.head());
+    let promised = Promised { union: m1.view().union, number: begun.number };
     let m1 = m1.restart_after(|tpm| {
+        has_promised(tpm, promised);
         std::fs::remove_dir_all(tpm.state().join("record")).unwrap();
         copy(&tpm.folder.join("copy"), &tpm.state().join("record"));
     });
