@@ -9,6 +9,7 @@
 pub mod csp;
 mod fields;
 pub mod frame;
+pub mod gossip;
 pub mod hsp;
 pub mod neighbour;
 mod planted;

@@ -103,6 +103,20 @@ checks! {
     HeadTime,
     /// An entry that changes who votes is the last of what one head covers.
     VotersLast,
+    /// What gossip takes is newer than what is there.
+    GossipVersion,
+    /// It is signed by its author.
+    GossipSignature,
+    /// It has not ended, and does not last longer than it may.
+    GossipEnded,
+    /// It is by a member and about one.
+    GossipMember,
+    /// Its author has said no more than its budget.
+    GossipAuthor,
+    /// Who passes it on has said no more than its budget, and passed on nothing that was forged.
+    GossipNeighbour,
+    /// A link carries no more in a round than it may.
+    GossipLink,
 }
 
 #[cfg(any(test, feature = "planted"))]

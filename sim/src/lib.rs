@@ -1,4 +1,4 @@
-//! gtvp-sim: the record among members (`gtvp_protocol::csp`) on a seeded network, clock and disk.
+//! gtvp-sim: the record among members (`gtvp_protocol::csp`) on a seeded network, clock and disk; and gossip (`gossip`).
 //!
 //! The nodes and keepers are the product's, with cheap signatures in place of the TPM's; no check is replaced. One seed is one run,
 //! event for event. Nothing here has a real clock, thread, socket or file. HSP is not in it yet: channels come up between members
@@ -9,6 +9,7 @@
 mod chaos;
 mod config;
 mod disk;
+pub mod gossip;
 mod invariant;
 mod keys;
 mod lies;

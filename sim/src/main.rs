@@ -1,11 +1,15 @@
 //! `gtvp-sim`: replays one run, or looks for one that fails for as long as it is told to.
 
+#[path = "command/gossip.rs"]
+mod gossip;
+
 use std::time::{Duration, Instant};
 
 use gtvp_sim::{Config, Outcome, Story, run};
 
-const USAGE: &str =
-    "gtvp-sim run SEED honest|liar|traitor|rollback [-v]\ngtvp-sim soak --minutes N [--seed FIRST]";
+const USAGE: &str = "gtvp-sim run SEED honest|liar|traitor|rollback [-v]\ngtvp-sim soak --minutes N [--seed FIRST]\n\
+gtvp-sim gossip run SEED honest|forger|flooder|replayer\n\
+gtvp-sim gossip spread --seeds N [--members N] [--channels N]\ngtvp-sim gossip busy [--members N]\ngtvp-sim gossip soak --minutes N";
 const STORIES: [(&str, Story); 4] = [
     ("honest", Story::Honest),
     ("liar", Story::Liar),
@@ -24,6 +28,7 @@ fn main() -> std::process::ExitCode {
                 _ => usage(),
             }
         }
+        ["gossip", rest @ ..] => gossip::command(rest).unwrap_or_else(usage),
         ["soak", "--minutes", minutes, rest @ ..] => {
             let first = match rest {
                 ["--seed", seed] => seed.parse().ok(),
