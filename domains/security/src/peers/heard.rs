@@ -59,6 +59,11 @@ struct Budget {
     at: u64,
 }
 
+/// All keys of a subject.
+fn about(subject: &MemberId) -> std::ops::RangeInclusive<(MemberId, MemberId)> {
+    (*subject, MemberId::new(Digest([0; 32])))..=(*subject, MemberId::new(Digest([255; 32])))
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Heard {
@@ -93,8 +98,7 @@ impl Heard {
         period: u64,
     ) -> Result<(), Old> {
         // Nobody is remembered longer than anybody counts.
-        let of = (subject, MemberId::new(Digest([0; 32])))..=(subject, MemberId::new(Digest([255; 32])));
-        let of = self.said.range(of);
+        let of = self.said.range(about(&subject));
         let gone: Vec<_> = of.filter(|(_, s)| !s.stands(new.at, period)).map(|(key, _)| *key).collect();
         for key in gone {
             self.said.remove(&key);
@@ -117,9 +121,9 @@ impl Heard {
     }
 
     /// What is said of `subject` now, and by whom.
-    pub fn of(&self, subject: &MemberId, now: Now, period: u64) -> impl Iterator<Item = (MemberId, Said)> {
-        let all = self.said.iter().filter(move |((of, _), said)| of == subject && said.stands(now, period));
-        all.map(|((_, verifier), said)| (*verifier, *said)).collect::<Vec<_>>().into_iter()
+    pub fn of(&self, subject: &MemberId, now: Now, period: u64) -> Vec<(MemberId, Said)> {
+        let all = self.said.range(about(subject)).filter(|(_, said)| said.stands(now, period));
+        all.map(|((_, verifier), said)| (*verifier, *said)).collect()
     }
 
     /// What was said of `subject` is over: this member has seen otherwise.
@@ -176,12 +180,13 @@ mod tests {
         assert_eq!(heard.take(id(1), id(2), said(3_000, 4, 300), PERIOD), Err(Old::ClockBack));
         // Another verifier says what it has seen.
         heard.take(id(1), id(3), said(0, 5, 120), PERIOD).unwrap();
-        let now: Vec<_> = heard.of(&id(1), at(2_000), PERIOD).map(|(by, s)| (by, s.clock.clock)).collect();
+        let now: Vec<_> =
+            heard.of(&id(1), at(2_000), PERIOD).into_iter().map(|(by, s)| (by, s.clock.clock)).collect();
         assert_eq!(now, [(id(2), 200), (id(3), 120)]);
         // It goes on since it began, but not into another life of the TPM.
-        assert_eq!(heard.of(&id(1), at(2_000), PERIOD).next().unwrap().1.since_ms, at(0).wall_ms);
+        assert_eq!(heard.of(&id(1), at(2_000), PERIOD)[0].1.since_ms, at(0).wall_ms);
         heard.take(id(1), id(2), said(4_000, 6, 1), PERIOD).unwrap();
-        assert_eq!(heard.of(&id(1), at(4_000), PERIOD).next().unwrap().1.since_ms, at(4_000).wall_ms);
+        assert_eq!(heard.of(&id(1), at(4_000), PERIOD)[0].1.since_ms, at(4_000).wall_ms);
         assert_eq!(heard.len(), 2, "one a subject and verifier");
     }
 
@@ -189,7 +194,7 @@ mod tests {
     fn a_result_ends_by_both_clocks_and_with_those_whom_it_is_by_and_about() {
         let mut heard = Heard::default();
         heard.take(id(1), id(2), said(0, 5, 100), PERIOD).unwrap();
-        let count = |heard: &Heard, now| heard.of(&id(1), now, PERIOD).count();
+        let count = |heard: &Heard, now| heard.of(&id(1), now, PERIOD).len();
         assert_eq!(count(&heard, at(4_900)), 1);
         assert_eq!(count(&heard, at(5_001)), 0);
         assert_eq!(count(&heard, Now { ms: at(5_001).ms, ..at(0) }), 0, "though the wall's clock stands");

@@ -12,6 +12,7 @@ mod fence;
 pub mod heard;
 mod quote;
 mod results;
+pub mod rules;
 mod shown;
 pub mod table;
 mod verdicts;

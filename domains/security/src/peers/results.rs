@@ -16,7 +16,7 @@ use gtvp_model::union::{Identity, MemberId, RosterEntry, TpmClass};
 use gtvp_protocol::rota::{Shift, VERIFIERS, about, verifiers};
 
 use super::heard::{Old, Said, seconds};
-use super::table::{GoesOn, lasts};
+use super::rules::{self, Turn};
 use super::{Now, Peers};
 use crate::platform::chain;
 use crate::union::Known;
@@ -181,15 +181,13 @@ impl Peers {
 
     /// Whether somebody is trusted here by evidence that this member has appraised itself, or going on from there.
     fn trusts(&self, id: &MemberId, now: Now, period: u64) -> bool {
-        self.table().current(id, now, period).is_some_and(|c| c.state == State::Trusted)
+        rules::trusts(&self.table(), id, now, period)
     }
 
     /// The results about somebody that count now: by members whom this one trusts.
     pub(super) fn standing(&self, subject: &MemberId, now: Now, period: u64) -> Vec<(MemberId, Said)> {
-        let said: Vec<_> = self.heard().of(subject, now, period).collect();
-        let seen = self.table().last(subject).and_then(|last| last.verdict.clock);
-        let in_time = |s: &Said| seen.is_none_or(|seen| s.clock.epoch() >= seen.epoch());
-        said.into_iter().filter(|(by, s)| in_time(s) && self.trusts(by, now, period)).collect()
+        let said = self.heard().of(subject, now, period);
+        rules::standing(&self.table(), said, subject, now, period)
     }
 
     /// How many results make somebody trusted without evidence of its own: two, where there are two who could.
@@ -217,36 +215,11 @@ impl Peers {
         self.only(&known);
         let (own, period) = (known.own.as_ref().map(RosterEntry::id)?, self.period());
         let shift = Shift::at(subject, now.wall_ms, period);
-        // At least a moment, so that nobody asks on and on; at most a period, whatever the wall's clock says.
-        let rest = shift.ends_ms.saturating_sub(now.wall_ms).clamp(1, period.max(1));
-        let (at, life) = {
-            let table = self.table();
-            let last = table.last(subject).filter(|l| l.verdict.state == State::Trusted)?;
-            (last.at, last.verdict.clock.map(|c| c.epoch()))
-        };
-        let age = now.ms.saturating_sub(at.ms);
-        if at.wall_ms >= shift.begins_ms && age < period {
-            return Some(rest);
-        }
-        let members = with_tpm(&known);
-        if verifiers(subject, shift.number, &members).contains(&own) {
-            return None;
-        }
-        // Two who were its verifiers lately, and have said so not long ago, of the same life of its TPM.
-        let lately = about(subject, shift.number, &members);
-        let new = |s: &Said| now.ms.saturating_sub(s.at.ms) <= period.saturating_mul(3) / 2;
-        let said: Vec<_> = self
-            .standing(subject, now, period)
-            .into_iter()
-            .filter(|(by, s)| lately.contains(by) && new(s) && Some(s.clock.epoch()) == life)
-            .collect();
-        if said.len() < VERIFIERS {
-            return None;
-        }
-        let until = said.iter().map(|(_, s)| s.at.ms.saturating_add(lasts(period))).min()?;
-        let by = said.iter().map(|(by, _)| *by).collect();
-        self.table().goes_on(subject, GoesOn { until, by, next_ms: shift.ends_ms });
-        Some(rest)
+        let ours = || verifiers(subject, shift.number, &with_tpm(&known)).contains(&own);
+        let lately = || about(subject, shift.number, &with_tpm(&known));
+        let said = self.heard().of(subject, now, period);
+        let turn = Turn { shift, ours: &ours, lately: &lately };
+        rules::rest(&mut self.table(), said, subject, &turn, now, period)
     }
 }
 
