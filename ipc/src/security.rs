@@ -450,12 +450,16 @@ pub struct OwnResult {
     /// COSE_Sign1, in hexadecimal.
     #[serde(with = "hex")]
     pub result: Vec<u8>,
+    /// When it was issued, seconds since 1970.
+    pub issued: u64,
+    /// When it ends, in the same.
+    pub expires: u64,
 }
 
 /// Hear another member's attestation result.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct HearResult {
-    /// Who told it, and must have signed it.
+    /// Who must have signed it, whoever passed it on.
     pub from: MemberId,
     /// TPMT_PUBLIC of its attestation key, in hexadecimal.
     #[serde(with = "hex")]
@@ -463,6 +467,17 @@ pub struct HearResult {
     /// COSE_Sign1, in hexadecimal.
     #[serde(with = "hex")]
     pub result: Vec<u8>,
+}
+
+/// What a result that was believed says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeardResult {
+    /// About whom.
+    pub of: MemberId,
+    /// When it was issued, seconds since 1970.
+    pub issued: u64,
+    /// When it ends, in the same.
+    pub expires: u64,
 }
 
 /// An administrator of this server wants it to join a union: said before `communication` is asked to. For a few minutes a record of that
@@ -856,7 +871,7 @@ crate::interface!("security" {
     /// See [`WatchResults`]. Goes on until the caller hangs up.
     WatchResults = "watch_results" -> Nothing, progress OwnResult;
     /// See [`HearResult`]. One that is not believed: why.
-    HearResult = "hear_result" -> Result<(), String>;
+    HearResult = "hear_result" -> Result<HeardResult, String>;
     /// See [`WatchVerdicts`].
     WatchVerdicts = "watch_verdicts" -> Nothing, progress VerdictNow;
     /// See [`HeldBy`].

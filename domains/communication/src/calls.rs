@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gtvp_ipc::security::{
     ActivateCredential, AppraiseCertification, AppraiseEvidence, AppraiseKeys, Asking, Certify, DueReply,
-    HearResult, LearnRecord, LogSpan, MakeCredential,
+    HearResult, HeardResult, LearnRecord, LogSpan, MakeCredential,
 };
 use gtvp_model::fault::Fault;
 use gtvp_model::union::{MemberId, RecordHead, UnionId};
@@ -142,12 +142,15 @@ impl Calls {
     }
 
     /// Hears another member's attestation result.
-    pub fn hear(&self, what: HearResult, refused: impl FnOnce(String) + Send + 'static) {
+    pub fn hear(
+        &self,
+        what: HearResult,
+        heard: impl FnOnce(HearResult, Result<HeardResult, String>) + Send + 'static,
+    ) {
         let security = self.security.clone();
         self.pool.run(move || {
-            if let Err(why) = said(security.hear_result(&what)).and_then(|heard| heard) {
-                refused(why);
-            }
+            let outcome = said(security.hear_result(&what)).and_then(|heard| heard);
+            heard(what, outcome);
         });
     }
 }

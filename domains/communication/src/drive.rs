@@ -17,7 +17,7 @@ use gtvp_model::union::{MemberId, TpmClass};
 use gtvp_protocol::frame::Frame;
 use gtvp_protocol::hsp::message::{self, MAX_RECORD_PIECE, Message, Record};
 use gtvp_protocol::hsp::{AttestedChannel, Command, Durable, Event, Grant, Millis, Refusal, Role};
-use gtvp_protocol::{csp, neighbour, results, vouch};
+use gtvp_protocol::{csp, gossip, neighbour, results, vouch};
 
 use crate::calls::{Calls, learned};
 use crate::ends::{Begin, End, Report};
@@ -44,6 +44,7 @@ fn limits(kind: u8) -> Option<usize> {
         .or_else(|| csp::node::limits(kind))
         .or_else(|| neighbour::limits(kind))
         .or_else(|| results::limits(kind))
+        .or_else(|| gossip::limits(kind))
         .or_else(|| vouch::limits(kind))
 }
 
@@ -183,6 +184,11 @@ impl Drive {
                 let (runtime, calls) = (&self.runtime, &self.calls);
                 if let Err(why) = told::frame(runtime, calls, peer, &frame, &mut self.told, self.since) {
                     self.end(why);
+                }
+            }
+            Some(peer) if gossip::limits(frame.kind).is_some() => {
+                if self.channel.as_ref().map(AttestedChannel::grant) == Some(Grant::Full) {
+                    crate::gossip::frame(&self.runtime, peer, frame);
                 }
             }
             Some(peer) if vouch::limits(frame.kind).is_some() => self.about_box(peer, &frame),

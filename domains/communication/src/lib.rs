@@ -14,6 +14,7 @@ pub mod connect;
 pub mod drive;
 pub mod ends;
 pub mod engine;
+pub mod gossip;
 pub mod identity;
 pub mod join;
 pub mod link;

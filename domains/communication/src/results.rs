@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gtvp_ipc::security::{HearResult, OwnResult};
+use gtvp_ipc::security::{HearResult, HeardResult, OwnResult};
 use gtvp_model::union::MemberId;
 use gtvp_protocol::frame::Frame;
 use gtvp_protocol::hsp::{Millis, Refusal, RejectionKind};
@@ -13,6 +13,7 @@ use gtvp_protocol::results::{RESULT, SUSPECT, Suspect, Told};
 use crate::calls::Calls;
 use crate::clock;
 use crate::ends::End;
+use crate::gossip;
 use crate::runtime::Runtime;
 use crate::switch::Note;
 
@@ -78,8 +79,12 @@ fn lasts(runtime: &Runtime) -> u64 {
 }
 
 /// A result of this member's: to all.
-pub fn new(runtime: &Runtime, result: OwnResult) {
+pub fn new(runtime: &Arc<Runtime>, result: OwnResult) {
     let of = result.of;
+    if let Some(own) = runtime.newest.own().map(|u| u.own.id()) {
+        let OwnResult { of, issued, expires, ak, result } = result.clone();
+        gossip::has(runtime, own, HeardResult { of, issued, expires }, ak, result);
+    }
     match runtime.results.put(result, clock::now(), lasts(runtime)) {
         // Whom it is about learns by it how others see it.
         Some(frame) => runtime.switch.send_full(&frame),
@@ -115,9 +120,13 @@ pub fn frame(
             let Told { ak, result } =
                 Told::decode(frame).map_err(|_| "the peer's attestation result is malformed")?;
             let (ak, result) = (ak.as_slice().to_vec(), result.as_slice().to_vec());
-            let tells = runtime.clone();
-            calls.hear(HearResult { from: peer, ak, result }, move |why| {
-                tells.tell(format_args!("a result that {} told is not believed: {why}", peer.short()));
+            let hears = runtime.clone();
+            calls.hear(HearResult { from: peer, ak, result }, move |what, heard| match heard {
+                // Whoever has no channel with its verifier has it from here.
+                Ok(heard) => gossip::has(&hears, peer, heard, what.ak, what.result),
+                Err(why) => {
+                    hears.tell(format_args!("a result that {} told is not believed: {why}", peer.short()))
+                }
             });
         }
         SUSPECT => {
@@ -147,7 +156,13 @@ mod tests {
     #[test]
     fn of_each_member_the_newest_is_told_until_it_ends() {
         let results = Results::default();
-        let result = |of: u8, n: u8| OwnResult { of: [of; 32].into(), ak: vec![1], result: vec![n] };
+        let result = |of: u8, n: u8| OwnResult {
+            of: [of; 32].into(),
+            ak: vec![1],
+            result: vec![n],
+            issued: 0,
+            expires: 0,
+        };
         results.put(result(1, 1), Millis(0), 100).unwrap();
         results.put(result(1, 2), Millis(50), 100).unwrap();
         results.put(result(2, 3), Millis(120), 100).unwrap();

@@ -32,7 +32,7 @@ use crate::standing;
 use crate::switch::{Note, Switch};
 use crate::tls::Ends;
 use crate::union::{Newest, is_member};
-use crate::{clock, connect, identity};
+use crate::{clock, connect, gossip, identity};
 
 /// How long `security` may be away before it is asked again, milliseconds: first and longest.
 const AWAY: (u64, u64) = (100, 3_000);
@@ -70,6 +70,8 @@ pub struct Runtime {
     pub switch: Arc<Switch>,
     /// What this member has found of others.
     pub results: Results,
+    /// What is passed on.
+    pub gossip: gossip::Gossiping,
     /// Evidence of boxes.
     pub asks: Asks,
     /// A join is under way.
@@ -114,6 +116,7 @@ impl Runtime {
             newest,
             switch,
             results: Results::default(),
+            gossip: gossip::Gossiping::default(),
             asks: Asks::default(),
             joining: AtomicBool::new(false),
             book: Mutex::new(Book::open(&config.folder)),
@@ -126,6 +129,8 @@ impl Runtime {
         });
         let thread = |name: &str| std::thread::Builder::new().name(name.into()).stack_size(256 * 1024);
         let (watches, dials, results) = (runtime.clone(), runtime.clone(), runtime.clone());
+        let gossips = runtime.clone();
+        thread("gossips").spawn(move || gossip::ticks(&gossips))?;
         thread("watches").spawn(move || watches.watch())?;
         thread("dials").spawn(move || dials.dial())?;
         thread("results").spawn(move || {
@@ -192,6 +197,7 @@ impl Runtime {
             None => ends = self.engine().left(),
         }
         self.newest.set(union);
+        gossip::union(self);
         // Whoever is out, or lost somebody, hears it by its own engine first.
         self.switch.view_changed();
         self.carry_out(ends);
@@ -305,13 +311,14 @@ impl Runtime {
             self.switch.send(with, Endpoints::frame(places));
             standing::up(self, with);
             if grant == Grant::Full {
+                gossip::up(self, with);
                 results::up(self, with);
             }
         }
     }
 
     /// A link is over.
-    pub fn over(&self, link: LinkId, whom: Option<MemberId>, end: &End) {
+    pub fn over(self: &Arc<Self>, link: LinkId, whom: Option<MemberId>, end: &End) {
         self.switch.remove(link);
         let why = end.to_string();
         let mut engine = self.engine();
@@ -320,6 +327,7 @@ impl Runtime {
         if let Some(with) = lost {
             self.node.down(with);
             self.asks.down(with);
+            gossip::down(self, with);
         }
         let channel = whom.and_then(|with| engine.channel(with));
         drop(engine);

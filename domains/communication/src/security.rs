@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use gtvp_ipc::bulk;
 use gtvp_ipc::security::{
     ActivateCredential, AppraiseCertification, AppraiseEvidence, AppraiseKeys, AskOf, Asking, Certify,
-    CredentialMade, Due, DueReply, HearResult, HearStanding, KeepMembership, LearnRecord, MakeCredential,
+    CredentialMade, Due, DueReply, HearResult, HearStanding, HeardResult, KeepMembership, LearnRecord, MakeCredential,
     OwnKeys, OwnKeysReply, OwnResult, OwnUnion, Quote, Quoted, ReadRecord, SignTls, TakeOffer, TlsSignature,
     VoteAgain, VoteFor, Voted, WatchResults, WatchUnion, WriteAdmission, WriteHousekeeping,
 };
@@ -41,7 +41,7 @@ pub trait Security: Send + Sync + 'static {
     /// Tells this member's attestation results: those that count now, and each new one, until the stream ends; says why it did.
     fn watch_results(&self, new: &mut dyn FnMut(OwnResult)) -> Fault;
     /// See [`HearResult`].
-    fn hear_result(&self, what: &HearResult) -> Result<Result<(), String>, Fault>;
+    fn hear_result(&self, what: &HearResult) -> Result<Result<HeardResult, String>, Fault>;
     /// See [`HearStanding`].
     fn hear_standing(&self, what: &HearStanding) -> Result<(), Fault>;
     /// See [`AppraiseEvidence`].
@@ -144,7 +144,7 @@ impl Security for Ipc {
         self.ask(&Due { member })
     }
 
-    fn hear_result(&self, what: &HearResult) -> Result<Result<(), String>, Fault> {
+    fn hear_result(&self, what: &HearResult) -> Result<Result<HeardResult, String>, Fault> {
         self.ask(what)
     }
 

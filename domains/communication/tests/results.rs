@@ -28,7 +28,7 @@ fn meshed(period: u32, names: &[&str]) -> Vec<Member> {
 }
 
 fn result(of: &Member, n: u8) -> OwnResult {
-    OwnResult { of: of.id(), ak: vec![n], result: vec![n; 1000] }
+    OwnResult { of: of.id(), ak: vec![n], result: vec![n; 1000], issued: 0, expires: 0 }
 }
 
 fn seen(m: &Member) -> usize {
@@ -63,6 +63,44 @@ fn what_a_member_has_found_is_told_to_all_by_itself_and_to_who_comes_later() {
         of_a.sort_unstable();
         (of_a == [8, 9]).then_some(())
     });
+}
+
+/// A result as it is played: about whom, and since when.
+fn fresh(of: &Member, ak: &[u8]) -> OwnResult {
+    let issued = gtvp_communication::clock::wall().0;
+    let result = [of.id().as_bytes().as_slice(), &issued.to_be_bytes(), &[7; 900]].concat();
+    OwnResult { of: of.id(), ak: ak.to_vec(), result, issued, expires: issued + 60 }
+}
+
+#[test]
+fn a_result_reaches_who_has_no_channel_with_its_verifier_by_a_third() {
+    let (_world, members) = union(REST as u32, &["b", "c", "d"]);
+    let [a, b, c, d] = &members[..] else { panic!("four members") };
+    for (m, o) in [(b, c), (c, b)] {
+        m.player.blind.lock().unwrap().insert(o.id());
+    }
+    for m in [b, c, d] {
+        m.hears_of(a);
+        a.hears_of(m);
+    }
+    for m in [b, c, d] {
+        connected(m, a);
+    }
+    let told = fresh(d, b"AK of b");
+    b.player.results.lock().unwrap().push(told.clone());
+    let want = (b.id(), told.ak.clone(), told.result.clone());
+    until("c has heard it of a third", || c.player.heard.lock().unwrap().contains(&want).then_some(()));
+    assert!(b.runtime.engine().channel(c.id()).is_none(), "and not of b");
+    // What a third does not believe it passes on to nobody; the control came the same way.
+    let forged = fresh(d, b"forged");
+    b.player.results.lock().unwrap().push(forged.clone());
+    let next = fresh(a, b"AK of b");
+    b.player.results.lock().unwrap().push(next.clone());
+    until("the control", || {
+        c.player.heard.lock().unwrap().iter().any(|(_, _, result)| *result == next.result).then_some(())
+    });
+    std::thread::sleep(Duration::from_millis(4 * REST));
+    assert!(c.player.heard.lock().unwrap().iter().all(|(_, ak, _)| *ak != forged.ak));
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn signed(by: &Server, what: &AttestationResult) -> OwnResult {
     let ak = by.union.own_keys().unwrap().tpm.unwrap().ak_public;
     let public = Public::parse(&ak).unwrap();
     let unsigned = what.unsigned(public.scheme, public.name()).unwrap();
-    OwnResult { of: by.id(), ak, result: by.actor.sign_result(unsigned).unwrap() }
+    OwnResult { of: by.id(), ak, result: by.actor.sign_result(unsigned).unwrap(), issued: 0, expires: 0 }
 }
 
 /// Three members; the second has appraised the third, and the first knows the second. What it knew of the third is forgotten.

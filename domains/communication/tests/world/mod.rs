@@ -340,6 +340,8 @@ pub struct Player {
     pub rests: AtomicU64,
     /// Results that it gives out.
     pub results: Mutex<Vec<OwnResult>>,
+    /// Of whom it can decide nothing: there is no channel with them.
+    pub blind: Mutex<std::collections::BTreeSet<MemberId>>,
     /// Results that it was told.
     pub heard: Mutex<Vec<Told>>,
     /// How others see it.
@@ -369,6 +371,7 @@ impl Player {
             secrets: Mutex::default(),
             rests: AtomicU64::new(0),
             results: Mutex::default(),
+            blind: Mutex::default(),
             heard: Mutex::default(),
             standing: Mutex::default(),
         };

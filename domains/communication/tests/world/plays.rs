@@ -140,9 +140,16 @@ impl Security for Player {
         }
     }
 
-    fn hear_result(&self, what: &HearResult) -> Result<Result<(), String>, Fault> {
+    fn hear_result(&self, what: &HearResult) -> Result<Result<HeardResult, String>, Fault> {
         self.heard.lock().unwrap().push((what.from, what.ak.clone(), what.result.clone()));
-        Ok(Ok(()))
+        // A played result begins with whom it is about; a real one has been checked by then.
+        let of = what.result.first_chunk::<32>().map_or_else(|| what.from, |b| (*b).into());
+        let issued = what.result.get(32..40).and_then(|b| b.first_chunk::<8>());
+        let issued = issued.map_or(0, |b| u64::from_be_bytes(*b));
+        Ok(match what.ak.as_slice() == b"forged" {
+            true => Err("forged".into()),
+            false => Ok(HeardResult { of, issued, expires: issued + 60 }),
+        })
     }
 
     fn hear_standing(&self, what: &HearStanding) -> Result<(), Fault> {
@@ -152,6 +159,9 @@ impl Security for Player {
 
     fn appraise_evidence(&self, what: &AppraiseEvidence, logs: &[u8]) -> Checked<Appraisal> {
         self.appraised.fetch_add(1, Ordering::SeqCst);
+        if self.blind.lock().unwrap().contains(&what.of.id()) {
+            return reject(RejectionKind::Unknown, "it cannot be told");
+        }
         let evidence = &what.evidence;
         let (attest, ak) = (evidence.attest.as_slice(), evidence.ak.as_slice());
         let gtvp_model::union::Identity::Tpm { ak: name, .. } = &what.of.identity else {

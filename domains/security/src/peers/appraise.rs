@@ -184,7 +184,7 @@ impl Peers {
         self.table().appraised(entry.id(), who, last, logs, period);
         self.turns.bump();
         match told {
-            Some(signed) => self.tell(entry.id(), &signed)?,
+            Some(signed) => self.tell(entry.id(), &signed, now)?,
             // What others found before that is over.
             None if !trusted => self.heard().end(&entry.id()),
             None => {}

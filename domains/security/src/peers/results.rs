@@ -9,7 +9,7 @@ use gtvp_appraisal::appraise::State;
 use gtvp_appraisal::ek::Pin;
 use gtvp_appraisal::result::{AttestationResult, SignedResult};
 use gtvp_appraisal::tpm::{Public, VerifyingKey};
-use gtvp_ipc::security::{AskOf, Due, DueReply, HearResult, OwnResult};
+use gtvp_ipc::security::{AskOf, Due, DueReply, HearResult, HeardResult, OwnResult};
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::Fault;
 use gtvp_model::union::{Identity, MemberId, RosterEntry, TpmClass};
@@ -107,10 +107,12 @@ fn with_tpm(known: &Known) -> BTreeSet<MemberId> {
 
 impl Peers {
     /// A result of this member's, for all others.
-    pub(super) fn tell(&self, of: MemberId, signed: &[u8]) -> Result<(), Fault> {
+    pub(super) fn tell(&self, of: MemberId, signed: &[u8], now: Now) -> Result<(), Fault> {
         if !signed.is_empty() {
             let ak = self.union.own_keys()?.in_tpm()?.ak_public.clone();
-            self.outbox.put(OwnResult { of, ak, result: signed.to_vec() });
+            let issued = now.wall_ms / 1000;
+            let expires = issued.saturating_add(u64::try_from(seconds(self.period())).unwrap_or(0));
+            self.outbox.put(OwnResult { of, ak, result: signed.to_vec(), issued, expires });
         }
         Ok(())
     }
@@ -124,11 +126,11 @@ impl Peers {
     ///
     /// # Errors
     /// Why it is not believed: a [`Disbelief`], in words.
-    pub fn hear(&self, told: &HearResult, now: Now) -> Result<(), String> {
+    pub fn hear(&self, told: &HearResult, now: Now) -> Result<HeardResult, String> {
         self.hear_one(told, now).map_err(|why| why.to_string())
     }
 
-    fn hear_one(&self, told: &HearResult, now: Now) -> Result<(), Disbelief> {
+    fn hear_one(&self, told: &HearResult, now: Now) -> Result<HeardResult, Disbelief> {
         let known = self.union.known().map_err(|e| Disbelief::Nobody(e.to_string()))?;
         let no_union = || Disbelief::Nobody("it is in no union".into());
         let known = known.filter(|k| k.has_us()).ok_or_else(no_union)?;
@@ -169,7 +171,8 @@ impl Peers {
         let said = Said { at: now, since_ms: now.wall_ms, issued, expires, clock, digest };
         self.heard().take(subject, told.from, said, period)?;
         self.turns.bump();
-        Ok(())
+        let seconds = |s: i64| u64::try_from(s).unwrap_or(0);
+        Ok(HeardResult { of: subject, issued: seconds(issued), expires: seconds(expires) })
     }
 
     /// What others were trusted for ends when they are no members any more.

@@ -88,5 +88,5 @@ pub fn result(verifier: &Server, of: &Server) -> Arc<OwnResult> {
 
 pub fn tell(server: &Server, from: &Server, result: &OwnResult, ms: u64) -> Result<(), String> {
     let told = HearResult { from: from.id(), ak: result.ak.clone(), result: result.result.clone() };
-    server.peers.hear(&told, at(ms))
+    server.peers.hear(&told, at(ms)).map(drop)
 }
