@@ -93,6 +93,13 @@ pub struct AnswerAsk {
     pub refused: Option<String>,
 }
 
+/// Pass this member's status on, as `security` has signed it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SpreadStatus {
+    /// It.
+    pub entry: Box<gtvp_protocol::gossip::Entry>,
+}
+
 crate::interface!("communication" {
     /// See [`Channels`].
     Channels = "channels" -> Vec<ChannelRow>;
@@ -108,4 +115,6 @@ crate::interface!("communication" {
     WatchAsks = "watch_asks" -> crate::Nothing, progress MemberAsks;
     /// See [`AnswerAsk`]. Nobody may wait for it any more.
     AnswerAsk = "answer_ask" -> crate::Nothing;
+    /// See [`SpreadStatus`].
+    SpreadStatus = "spread_status" -> crate::Nothing;
 });

@@ -19,6 +19,8 @@ use gtvp_model::unionview::{
 use gtvp_protocol::csp::node::UnionState;
 use gtvp_protocol::csp::{Head, SignedEntry, Vote};
 use gtvp_protocol::frame::wire::{List, hex};
+use gtvp_protocol::gossip;
+pub use gtvp_protocol::gossip::Status;
 use gtvp_protocol::hsp::join::{CheckedKeys, CredentialSecret, JoinBinding};
 use gtvp_protocol::hsp::message::{
     Ask, Certification, Credential, Evidence, Held, JoinKeys, LogKind, Path as MerklePath, Pcr, Selection,
@@ -480,6 +482,40 @@ pub struct HeardResult {
     pub expires: u64,
 }
 
+/// How this member is, for all others: `management` says what it has seen, and `security` signs it if it is time to tell that. The number
+/// of the record's last entry is `security`'s to say.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SignStatus {
+    /// As it is now.
+    pub status: Status,
+}
+
+/// The answer to [`SignStatus`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedStatus {
+    /// To be passed on; `None`: what others know is near enough.
+    pub entry: Option<Box<gossip::Entry>>,
+}
+
+/// Look at another member's status: whether it has signed it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct HearStatus {
+    /// As it was passed on.
+    pub entry: Box<gossip::Entry>,
+}
+
+/// The answer to [`HearStatus`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StatusHeard {
+    /// It has.
+    Good,
+    /// It has not.
+    Forged,
+    /// Nothing is known here of who that is.
+    Unknown,
+}
+
 /// An administrator of this server wants it to join a union: said before `communication` is asked to. For a few minutes a record of that
 /// union is learned and kept, and of no other.
 #[derive(Debug, Serialize, Deserialize)]
@@ -880,6 +916,10 @@ crate::interface!("security" {
     ListTokens = "list_tokens" -> Vec<TokenRow>;
     /// See [`HearStanding`].
     HearStanding = "hear_standing" -> Nothing;
+    /// See [`SignStatus`]. Outside of a union: `WrongState`.
+    SignStatus = "sign_status" -> SignedStatus;
+    /// See [`HearStatus`].
+    HearStatus = "hear_status" -> StatusHeard;
     /// See [`LearnRecord`]. A record that is not believed: why.
     LearnRecord = "learn_record" -> Result<Box<UnionView>, String>;
     /// See [`WantJoin`].

@@ -198,6 +198,8 @@ pub struct StatusReply {
     pub memory_bytes: u64,
     /// Memory that could be used now, bytes.
     pub memory_available_bytes: u64,
+    /// Load of the processors in hundredths of one, the mean of a minute.
+    pub load: u32,
 }
 
 crate::interface!("supervisor" {

@@ -93,6 +93,32 @@ pub struct MemberRow {
     /// Whether nobody else of several does: without it the others grant nothing new after a minute.
     #[serde(default)]
     pub only_voter: bool,
+    /// How it is by its own word, if that was heard lately. Nothing that is about safety rests on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<StatusView>,
+}
+
+/// How a member is, in its own signed words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct StatusView {
+    /// When it said so, by its clock: milliseconds since 1970-01-01 UTC.
+    pub said_ms: u64,
+    /// Load of its processors in hundredths of one, the mean of a minute.
+    pub load: u32,
+    /// Its processors.
+    pub cpus: u16,
+    /// Memory that could be used, MiB.
+    pub memory_free_mib: u32,
+    /// All its memory, MiB.
+    pub memory_mib: u32,
+    /// Boxes that run on it.
+    pub boxes: u32,
+    /// Its GTVP's version.
+    pub version: String,
+    /// Number of the last entry of the record that it has.
+    pub record: u64,
+    /// Components that it has, MiB.
+    pub components_mib: u64,
 }
 
 /// A member, and why its verdict is what it is.

@@ -269,9 +269,28 @@ pub fn memory() -> (u64, u64) {
     (field("MemTotal"), field("MemAvailable"))
 }
 
+/// Load of the processors in hundredths of one, the mean of a minute.
+pub fn load() -> u32 {
+    parse_load(&fs::read_to_string("/proc/loadavg").unwrap_or_default())
+}
+
+/// The first number of proc_loadavg(5): it has two digits behind its point.
+fn parse_load(text: &str) -> u32 {
+    let first = text.split_ascii_whitespace().next().and_then(|n| n.split_once('.'));
+    let number = first.map(|(whole, part)| format!("{whole}{part}"));
+    number.and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn load_is_in_hundredths() {
+        assert_eq!(parse_load("1.25 0.40 0.10 1/300 4242\n"), 125);
+        assert_eq!(parse_load("0.07 0.40 0.10 1/300 4242\n"), 7);
+        assert_eq!(parse_load("what"), 0);
+    }
 
     #[test]
     fn a_server_on_loopback_is_none_for_boxes() {

@@ -107,6 +107,7 @@ impl Service for Supervision {
                     cpus: host::cpus(),
                     memory_bytes,
                     memory_available_bytes,
+                    load: host::load(),
                 }))
             }
         }

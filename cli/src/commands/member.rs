@@ -9,7 +9,7 @@ use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::MemberName;
 use gtvp_model::member::{DomainStatus, MemberView, TpmView};
 use gtvp_model::union::TpmClass;
-use gtvp_model::unionview::{CheckRow, Eviction, MemberHeld, MemberRow, PeerView};
+use gtvp_model::unionview::{CheckRow, Eviction, MemberHeld, MemberRow, PeerView, StatusView};
 use hyper::Method;
 
 use crate::args::{Attest, Format, MemberCommand, Output};
@@ -79,6 +79,7 @@ async fn show_peer(api: &Api, name: &MemberName, output: Output) -> Result<(), F
                         (false, _) => "no".into(),
                     },
                 ),
+                ("says of itself", r.status.as_ref().map(status).unwrap_or_default()),
                 ("result", peer.result.clone().unwrap_or_default()),
             ]);
             if let Some(held) = &peer.held {
@@ -200,6 +201,29 @@ fn tpm(t: &TpmView) -> String {
     lines.join("\n")
 }
 
+fn load(s: &StatusView) -> String {
+    format!("{}.{:02} of {}", s.load / 100, s.load % 100, s.cpus)
+}
+
+fn memory(s: &StatusView) -> String {
+    let mib = |n: u32| size(u64::from(n) * 1024 * 1024);
+    format!("{} of {}", mib(s.memory_free_mib), mib(s.memory_mib))
+}
+
+/// A status in words, with its age: nobody else has looked at how it is.
+fn status(s: &StatusView) -> String {
+    format!(
+        "{}: load {}, memory free {}, boxes {}, GTVP {}, record {}, components {}",
+        ago(s.said_ms),
+        load(s),
+        memory(s),
+        s.boxes,
+        s.version,
+        s.record,
+        size(s.components_mib * 1024 * 1024),
+    )
+}
+
 const MEMBERS: &[Column<MemberRow>] = &[
     column("NAME", |m| if m.own { format!("{} (this one)", m.name) } else { m.name.clone() }),
     column("VERDICT", |m| m.verdict.clone()),
@@ -218,6 +242,12 @@ const MEMBERS: &[Column<MemberRow>] = &[
         (true, false) => "yes".into(),
         (false, _) => "no".into(),
     }),
+    wide("LOAD", |m| m.status.as_ref().map_or_else(|| "-".into(), load)),
+    wide("MEMORY FREE", |m| m.status.as_ref().map_or_else(|| "-".into(), memory)),
+    wide("BOXES", |m| m.status.as_ref().map_or_else(|| "-".into(), |s| s.boxes.to_string())),
+    wide("GTVP", |m| m.status.as_ref().map_or_else(|| "-".into(), |s| s.version.clone())),
+    wide("RECORD", |m| m.status.as_ref().map_or_else(|| "-".into(), |s| s.record.to_string())),
+    wide("SAID", |m| m.status.as_ref().map_or_else(|| "-".into(), |s| ago(s.said_ms))),
     wide("ID", |m| m.id.clone().unwrap_or_default()),
 ];
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use gtvp_ipc::security::{HearResult, HeardResult};
+use gtvp_ipc::security::{HearResult, HeardResult, StatusHeard};
 use gtvp_model::union::MemberId;
 use gtvp_protocol::frame::Frame;
 use gtvp_protocol::gossip::{Checked, Command, Context, Entry, Event, Gossip, Kind, Times};
@@ -63,8 +63,11 @@ fn check(runtime: &Arc<Runtime>, ticket: u64, entry: Entry) {
     runtime.pool.run(move || {
         let found = match entry.kind {
             Kind::Result => heard(&asks, &entry),
-            // This version of GTVP knows of none.
-            Kind::Status => Checked::Unknown,
+            Kind::Status => match asks.security.hear_status(Box::new(entry)) {
+                Ok(StatusHeard::Good) => Checked::Good,
+                Ok(StatusHeard::Forged) => Checked::Forged,
+                Ok(StatusHeard::Unknown) | Err(_) => Checked::Unknown,
+            },
         };
         event(&asks, Event::Checked(ticket, found));
     });
@@ -112,6 +115,13 @@ fn labelled(author: MemberId, heard: HeardResult, ak: Vec<u8>, result: Vec<u8>) 
 pub fn has(runtime: &Arc<Runtime>, author: MemberId, heard: HeardResult, ak: Vec<u8>, result: Vec<u8>) {
     if let Some(entry) = labelled(author, heard, ak, result) {
         event(runtime, Event::Put(Box::new(entry), false));
+    }
+}
+
+/// This member's status, as `security` has signed it: to be everywhere.
+pub fn spread(runtime: &Arc<Runtime>, entry: Box<Entry>) {
+    if runtime.newest.own().is_some_and(|u| u.own.id() == entry.author) {
+        event(runtime, Event::Put(entry, true));
     }
 }
 

@@ -8,15 +8,17 @@ use std::path::PathBuf;
 use gtvp_ipc::bulk;
 use gtvp_ipc::security::{
     ActivateCredential, AppraiseCertification, AppraiseEvidence, AppraiseKeys, AskOf, Asking, Certify,
-    CredentialMade, Due, DueReply, HearResult, HearStanding, HeardResult, KeepMembership, LearnRecord, MakeCredential,
-    OwnKeys, OwnKeysReply, OwnResult, OwnUnion, Quote, Quoted, ReadRecord, SignTls, TakeOffer, TlsSignature,
-    VoteAgain, VoteFor, Voted, WatchResults, WatchUnion, WriteAdmission, WriteHousekeeping,
+    CredentialMade, Due, DueReply, HearResult, HearStanding, HearStatus, HeardResult, KeepMembership,
+    LearnRecord, MakeCredential, OwnKeys, OwnKeysReply, OwnResult, OwnUnion, Quote, Quoted, ReadRecord,
+    SignTls, StatusHeard, TakeOffer, TlsSignature, VoteAgain, VoteFor, Voted, WatchResults, WatchUnion,
+    WriteAdmission, WriteHousekeeping,
 };
 use gtvp_ipc::{CallError, Method, call, call_with};
 use gtvp_model::fault::Fault;
 use gtvp_model::union::{MemberId, UnionView};
 use gtvp_protocol::csp::{Offer, SignedEntry};
 use gtvp_protocol::frame::wire;
+use gtvp_protocol::gossip;
 use gtvp_protocol::hsp::join::{CheckedKeys, CredentialSecret, MAX_RECORD};
 use gtvp_protocol::hsp::message::{Certification, LogKind};
 use gtvp_protocol::hsp::{Appraisal, Durable, Rejection};
@@ -44,6 +46,8 @@ pub trait Security: Send + Sync + 'static {
     fn hear_result(&self, what: &HearResult) -> Result<Result<HeardResult, String>, Fault>;
     /// See [`HearStanding`].
     fn hear_standing(&self, what: &HearStanding) -> Result<(), Fault>;
+    /// See [`HearStatus`].
+    fn hear_status(&self, entry: Box<gossip::Entry>) -> Result<StatusHeard, Fault>;
     /// See [`AppraiseEvidence`].
     fn appraise_evidence(&self, what: &AppraiseEvidence, logs: &[u8]) -> Checked<Appraisal>;
     /// See [`AppraiseKeys`].
@@ -150,6 +154,10 @@ impl Security for Ipc {
 
     fn hear_standing(&self, what: &HearStanding) -> Result<(), Fault> {
         self.ask(what).map(|_| ())
+    }
+
+    fn hear_status(&self, entry: Box<gossip::Entry>) -> Result<StatusHeard, Fault> {
+        self.ask(&HearStatus { entry })
     }
 
     fn own_keys(&self) -> Result<OwnKeysReply, Fault> {

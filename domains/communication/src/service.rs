@@ -50,6 +50,10 @@ impl Service for Communication {
                 });
                 Ok(Answer::nothing())
             }
+            Request::SpreadStatus(s) => {
+                crate::gossip::spread(&self.runtime, s.entry);
+                Ok(Answer::nothing())
+            }
             Request::AnswerAsk(a) => self.answer_ask(&a, fds).map(|()| Answer::nothing()),
         }
     }

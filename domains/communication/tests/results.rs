@@ -104,6 +104,44 @@ fn a_result_reaches_who_has_no_channel_with_its_verifier_by_a_third() {
 }
 
 #[test]
+fn a_status_comes_to_all_and_a_forged_one_to_nobody_by_others() {
+    let (_world, members) = union(REST as u32, &["b", "c"]);
+    let [a, b, c] = &members[..] else { panic!("three members") };
+    for (m, o) in [(b, c), (c, b)] {
+        m.player.blind.lock().unwrap().insert(o.id());
+    }
+    for m in [b, c] {
+        m.hears_of(a);
+        a.hears_of(m);
+        connected(m, a);
+    }
+    let status = |n: u64, signature: &[u8]| {
+        let version = gtvp_communication::clock::wall().0 * 1000 + n;
+        Box::new(gtvp_protocol::gossip::Entry {
+            author: b.id(),
+            kind: gtvp_protocol::gossip::Kind::Status,
+            subject: b.id(),
+            version,
+            expires: version + 30_000,
+            body: vec![1].try_into().unwrap(),
+            public: vec![2].try_into().unwrap(),
+            signature: signature.to_vec().try_into().unwrap(),
+        })
+    };
+    let has = |m: &Member, version| m.player.statuses.lock().unwrap().iter().any(|e| e.version == version);
+    let good = status(0, b"good");
+    gtvp_communication::gossip::spread(&b.runtime, good.clone());
+    for m in [a, c] {
+        until("it has come", || has(m, good.version).then_some(()));
+    }
+    gtvp_communication::gossip::spread(&b.runtime, status(1, b"bad"));
+    std::thread::sleep(Duration::from_millis(4 * REST));
+    assert!([a, c].iter().all(|m| !has(m, good.version + 1)));
+    // Whose communication passes on such a thing is not listened to for a while; its channel stays.
+    connected(a, b);
+}
+
+#[test]
 fn who_rests_has_a_channel_and_no_rounds_until_it_is_to_ask() {
     let members = meshed(REST as u32, &["b"]);
     let [a, b] = &members[..] else { panic!("two members") };

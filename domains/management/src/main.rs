@@ -8,6 +8,7 @@ mod person;
 mod records;
 mod runtime;
 mod service;
+mod status;
 mod union;
 mod verdicts;
 mod views;

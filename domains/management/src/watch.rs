@@ -55,5 +55,7 @@ pub fn start(runtime: &Arc<Runtime>) -> io::Result<()> {
     let for_verdicts = runtime.clone();
     std::thread::Builder::new().name("watch-verdicts".into()).spawn(move || for_verdicts.watch_verdicts())?;
     std::thread::Builder::new().name("watch-union".into()).spawn(move || for_union.watch_union())?;
+    let for_status = runtime.clone();
+    std::thread::Builder::new().name("status".into()).spawn(move || crate::status::tell(&for_status))?;
     Ok(())
 }

@@ -143,6 +143,8 @@ impl Service for Security {
                 self.peers.hear_standing(&h, now);
                 Ok(Answer::nothing())
             }
+            Request::SignStatus(s) => self.peers.sign_status(s, now).map(|s| Answer::of(&s)),
+            Request::HearStatus(h) => Ok(Answer::of(&self.peers.hear_status(&h.entry, now))),
             Request::WatchResults(_) => Ok(self.watch_results(session)),
         }
     }

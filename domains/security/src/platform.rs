@@ -18,9 +18,10 @@ use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::BoxName;
 use gtvp_model::member::{MemberConfig, TPM_DEVICE, TpmEpoch, TpmView};
-use gtvp_model::union::TpmClass;
+use gtvp_model::union::{TpmClass, UnionId};
 use gtvp_protocol::csp::entry::signed_content;
 use gtvp_protocol::csp::{Entry, Head};
+use gtvp_protocol::gossip;
 use p256::ecdsa::signature::Signer;
 use p256::ecdsa::{Signature, SigningKey, VerifyingKey};
 
@@ -221,6 +222,14 @@ impl Platform {
         match &self.bare {
             Some(key) => Ok(by(key, &signed_content(&entry.encode()))),
             None => self.tpm()?.sign_entry(entry).map_err(|e| fault(&e)),
+        }
+    }
+
+    /// The same over an entry that is passed on in this union.
+    pub fn sign_gossip(&self, union: UnionId, entry: &gossip::Entry) -> Result<[[u8; 32]; 2], Fault> {
+        match &self.bare {
+            Some(key) => Ok(by(key, &gossip::content(union, entry))),
+            None => self.tpm()?.sign_gossip(union, entry).map_err(|e| fault(&e)),
         }
     }
 

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
                 "a_member_gives_fresh_evidence_of_another_as_a_file",
                 record::a_member_gives_fresh_evidence_of_another_as_a_file,
             ),
+            ("every_member_says_how_it_is", record::every_member_says_how_it_is),
             ("a_member_that_was_away_catches_up", record::a_member_that_was_away_catches_up),
             (
                 "a_member_restored_from_an_old_disk_catches_up",

@@ -60,6 +60,23 @@ pub fn a_member_gives_fresh_evidence_of_another_as_a_file(lab: &Lab) {
     assert!(said.contains("no member m9"), "{said}");
 }
 
+pub fn every_member_says_how_it_is(lab: &Lab) {
+    made(lab);
+    let all = [lab.member(1), lab.member(2), lab.member(3)];
+    let says = |at: &Member, of: &Member| {
+        let rows = at.json(&["member", "ls"]);
+        let row = rows.as_array()?.iter().find(|r| r["name"] == of.name())?.clone();
+        (row["status"]["cpus"].as_u64()? > 0 && row["status"]["memory_mib"].as_u64()? > 0).then_some(())
+    };
+    for at in all {
+        for of in all {
+            until(&format!("{} knows how {} says it is", at.name(), of.name()), SOON, || says(at, of));
+        }
+    }
+    assert!(all[0].ok(&["member", "ls", "--output", "wide"]).contains("MEMORY FREE"));
+    assert!(all[0].ok(&["member", "show", "m2"]).contains("says of itself"));
+}
+
 pub fn a_member_that_was_away_catches_up(lab: &Lab) {
     made(lab);
     let all = [lab.member(1), lab.member(2), lab.member(3)];

@@ -664,6 +664,7 @@ fn row(name: &str) -> MemberRow {
         next_attestation_ms: None,
         voter: false,
         only_voter: false,
+        status: None,
     }
 }
 

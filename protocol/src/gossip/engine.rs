@@ -39,8 +39,8 @@ const SKEW: u64 = 60_000;
 const BURST: u64 = 16;
 /// A round, milliseconds: shortest and longest.
 const ROUND: (u64, u64) = (500, 10_000);
-/// Periods that a status lasts.
-const STATUS_PERIODS: u64 = 10;
+/// Periods that a status lasts, and how long at least, milliseconds.
+const STATUS: (u64, u64) = (10, 60_000);
 
 /// How long things take, milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Times {
 
     /// How long a status lasts.
     pub fn status(&self) -> u64 {
-        self.period.saturating_mul(STATUS_PERIODS)
+        self.period.saturating_mul(STATUS.0).max(STATUS.1)
     }
 
     /// The longest that an entry of this kind may last: results end in whole seconds.

@@ -3,6 +3,7 @@
 use gtvp_model::digest::Digest;
 use gtvp_model::union::{MemberId, UnionId};
 use minicbor::{Decode, Encode};
+use serde::{Deserialize, Serialize};
 
 use crate::frame::wire::{self, Bytes, id};
 
@@ -18,7 +19,9 @@ pub const MAX_ENTRY: usize = 1_900;
 const LABEL: &[u8] = b"gtvp-gossip/1\0";
 
 /// What an entry is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize,
+)]
 #[cbor(index_only)]
 pub enum Kind {
     /// An attestation result: author and subject are two members. It is signed in itself, by the author's attestation key.
@@ -41,7 +44,7 @@ pub struct Key {
 }
 
 /// See the module.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Entry {
     /// Who says it.
     #[cbor(n(0), with = "id")]

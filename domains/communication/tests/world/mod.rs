@@ -342,6 +342,8 @@ pub struct Player {
     pub results: Mutex<Vec<OwnResult>>,
     /// Of whom it can decide nothing: there is no channel with them.
     pub blind: Mutex<std::collections::BTreeSet<MemberId>>,
+    /// Statuses that it has believed.
+    pub statuses: Mutex<Vec<gtvp_protocol::gossip::Entry>>,
     /// Results that it was told.
     pub heard: Mutex<Vec<Told>>,
     /// How others see it.
@@ -372,6 +374,7 @@ impl Player {
             rests: AtomicU64::new(0),
             results: Mutex::default(),
             blind: Mutex::default(),
+            statuses: Mutex::default(),
             heard: Mutex::default(),
             standing: Mutex::default(),
         };

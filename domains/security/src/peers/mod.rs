@@ -14,6 +14,7 @@ mod quote;
 mod results;
 pub mod rules;
 mod shown;
+mod statuses;
 pub mod table;
 mod verdicts;
 mod vouch;
@@ -75,6 +76,7 @@ pub struct Peers {
     prefixes: Mutex<Prefixes>,
     heard: Mutex<Heard>,
     outbox: Outbox,
+    statuses: Mutex<statuses::Statuses>,
     pending: Mutex<vouch::Pending>,
     refusals: Mutex<Refusals>,
     turns: Turns,
@@ -114,6 +116,7 @@ impl Peers {
             prefixes: Mutex::default(),
             heard: Mutex::default(),
             outbox: Outbox::default(),
+            statuses: Mutex::default(),
             pending: Mutex::default(),
             refusals: Mutex::default(),
             turns: Turns::default(),

@@ -33,6 +33,7 @@ impl Peers {
                 next_attestation_ms: None,
                 voter: false,
                 only_voter: false,
+                status: None,
             }]);
         };
         self.only(&known);
@@ -63,6 +64,7 @@ impl Peers {
             only_voter: known.state.voters.len() == 1
                 && known.state.voters.contains(&id)
                 && known.state.view.members.len() > 1,
+            status: self.status_of(known, &id, now),
         };
         if let Some(on) = self.table().rests_on(&id, now.ms, period).filter(|_| !own) {
             row.attested_by = Some(names(known, &on.by));

@@ -12,8 +12,10 @@ use gtvp_appraisal::cose::Unsigned;
 use gtvp_appraisal::ownlog::{self, EntryKind, OwnEntry};
 use gtvp_appraisal::tpm::Signature;
 use gtvp_model::digest::Digest;
+use gtvp_model::union::UnionId;
 use gtvp_protocol::csp::entry::signed_content;
 use gtvp_protocol::csp::{Entry, Head};
+use gtvp_protocol::gossip;
 
 use super::client::{Client, TpmError};
 use super::commands::{Attested, Clock, ecdsa};
@@ -211,6 +213,11 @@ impl Tpm {
     /// handshake's content does.
     pub fn sign_entry(&self, entry: &Entry) -> Result<[[u8; 32]; 2], TpmError> {
         self.sign_as_identity(Lane::Own, Digest::of(&signed_content(&entry.encode())).0)
+    }
+
+    /// The same over an entry that is passed on in this union: r and s. Its label is another.
+    pub fn sign_gossip(&self, union: UnionId, entry: &gossip::Entry) -> Result<[[u8; 32]; 2], TpmError> {
+        self.sign_as_identity(Digest::of(&gossip::content(union, entry)).0)
     }
 
     /// The same over a head of the record: r and s. Its label is another.

@@ -10,6 +10,7 @@ mod counting;
 mod departure;
 pub mod disk;
 mod founding;
+mod gossip;
 mod history;
 mod holdings;
 pub mod housekeeping;
@@ -47,6 +48,7 @@ use crate::tpm::keys;
 use book::Book;
 use disk::Disk;
 
+pub use gossip::is_by;
 pub use wishes::{Means, Seen};
 
 /// Signatures of members: ECDSA on P-256 with SHA-256, r ‖ s.
