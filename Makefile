@@ -35,8 +35,11 @@ test: setup build ## install what is needed, pass every test
 verify:          ## formatting, lints, layers: changes nothing
 	@cargo xtask verify
 
-soak:            ## an hour of simulated unions, or MINUTES=N
+soak:            ## an hour of simulated unions, or MINUTES=N; then gossip, and the full counts of its figures
 	@cargo run --locked --release -p gtvp-sim -- soak --minutes $(or $(MINUTES),60)
+	@cargo run --locked --release -p gtvp-sim -- gossip soak --minutes $(or $(MINUTES),10)
+	@cargo run --locked --release -p gtvp-sim -- gossip spread --seeds 10000
+	@cargo test --locked --release -p gtvp-security --test belief -- --ignored --nocapture
 
 models:          ## verify the formal models of the protocols, and that each guard is needed
 	@command -v verifpal >/dev/null || cargo install verifpal --version 1.6.7 --locked --ignore-rust-version
