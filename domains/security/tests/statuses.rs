@@ -1,6 +1,6 @@
 //! Members' own words on how they are: signed by the identity key of who says it, and shown as that, whoever passed them on.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
 #[allow(dead_code, reason = "what other tests need of it")]
 mod played;

@@ -16,6 +16,9 @@ use gtvp_protocol::gossip::{Entry, Times};
 
 use crate::invariant::Violation;
 
+/// An author's number, its newest version, and who has which.
+pub type Said = (usize, u64, Vec<(usize, Option<u64>)>);
+
 /// What there was to see, of a member that keeps to the protocol.
 pub enum Seen<'a> {
     /// A round of this one's began.
@@ -56,7 +59,7 @@ pub enum Seen<'a> {
     /// Faults are over, and some rounds have passed: of each of these authors the newest version, and what members have of it.
     Settled {
         /// Author, version, and who has which.
-        all: &'a [(usize, u64, Vec<(usize, Option<u64>)>)],
+        all: &'a [Said],
     },
 }
 
