@@ -11,8 +11,8 @@ impl World {
     /// Puts a frame on its way.
     pub(crate) fn send(&mut self, from: usize, to: usize, frame: Frame) {
         let Some((connection, _)) = self.members[from].channels.get(&to).copied() else { return };
-        if self.cut.contains(&(from, to)) {
-            return;
+        if self.hsp.on {
+            return self.hsp_send_on(connection, from, frame);
         }
         let frames = if self.liar == Some(from) { self.lie(from, to, frame) } else { vec![frame] };
         for frame in frames {
@@ -66,6 +66,14 @@ impl World {
 
     pub(crate) fn connect(&mut self, a: usize, b: usize) {
         self.connecting.remove(&(a, b));
+        if self.hsp.on {
+            let there = |x: usize, y: usize| self.members[x].channels.contains_key(&y);
+            let alive = self.members[a].alive.is_some() && self.members[b].alive.is_some();
+            if alive && !(there(a, b) && there(b, a)) {
+                self.hsp_connect(a, b);
+            }
+            return;
+        }
         let Some(grant) = self.grant(a, b) else { return };
         let paused = |m: usize| self.members[m].alive.as_ref().is_some_and(|l| l.paused > self.now);
         if self.is_cut(a, b) || paused(a) || paused(b) || !self.knows(a, b) || !self.knows(b, a) {
@@ -100,6 +108,9 @@ impl World {
 
     /// This member's record has changed: sessions of another epoch end, and with those who are no members.
     pub(crate) fn regrant(&mut self, m: usize) {
+        if self.hsp.on {
+            return self.hsp_changed(m);
+        }
         let channels: Vec<_> = self.members[m].channels.iter().map(|(p, (_, g))| (*p, *g)).collect();
         for (peer, grant) in channels {
             if !self.knows(m, peer) || self.grant(m, peer).is_some_and(|g| g != grant) {
@@ -109,6 +120,9 @@ impl World {
     }
 
     fn notice(&mut self, a: usize, b: usize) {
+        if self.hsp.on {
+            return;
+        }
         for (at, peer) in [(a, b), (b, a)] {
             if let Some((connection, _)) = self.members[at].channels.get(&peer).copied() {
                 let wait = self.rng.between(500, 5000);
@@ -143,7 +157,7 @@ impl World {
         }
         let wait = self.rng.between(self.faults.pace / 10, self.faults.pace);
         self.after(wait, What::Fault);
-        if self.config.story == Story::Rollback && self.old_disk.is_none() {
+        if (self.config.story == Story::Rollback || self.config.rolls_back) && self.old_disk.is_none() {
             self.rolled = self.rolled.or_else(|| self.a_voter());
             if let Some(voter) = self.rolled {
                 let mut old = self.members[voter].disk.clone();
@@ -195,6 +209,7 @@ impl World {
         self.working = false;
         self.faults = Faults::NONE;
         self.cut.clear();
+        self.hsp_mend();
         for m in 0..self.members.len() {
             let wait = self.rng.between(10, 500);
             self.after(wait, What::Start(m));

@@ -68,6 +68,32 @@ pub enum Bug {
     PersistFailureIgnored,
 }
 
+/// A part of HSP that a run leaves out, to see that it finds what that stops: a field of what quotes are bound to, or a check of appraisal.
+/// Checks of the engines are left out by `gtvp_protocol::without`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Omitted {
+    /// Which end attests.
+    Role,
+    /// Which connection it is.
+    Exporter,
+    /// The challenger's nonce.
+    Nonce,
+    /// What both said.
+    Transcript,
+    /// The AK is the roster's.
+    Ak,
+    /// Life and clock of a TPM do not go back.
+    Clock,
+    /// A session is one life of a TPM.
+    Life,
+    /// The log replays to the PCR.
+    Replay,
+    /// Entries are known.
+    Reference,
+    /// The credential was opened.
+    Credential,
+}
+
 /// What a run is about beside chance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Story {
@@ -79,6 +105,9 @@ pub enum Story {
     Traitor,
     /// One voter's disk goes back to what it was, and its TPM does not: nobody else is fooled.
     Rollback,
+    /// Everybody keeps to the protocol, with connections by handshakes, and servers that join; somebody on the network and on members
+    /// attacks HSP ([`crate::hsp`]).
+    Union,
 }
 
 /// A run.
@@ -98,6 +127,10 @@ pub struct Config {
     pub story: Story,
     /// What is wrong on purpose.
     pub bug: Option<Bug>,
+    /// What of HSP is left out on purpose.
+    pub omitted: std::collections::BTreeSet<Omitted>,
+    /// The disk of a voter goes back to what it was.
+    pub rolls_back: bool,
     /// What happens is printed.
     pub verbose: bool,
 }
@@ -110,6 +143,7 @@ impl Config {
             Story::Honest => rng.pick(&[1, 2, 3, 3, 4, 5]).unwrap_or(3),
             Story::Liar | Story::Rollback => 3,
             Story::Traitor => 4,
+            Story::Union => rng.pick(&[1, 3]).unwrap_or(3),
         };
         let members = voters + usize::try_from(rng.between(1, 3)).unwrap_or(1);
         let faulty_ms = rng.between(20, 90) * 1000;
@@ -121,6 +155,8 @@ impl Config {
             faults: Faults::any(&mut rng),
             story,
             bug: None,
+            omitted: Default::default(),
+            rolls_back: false,
             verbose: false,
         }
     }

@@ -97,7 +97,8 @@ fn level() -> PlatformIdentity {
     PlatformIdentity::try_from(3).unwrap_or_else(|_| unreachable!("a level"))
 }
 
-fn secret(number: u64) -> TokenSecret {
+/// The secret of the token with this number.
+pub fn secret(number: u64) -> TokenSecret {
     let digest = Digest::of(&number.to_be_bytes());
     TokenSecret::new(digest.0.first_chunk::<16>().copied().unwrap_or_default())
 }

@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 
 use gtvp_sim::{Config, Outcome, Story, run};
 
-const USAGE: &str = "gtvp-sim run SEED honest|liar|traitor|rollback [-v]\ngtvp-sim soak --minutes N [--seed FIRST]\n\
+const USAGE: &str = "gtvp-sim run SEED honest|liar|traitor|rollback|union [-v]\n\
+gtvp-sim soak --minutes N [--seed FIRST] [--story NAME]\n\
 gtvp-sim gossip run SEED honest|forger|flooder|replayer\n\
 gtvp-sim gossip spread --seeds N [--members N] [--channels N]\ngtvp-sim gossip busy [--members N]\ngtvp-sim gossip soak --minutes N";
-const STORIES: [(&str, Story); 4] = [
+const STORIES: [(&str, Story); 5] = [
     ("honest", Story::Honest),
     ("liar", Story::Liar),
     ("traitor", Story::Traitor),
     ("rollback", Story::Rollback),
+    ("union", Story::Union),
 ];
 
 fn main() -> std::process::ExitCode {
@@ -30,13 +32,17 @@ fn main() -> std::process::ExitCode {
         }
         ["gossip", rest @ ..] => gossip::command(rest).unwrap_or_else(usage),
         ["soak", "--minutes", minutes, rest @ ..] => {
-            let first = match rest {
-                ["--seed", seed] => seed.parse().ok(),
-                [] => Some(0),
-                _ => None,
-            };
-            match (minutes.parse(), first) {
-                (Ok(minutes), Some(first)) => soak(minutes, first),
+            let (mut first, mut only) = (Some(0), None);
+            let mut good = rest.len() % 2 == 0;
+            for option in rest.chunks(2) {
+                match option {
+                    ["--seed", seed] => first = seed.parse().ok(),
+                    ["--story", name] if STORIES.iter().any(|(n, _)| n == name) => only = Some(*name),
+                    _ => good = false,
+                }
+            }
+            match (minutes.parse(), first.filter(|_| good)) {
+                (Ok(minutes), Some(first)) => soak(minutes, first, only),
                 _ => usage(),
             }
         }
@@ -69,11 +75,11 @@ fn told(seed: u64, name: &str, outcome: &Outcome) -> bool {
     false
 }
 
-fn soak(minutes: u64, first: u64) -> bool {
+fn soak(minutes: u64, first: u64, only: Option<&str>) -> bool {
     let (start, limit) = (Instant::now(), Duration::from_secs(minutes * 60));
     let (mut runs, mut ms, mut bad) = (0u64, 0u64, 0u64);
     for seed in first.. {
-        for (name, story) in STORIES {
+        for (name, story) in STORIES.into_iter().filter(|(n, _)| only.is_none_or(|o| o == *n)) {
             let outcome = run(&Config::of(seed, story));
             runs += 1;
             ms += outcome.ms;

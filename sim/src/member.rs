@@ -65,14 +65,20 @@ pub struct Member {
 impl Member {
     /// One that has this record on its disk.
     pub fn new(keys: Keys, record: &[Committed], head: &CoSigned) -> Self {
-        let mut disk = Disk::default();
+        let mut member = Self::outside(keys);
+        let disk = &mut member.disk;
         disk.record.append(&page::join(record));
         disk.record.sync();
         disk.head.write(gtvp_protocol::frame::wire::encode(head));
         disk.head.sync();
+        member
+    }
+
+    /// A server that is in no union yet.
+    pub fn outside(keys: Keys) -> Self {
         Self {
             keys,
-            disk,
+            disk: Disk::default(),
             counter: 0,
             skew: 0,
             life: 0,

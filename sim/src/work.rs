@@ -71,7 +71,7 @@ impl World {
 
     fn act(&mut self, m: usize) -> Option<Act> {
         let record = self.members[m].alive.as_ref()?.keeper.record().clone();
-        let (few, fixed) = (record.voters().len() < self.config.voters, self.config.story != Story::Honest);
+        let (few, fixed) = (record.voters().len() < self.config.voters, !matches!(self.config.story, Story::Honest | Story::Union));
         let members: Vec<MemberId> = record.view().members.keys().copied().collect();
         let voters = record.voters();
         let others: Vec<MemberId> = members.iter().copied().filter(|m| !voters.contains(m)).collect();
@@ -99,7 +99,7 @@ impl World {
                 }
                 Some(Act::Evicted { member, reason: "sim".into() })
             }
-            18..=30 if self.members.len() < MOST => {
+            18..=30 if !self.hsp.on && self.members.len() < MOST => {
                 let known = |w: &Self| w.joining.filter(|(_, since)| since + 30_000 > w.now);
                 if known(self).is_some() {
                     return None;

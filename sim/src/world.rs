@@ -41,6 +41,7 @@ pub(crate) enum What {
     Mend(Mend),
     Work,
     Join(usize, usize),
+    Hsp(crate::hsp::What),
 }
 
 pub(crate) enum Mend {
@@ -82,6 +83,8 @@ pub struct Outcome {
     pub told: BTreeMap<&'static str, u64>,
     /// What became of proposals, how often.
     pub proposals: BTreeMap<&'static str, u64>,
+    /// What there was of HSP, how often.
+    pub hsp: BTreeMap<&'static str, u64>,
 }
 
 /// See the module.
@@ -116,6 +119,7 @@ pub struct World {
     pub(crate) instead: BTreeMap<Digest, SignedEntry>,
     pub(crate) working: bool,
     pub(crate) joining: Option<(usize, u64)>,
+    pub(crate) hsp: crate::hsp::State,
 }
 
 /// The run of a configuration, from beginning to end or to the first violation.
@@ -132,6 +136,7 @@ pub fn run(config: &Config) -> Outcome {
         entries,
         told: world.told,
         proposals: world.proposals,
+        hsp: world.hsp.counts,
     }
 }
 
@@ -139,10 +144,15 @@ impl World {
     fn new(config: Config) -> Self {
         let keys: Vec<Keys> = (0..config.members).map(Keys::of).collect();
         let (journal, head) = beginning(&keys);
-        let members: Vec<Member> = keys.into_iter().map(|k| Member::new(k, &journal, &head)).collect();
+        let mut members: Vec<Member> = keys.into_iter().map(|k| Member::new(k, &journal, &head)).collect();
+        if config.story == Story::Union {
+            // Servers without a union, which are to join or must not.
+            let all = config.members + crate::hsp::JOINERS + crate::hsp::ROGUES;
+            members.extend((config.members..all).map(|n| Member::outside(Keys::of(n))));
+        }
         let ids = members.iter().enumerate().map(|(i, m)| (m.id(), i)).collect();
         let invariants = match config.story {
-            Story::Honest => Invariants::all(WALL, config.faults.skew),
+            Story::Honest | Story::Union => Invariants::all(WALL, config.faults.skew),
             Story::Liar | Story::Traitor | Story::Rollback => Invariants::safety(WALL, config.faults.skew),
         };
         Self {
@@ -172,6 +182,7 @@ impl World {
             instead: BTreeMap::new(),
             working: true,
             joining: None,
+            hsp: crate::hsp::State::new(&config),
             config,
         }
     }
@@ -181,10 +192,14 @@ impl World {
             self.after(m as u64, What::Start(m));
         }
         self.after(100, What::Work);
+        self.hsp_begin();
         // Until there are as many voters as there should be.
         self.until(10_000 + 4_000 * self.config.voters as u64);
         self.faults = self.config.faults.clone();
         self.after(0, What::Fault);
+        if self.hsp.on {
+            self.after(0, What::Hsp(crate::hsp::What::Mischief));
+        }
         if matches!(self.config.story, Story::Liar | Story::Traitor) {
             self.liar = self.a_voter();
             if let Some(liar) = self.liar {
@@ -195,6 +210,7 @@ impl World {
         self.mend();
         self.until(self.now + SETTLE);
         let taken = self.last_proposal();
+        self.hsp_settled();
         let heads = self.union_heads();
         for m in 0..self.members.len() {
             let raft = self.members[m].alive.as_ref().map(|l| l.node.raft());
@@ -205,7 +221,7 @@ impl World {
     }
 
     fn last_proposal(&mut self) -> Option<String> {
-        if self.config.story != Story::Honest {
+        if !matches!(self.config.story, Story::Honest | Story::Union) {
             return None;
         }
         for _ in 0..3 {
@@ -253,7 +269,7 @@ impl World {
         self.now = self.now.max(end);
     }
 
-    fn violate(&mut self, invariant: &'static str, what: String) {
+    pub(crate) fn violate(&mut self, invariant: &'static str, what: String) {
         let at = self.now;
         self.violation.get_or_insert(Violation { invariant, what, at });
     }
@@ -264,7 +280,7 @@ impl World {
         }
     }
 
-    fn record(&mut self, kind: u8, member: usize, content: &[u8]) {
+    pub(crate) fn record(&mut self, kind: u8, member: usize, content: &[u8]) {
         self.trace.update([kind]);
         self.trace.update(self.now.to_be_bytes());
         self.trace.update((member as u64).to_be_bytes());
@@ -296,6 +312,7 @@ impl World {
             What::Deliver { to, .. } => Some(*to),
             What::Persisted(m, ..) | What::Begin(m, ..) | What::End(m, ..) | What::Timer(m, _) => Some(*m),
             What::Notice { at, .. } => Some(*at),
+            What::Hsp(what) => self.hsp_member(what),
             _ => None,
         };
         let what = match member {
@@ -345,6 +362,7 @@ impl World {
             },
             What::Work => self.work(),
             What::Join(new, by) => self.join(new, by),
+            What::Hsp(what) => self.hsp_happen(what),
         }
     }
 
@@ -356,8 +374,8 @@ impl World {
 
     // Members.
 
-    fn start(&mut self, m: usize) {
-        if self.members[m].alive.is_some() {
+    pub(crate) fn start(&mut self, m: usize) {
+        if self.members[m].alive.is_some() || self.hsp.on && self.members[m].disk.record.read().is_empty() {
             return;
         }
         let loaded = self.members[m].load();
@@ -407,8 +425,12 @@ impl World {
         let mut rng = self.rng.fork();
         self.members[m].disk.crash(&mut rng);
         self.members[m].tickets.clear();
+        self.hsp_crash(m);
         let peers = std::mem::take(&mut self.members[m].channels);
         for (peer, (connection, _)) in peers {
+            if self.hsp.on {
+                continue;
+            }
             let wait = self.rng.between(0, 2000);
             self.after(wait, What::Notice { at: peer, peer: m, connection });
         }
@@ -518,6 +540,7 @@ impl World {
         if let Some((_, last)) = self.last.as_mut().filter(|(t, _)| *t == ticket) {
             *last = name.into();
         }
+        self.hsp_proposed(ticket, outcome);
         let at = self.members[m].tickets.remove(&ticket);
         if let (Some(at), Proposal::Taken, false) = (at, outcome, self.members[m].exempt) {
             self.see(Seen::Acknowledged { at });
@@ -621,6 +644,7 @@ impl World {
                 });
                 self.note(m, || format!("takes up to {} ({} new) {acts:?}", head.number, entries.len()));
                 self.who_joined(m, entries.len());
+                self.hsp_took(m, entries.len());
             }
             self.see(seen);
         }
@@ -636,7 +660,7 @@ fn brief(act: &Act) -> String {
     text.chars().take_while(|c| c.is_alphanumeric()).collect()
 }
 
-fn wall(now: u64, skew: i64) -> UnixTime {
+pub(crate) fn wall(now: u64, skew: i64) -> UnixTime {
     UnixTime((WALL + now / 1000).saturating_add_signed(skew))
 }
 
