@@ -1,5 +1,6 @@
 //! What a run is: how many members, which faults, which defect on purpose.
 
+use crate::hsp::Mischief;
 use crate::rng::Rng;
 
 /// Faults of a run, until it is to settle.
@@ -129,6 +130,8 @@ pub struct Config {
     pub bug: Option<Bug>,
     /// What of HSP is left out on purpose.
     pub omitted: std::collections::BTreeSet<Omitted>,
+    /// Connections suffer this and nothing else.
+    pub attack: Option<Mischief>,
     /// The disk of a voter goes back to what it was.
     pub rolls_back: bool,
     /// What happens is printed.
@@ -156,6 +159,7 @@ impl Config {
             story,
             bug: None,
             omitted: Default::default(),
+            attack: None,
             rolls_back: false,
             verbose: false,
         }

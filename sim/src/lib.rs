@@ -20,5 +20,6 @@ mod work;
 mod world;
 
 pub use config::{Bug, Config, Faults, Omitted, Story};
+pub use hsp::Mischief;
 pub use invariant::Violation;
 pub use world::{Outcome, run};

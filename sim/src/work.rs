@@ -71,7 +71,10 @@ impl World {
 
     fn act(&mut self, m: usize) -> Option<Act> {
         let record = self.members[m].alive.as_ref()?.keeper.record().clone();
-        let (few, fixed) = (record.voters().len() < self.config.voters, !matches!(self.config.story, Story::Honest | Story::Union));
+        let (few, fixed) = (
+            record.voters().len() < self.config.voters,
+            !matches!(self.config.story, Story::Honest | Story::Union),
+        );
         let members: Vec<MemberId> = record.view().members.keys().copied().collect();
         let voters = record.voters();
         let others: Vec<MemberId> = members.iter().copied().filter(|m| !voters.contains(m)).collect();

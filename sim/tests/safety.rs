@@ -30,3 +30,8 @@ fn one_voter_of_four_with_its_keys_fools_nobody() {
 fn a_voter_whose_disk_has_gone_back_fools_nobody() {
     seeds("rollback", Story::Rollback, 10);
 }
+
+#[test]
+fn members_join_and_prove_themselves_among_attacks_and_all_are_trusted_in_the_end() {
+    seeds("union", Story::Union, 60);
+}

@@ -97,17 +97,20 @@ impl World {
         let Some(m) = self.rng.pick(&any) else { return };
         match self.rng.between(0, 9) {
             0..=2 => {
-                self.hsp.next = self.rng.pick(&Mischief::LINKS);
+                let any = self.rng.pick(&Mischief::LINKS);
+                self.hsp.next = self.config.attack.or(any);
                 // A connection that is there ends, so that there is a next one.
                 let own = |l: &super::link::Link| l.ends.iter().any(|e| e.full() && e.member() == Some(m));
-                let links: Vec<u64> = self.hsp.links.iter().filter(|(_, l)| own(l)).map(|(n, _)| *n).collect();
+                let links: Vec<u64> =
+                    self.hsp.links.iter().filter(|(_, l)| own(l)).map(|(n, _)| *n).collect();
                 if let Some(l) = self.rng.pick(&links) {
                     self.hsp_after(0, What::Lost((l, 0)));
                 }
             }
             3 | 4 => self.hsp_tamper(m),
             5 => {
-                let ill: Vec<usize> = any.into_iter().filter(|m| self.hsp.servers[*m].tampered.is_some()).collect();
+                let ill: Vec<usize> =
+                    any.into_iter().filter(|m| self.hsp.servers[*m].tampered.is_some()).collect();
                 if let Some(m) = self.rng.pick(&ill) {
                     self.hsp_repair(m);
                 }
@@ -150,8 +153,9 @@ impl World {
     pub(crate) fn hsp_reboots(&mut self, m: usize) {
         let server = &mut self.hsp.servers[m];
         server.tpm.reboot();
-        if server.tampered.is_some() && server.trick != Some(Trick::Rollback) {
+        if server.tampered.is_some() {
             server.tpm.extend("bad:program");
+            server.trick = server.trick.map(|t| if t == Trick::Rollback { Trick::None } else { t });
         }
         self.hsp_unsettle(m);
     }
@@ -232,7 +236,8 @@ impl World {
             }
             (Trick::CutLog, Message::Evidence(evidence)) => {
                 let end = server.cut.remove(&at);
-                let ends = end.map_or(evidence.ends.clone(), |e| vec![0, 0, e].try_into().unwrap_or_default());
+                let ends =
+                    end.map_or(evidence.ends.clone(), |e| vec![0, 0, e].try_into().unwrap_or_default());
                 vec![Evidence { ends, ..evidence }.into()]
             }
             (Trick::NoPcr, Message::Evidence(evidence)) => {

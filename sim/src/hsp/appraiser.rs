@@ -70,7 +70,11 @@ impl Appraiser {
     ///
     /// # Errors
     /// Why it is not believed.
-    pub fn appraise(&mut self, what: &Appraisable, asked: Option<(u32, u64)>) -> Result<Appraisal, Rejection> {
+    pub fn appraise(
+        &mut self,
+        what: &Appraisable,
+        asked: Option<(u32, u64)>,
+    ) -> Result<Appraisal, Rejection> {
         let evidence = what.evidence.unchecked();
         let attest = evidence.attest.as_slice();
         let Identity::Tpm { ak, .. } = &what.of.identity else {
@@ -83,10 +87,8 @@ impl Appraiser {
         if evidence.signature.as_slice() != sign(signer, attest) {
             return reject(RejectionKind::Signature, "not signed by that AK");
         }
-        let [data, resets, clock, pcr] = split(attest).ok_or(Rejection {
-            kind: RejectionKind::Malformed,
-            why: "not a quote".into(),
-        })?;
+        let [data, resets, clock, pcr] =
+            split(attest).ok_or(Rejection { kind: RejectionKind::Malformed, why: "not a quote".into() })?;
         let want = blank(&self.omitted, what.binding.clone()).qualifying_data(&evidence.path);
         if want.as_ref().map(|d| &d.0[..]) != Some(data) {
             return reject(RejectionKind::BoundElsewhere, "bound elsewhere");

@@ -41,7 +41,8 @@ impl World {
                     return true;
                 };
                 let key: Challenger = (at, request, ask.clone());
-                if self.hsp.servers[s].batcher.add(key, &binding, &ask.selection, !open, Millis(now)).is_ok() {
+                if self.hsp.servers[s].batcher.add(key, &binding, &ask.selection, !open, Millis(now)).is_ok()
+                {
                     self.hsp_batch(s);
                 }
             }
@@ -68,7 +69,11 @@ impl World {
                 self.hsp.count("renewed");
             }
             Command::AppraiseKeys { request, keys, spki } => {
-                self.hsp_done(at, (2, 20), Event::KeysAppraised { request, outcome: appraise_keys(&keys, spki) });
+                self.hsp_done(
+                    at,
+                    (2, 20),
+                    Event::KeysAppraised { request, outcome: appraise_keys(&keys, spki) },
+                );
             }
             Command::MakeCredential { request, ek, ak } => {
                 let secret = CredentialSecret(Digest::of(&self.rng.bits().to_be_bytes()).0);

@@ -40,7 +40,8 @@ impl World {
             // In the middle is one who has both TLS keys: two connections, and every byte is passed on.
             Some(Mischief::Relay) => exporters[1] = self.hsp_nonce(),
             Some(Mischief::Divert) => {
-                let others: Vec<usize> = self.in_union().into_iter().filter(|m| *m != from && *m != to).collect();
+                let others: Vec<usize> =
+                    self.in_union().into_iter().filter(|m| *m != from && *m != to).collect();
                 if let Some(other) = self.rng.pick(&others) {
                     (ends[1], callee) = (self.hsp_new_end(other), other);
                     spki[1] = self.hsp.servers[other].tpm.spki();
@@ -109,7 +110,7 @@ impl World {
                 Expect::Dialled(id) => self.hsp.servers[m].appraiser.ask(*id),
                 _ => ask(),
             },
-            expect,
+            expect: expect.clone(),
             timing: Timing::default(),
         };
         let born = if matches!(link.ends[at.1].who, Who::Clone(_)) { 0 } else { life.born };
@@ -123,6 +124,7 @@ impl World {
         let step: Step<Session> = Session::start(setup, nonce, &ctx);
         if let Some(end) = self.hsp_end_mut(at) {
             (end.epoch, end.expects) = (epoch, expects);
+            end.called = if let Expect::Dialled(id) = expect { Some(id) } else { None };
         }
         self.hsp_asks(at);
         self.hsp_take(at, step.map(Machine::Session));
@@ -141,7 +143,11 @@ impl World {
     }
 
     /// A message out of this end as a tampered member's `communication` lets it pass.
-    pub(crate) fn hsp_tricked(&mut self, at: At, frame: gtvp_protocol::frame::Frame) -> Vec<gtvp_protocol::frame::Frame> {
+    pub(crate) fn hsp_tricked(
+        &mut self,
+        at: At,
+        frame: gtvp_protocol::frame::Frame,
+    ) -> Vec<gtvp_protocol::frame::Frame> {
         let server = self.hsp_end(at).and_then(End::server);
         let Some(s) = server else { return vec![frame] };
         let Ok(message) = Message::decode(&frame) else { return vec![frame] };

@@ -68,7 +68,8 @@ impl World {
             if let Some(TokenRecord { used_by: None, expires, ek, .. }) = record {
                 let endpoint = "192.0.2.1:7600".parse().unwrap_or_else(|_| unreachable!("an endpoint"));
                 let (union, head) = (view.union, view.head);
-                let given = JoinToken { union, head, endpoint, expires: *expires, ek: *ek, secret: secret(number) };
+                let given =
+                    JoinToken { union, head, endpoint, expires: *expires, ek: *ek, secret: secret(number) };
                 self.hsp_see(&Seen::Given { server: s, token: given.secret.key().id() });
                 self.hsp.servers[s].token = Some(given);
                 self.hsp.servers[s].making = None;
@@ -113,9 +114,19 @@ impl World {
         let (nonce, session_nonce) = (self.hsp_nonce(), self.hsp_nonce());
         let own = self.members[m].keys.entry.clone();
         let peer_spki = self.hsp.servers[s].tpm.spki();
-        let setup = VerifierSetup { own, exporter: exporters[1], peer_spki, ask: ask(), timing, nonce, session_nonce };
+        let setup = VerifierSetup {
+            own,
+            exporter: exporters[1],
+            peer_spki,
+            ask: ask(),
+            timing,
+            nonce,
+            session_nonce,
+        };
         let born = self.members[m].alive.as_ref().map_or(0, |l| l.born);
-        if let (Ok(verifier), Some(end)) = (Verifier::start(setup, Millis(self.now - born)), self.hsp_end_mut((l, 1))) {
+        if let (Ok(verifier), Some(end)) =
+            (Verifier::start(setup, Millis(self.now - born)), self.hsp_end_mut((l, 1)))
+        {
             end.machine = Machine::Verifier(verifier);
         }
         let tpm = &self.hsp.servers[s].tpm;

@@ -7,12 +7,11 @@ use gtvp_model::union::{Epoch, MemberId, UnionView};
 use gtvp_protocol::csp::node::Event as Told;
 use gtvp_protocol::frame::Frame;
 use gtvp_protocol::hsp::join::{CredentialSecret, Joiner, Verifier};
-use gtvp_protocol::hsp::{AttestedChannel, Command, Context, Event, Grant, Millis, Refusal, Session, Step};
+use gtvp_protocol::hsp::{AttestedChannel, Command, Context, Event, Grant, Millis, Session, Step};
 
 use super::adversary::Mischief;
-use super::invariant::Seen;
 use super::tpm::Tpm;
-use super::{At, PERIOD, What};
+use super::{At, What};
 use crate::world::World;
 
 /// Frames of other protocols that wait until the channel is there: what comes in a round trip.
@@ -55,8 +54,10 @@ pub struct End {
     pub epoch: Epoch,
     /// Life and clock of the peer's TPM that were known when evidence was asked for.
     pub asked: Option<(u32, u64)>,
-    /// Whom it has called, or who its TLS key says has called.
+    /// Whose TLS key the other end has shown.
     pub expects: Option<MemberId>,
+    /// Whom it has called.
+    pub called: Option<MemberId>,
     pub early: Vec<Frame>,
     pub learning: Vec<u8>,
     pub learned: bool,
@@ -95,6 +96,7 @@ impl End {
             epoch: Epoch(0),
             asked: None,
             expects: None,
+            called: None,
             early: Vec::new(),
             learning: Vec::new(),
             learned: false,
@@ -196,7 +198,9 @@ impl World {
     }
 
     pub(crate) fn hsp_deliver(&mut self, at: At) {
-        let Some(item) = self.hsp.links.get_mut(&at.0).and_then(|l| l.queues[at.1].pop_front()) else { return };
+        let Some(item) = self.hsp.links.get_mut(&at.0).and_then(|l| l.queues[at.1].pop_front()) else {
+            return;
+        };
         let Some(end) = self.hsp_end_mut(at) else { return };
         let Some(frame) = item else { return self.hsp_event(at, Event::Lost) };
         match &mut end.who {
@@ -226,9 +230,11 @@ impl World {
     }
 
     /// A frame of another protocol.
-    fn hsp_told(&mut self, at: At, frame: Frame) {
+    pub(crate) fn hsp_told(&mut self, at: At, frame: Frame) {
         let Some(end) = self.hsp_end(at) else { return };
-        let (Some(m), Some(peer)) = (end.member(), end.channel.as_ref().map(AttestedChannel::peer)) else { return };
+        let (Some(m), Some(peer)) = (end.member(), end.channel.as_ref().map(AttestedChannel::peer)) else {
+            return;
+        };
         if self.members[m].alive.is_some() {
             self.record(frame.kind, m, &frame.body);
             self.event(m, Told::Frame(peer, frame));
@@ -299,154 +305,5 @@ impl World {
             end.timer = Some(when);
             self.hsp_after(when - now, What::Timer(at));
         }
-    }
-
-    /// The channel is there for this end.
-    pub(crate) fn hsp_up(&mut self, at: At) {
-        let now = self.now;
-        let Some(end) = self.hsp_end_mut(at) else { return };
-        let (Some(m), Some(channel), false) = (end.member(), &end.channel, end.up) else {
-            // Who attacks has what it wanted.
-            return;
-        };
-        let (peer, grant, lies) = (channel.peer(), channel.grant(), end.lies);
-        let alive = self.members[m].alive.as_ref();
-        if !lies && alive.is_none_or(|l| l.keeper.record().member(&peer).is_none()) {
-            // Who is no member any more when the channel is there has none.
-            return self.hsp_event(at, Event::ViewChanged);
-        }
-        let Some(end) = self.hsp_end_mut(at) else { return };
-        (end.up, end.since, end.fresh) = (true, now, now);
-        let early = std::mem::take(&mut end.early);
-        let Some(p) = self.ids.get(&peer).copied() else { return };
-        self.record(210, m, peer.as_bytes());
-        self.note(m, || format!("has a channel with m{p}: {grant:?}"));
-        self.hsp.count(if grant == Grant::Full { "channels" } else { "narrow channels" });
-        if let Some(link) = self.hsp.links.get(&at.0)
-            && link.suffers.is_none()
-            && let [Some(a), Some(b)] = link.ends.each_ref().map(End::server)
-        {
-            let said = link.said.iter().filter(|f| f.kind < 32).cloned().collect();
-            self.hsp.recorded.insert((a, b), said);
-        }
-        self.hsp_opened(at);
-        let old = self.members[m].channels.insert(p, (at.0, grant));
-        if let Some((old, _)) = old {
-            self.event(m, Told::Down(peer));
-            for i in 0..2 {
-                if self.hsp_end((old, i)).is_some_and(|e| e.member() == Some(m)) {
-                    self.hsp_event((old, i), Event::End);
-                }
-            }
-        }
-        self.event(m, Told::Up(peer, grant));
-        let jitter = self.rng.between(0, 200);
-        self.hsp_after(u64::from(PERIOD) + jitter, What::Renew(at));
-        if grant == Grant::RecordOnly && at.1 == 0 {
-            self.hsp_after(3000, What::Narrow(at));
-        }
-        early.into_iter().for_each(|f| self.hsp_told(at, f));
-    }
-
-    /// This end is over.
-    fn hsp_close(&mut self, at: At, refusal: &Refusal) {
-        let Some(end) = self.hsp_end_mut(at) else { return };
-        if end.over {
-            return;
-        }
-        (end.over, end.machine) = (true, Machine::Gone);
-        let (up, server, member) = (std::mem::take(&mut end.up), end.server(), end.member());
-        let peer = end.channel.take().map(|c| c.peer());
-        if let Some(s) = server {
-            self.record(211, s, refusal.name().as_bytes());
-            self.note(s, || format!("closes {at:?}: {refusal}"));
-            self.hsp_closed(at, s, refusal);
-        }
-        if let (Some(m), Some(peer), true) = (member, peer, up)
-            && let Some(p) = self.ids.get(&peer).copied()
-            && self.members[m].channels.get(&p).is_some_and(|(c, _)| *c == at.0)
-        {
-            self.members[m].channels.remove(&p);
-            self.event(m, Told::Down(peer));
-        }
-        self.hsp_put(at, None);
-        self.hsp_over(at.0, matches!(refusal, Refusal::EvidenceRejected { .. }));
-        let judged = matches!(refusal, Refusal::EvidenceRejected { .. } | Refusal::KeysRejected { .. });
-        if judged {
-            self.hsp.count("not believed");
-        }
-    }
-
-    /// Whoever wanted this connection may begin anew; a connection that nobody has is forgotten.
-    fn hsp_over(&mut self, l: u64, bad: bool) {
-        let Some(link) = self.hsp.links.get_mut(&l) else { return };
-        let pair = link.pair.take();
-        let joins = link.ends.iter().find_map(|e| if let Who::Joiner(s) = e.who { Some(s) } else { None });
-        if link.ends.iter().all(|e| e.over || e.server().is_none()) {
-            self.hsp.links.remove(&l);
-        }
-        if let Some(s) = joins.filter(|s| self.hsp.joining.get(s) == Some(&l)) {
-            self.hsp.joining.remove(&s);
-            let wait = self.rng.between(1000, 5000);
-            self.hsp_after(wait, What::Try(s));
-        }
-        if let Some((a, b)) = pair {
-            self.connecting.remove(&(a, b));
-            if bad {
-                self.connecting.insert((a, b));
-                let wait = self.rng.between(500, 3000);
-                self.after(wait, crate::world::What::Connect(a, b));
-            } else {
-                self.review(a, b);
-            }
-        }
-    }
-
-    /// Power is gone.
-    pub(crate) fn hsp_crash(&mut self, s: usize) {
-        if !self.hsp.on {
-            return;
-        }
-        let server = &mut self.hsp.servers[s];
-        server.life += 1;
-        server.batcher = gtvp_protocol::hsp::Batcher::new(u64::from(PERIOD) / 8);
-        // Now and then power is gone, and not the processes alone.
-        if self.rng.permille(500) {
-            self.hsp_reboots(s);
-        }
-        let server = &mut self.hsp.servers[s];
-        server.appraiser = super::appraiser::Appraiser::new(self.config.omitted.clone());
-        let mine = |l: &Link, i: usize| l.ends[i].server() == Some(s) && !l.ends[i].over;
-        let all: Vec<At> = self
-            .hsp
-            .links
-            .iter()
-            .flat_map(|(n, l)| (0..2).filter(|i| mine(l, *i)).map(|i| (*n, i)))
-            .collect();
-        for at in all {
-            if let Some(end) = self.hsp_end_mut(at) {
-                (end.over, end.up, end.machine, end.channel) = (true, false, Machine::Gone, None);
-            }
-            if let Some(link) = self.hsp.links.get_mut(&at.0) {
-                link.broken = true;
-            }
-            let wait = self.rng.between(0, 2000);
-            self.hsp_after(wait, What::Lost((at.0, 1 - at.1)));
-            self.hsp_over(at.0, false);
-        }
-    }
-
-    /// This member's record has changed.
-    pub(crate) fn hsp_changed(&mut self, m: usize) {
-        let mine = |l: &Link, i: usize| l.ends[i].member() == Some(m) && !l.ends[i].over;
-        let all: Vec<At> = self
-            .hsp
-            .links
-            .iter()
-            .flat_map(|(n, l)| (0..2).filter(|i| mine(l, *i)).map(|i| (*n, i)))
-            .collect();
-        all.into_iter().for_each(|at| self.hsp_event(at, Event::ViewChanged));
-        let out = self.hsp_channels(m);
-        self.hsp_see(&Seen::Changed { by: m, strangers: out });
     }
 }

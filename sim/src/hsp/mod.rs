@@ -5,14 +5,15 @@
 //! makes of its quotes are cheap ones (`tpm`, `appraiser`), with each check of the real ones that an attack here needs. TLS is two
 //! keys and an exporter. The results plane is not in it: all appraise all.
 //!
-//! * `link` a connection: order, delay, its end · `carry` what engines want done · `dial` how one begins · `join` how servers join
+//! * `link` a connection: order, delay · `ends` how channels come and go · `carry` what engines want done · `dial` how one begins · `join` how servers join
 //! * `adversary` who attacks, and by what · `truth` what is so, whoever believes what · `invariant` what must hold
 
 mod adversary;
 mod appraiser;
 mod carry;
 mod dial;
-pub mod invariant;
+mod ends;
+mod invariant;
 mod join;
 mod link;
 mod tpm;
@@ -25,7 +26,8 @@ use gtvp_protocol::frame::Frame;
 use gtvp_protocol::hsp::message::{Ask, Evidence};
 use gtvp_protocol::hsp::{Batcher, Event, Request};
 
-use self::adversary::{Mischief, Trick};
+pub use self::adversary::Mischief;
+use self::adversary::Trick;
 use self::appraiser::Appraiser;
 use self::invariant::Invariants;
 use self::link::Link;

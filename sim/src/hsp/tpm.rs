@@ -116,7 +116,8 @@ impl Tpm {
         let log = self.log.as_bytes();
         let held = ask.held.as_slice().iter().find(|h| h.log == LogKind::Own);
         let known = held.and_then(|h| Some((log.get(..usize::try_from(h.bytes).ok()?)?, h.digest)));
-        let from = known.filter(|(part, digest)| Digest::of(part) == *digest).map_or(0, |(part, _)| part.len());
+        let from =
+            known.filter(|(part, digest)| Digest::of(part) == *digest).map_or(0, |(part, _)| part.len());
         let value = attest.get(44..).unwrap_or_default().to_vec().try_into().unwrap_or_default();
         OwnEvidence {
             ak: self.ak.clone(),

@@ -30,7 +30,8 @@ impl World {
         let server = &self.hsp.servers[peer];
         // Of a TPM that was put back, who has not seen it later cannot tell; nor can anybody once its clock is where it was.
         let hidden = server.trick == Some(Trick::Rollback)
-            && (server.known_by.get(&by) != Some(&self.hsp.servers[by].life) || server.told_apart <= self.now);
+            && (server.known_by.get(&by) != Some(&self.hsp.servers[by].life)
+                || server.told_apart <= self.now);
         Some(Open {
             by,
             peer,
@@ -38,6 +39,7 @@ impl World {
             since: end.since,
             rested: life.paused,
             there: other.server(),
+            another: end.called.is_some_and(|c| c != channel.peer()),
             one: link.exporters[0] == link.exporters[1],
             epochs: [end.epoch, other.epoch],
             // Who lies about the entry knows that there is none.
@@ -99,8 +101,7 @@ impl World {
         }
         let Some(life) = &self.members[m].alive else { return };
         let last = life.journal.iter().rev().take(new);
-        let entries: Vec<Entry> =
-            last.filter_map(|c| Entry::decode(c.entry.entry.as_slice()).ok()).collect();
+        let entries: Vec<Entry> = last.filter_map(|c| Entry::decode(c.entry.entry.as_slice()).ok()).collect();
         let seen = self.hsp.entries;
         for entry in entries.into_iter().rev().filter(|e| e.number >= seen) {
             if let Act::Admitted(admission) = &entry.act {
@@ -109,7 +110,8 @@ impl World {
                 let seen = Seen::Admitted {
                     token: admission.token,
                     server: real,
-                    genuine: real.is_some_and(|s| matches!(self.hsp.servers[s].rogue, None | Some(Mischief::Again))),
+                    genuine: real
+                        .is_some_and(|s| matches!(self.hsp.servers[s].rogue, None | Some(Mischief::Again))),
                 };
                 self.hsp.count("admitted");
                 self.hsp_see(&seen);

@@ -31,6 +31,8 @@ pub struct Open {
     pub rested: u64,
     /// Who really is there, if it is a server of its own.
     pub there: Option<usize>,
+    /// It is not whom this end has called.
+    pub another: bool,
     /// Both ends are of one connection.
     pub one: bool,
     /// The epochs of this end and the other when they began.

@@ -15,8 +15,13 @@ impl Invariant for OneConnection {
         let Seen::Opened(open) = seen else { return Ok(()) };
         let (by, peer) = (open.by, open.peer);
         match open.there {
+            _ if open.another => {
+                Err(format!("m{by} has called somebody else, and has a channel with m{peer}"))
+            }
             Some(there) if there == peer && open.one => Ok(()),
-            Some(there) if there == peer => Err(format!("between m{by} and m{peer} is somebody in the middle")),
+            Some(there) if there == peer => {
+                Err(format!("between m{by} and m{peer} is somebody in the middle"))
+            }
             Some(there) => Err(format!("m{by} takes m{there} for m{peer}")),
             None => Err(format!("m{by} takes somebody for m{peer} who is not")),
         }

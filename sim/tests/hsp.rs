@@ -1,0 +1,96 @@
+//! Runs find what is wrong with HSP: each defect that is put in on purpose is found by some seed, by the invariant that is about it.
+//! That the same seeds find nothing without it is `safety.rs`'s.
+
+use gtvp_protocol::{Check, without_all};
+use gtvp_sim::{Config, Mischief, Omitted, Story, Violation, run};
+
+const OTHER: &str = "at the other end is who is believed to be";
+const CONTAINED: &str = "who was tampered with is cut off in time";
+const EPOCHS: &str = "who has an old roster gets the record only";
+const EVICTED: &str = "who is evicted has no channel";
+const LIFE: &str = "a session is one life of a TPM";
+const ONCE: &str = "a token admits one";
+const PROVED: &str = "who is admitted has proved its TPM for that token";
+const WHOLE: &str = "a join is whole or nothing";
+
+/// Seeds that a defect has until it must be found.
+const SEEDS: u64 = 300;
+
+fn find(
+    seeds: u64,
+    checks: &[Check],
+    omitted: &[Omitted],
+    attack: Option<Mischief>,
+) -> Option<(u64, Violation)> {
+    without_all(checks, || {
+        (0..seeds).find_map(|seed| {
+            let mut config = Config::of(seed, Story::Union);
+            config.omitted = omitted.iter().copied().collect();
+            config.attack = attack;
+            run(&config).violation.map(|v| (seed, v))
+        })
+    })
+}
+
+#[track_caller]
+fn found(checks: &[Check], omitted: &[Omitted], attack: Option<Mischief>, invariants: &[&str]) {
+    let violation = find(SEEDS, checks, omitted, attack);
+    let (seed, v) = violation.unwrap_or_else(|| panic!("{checks:?} {omitted:?} are not missed"));
+    println!("{checks:?} {omitted:?}: seed {seed}: {}: {}", v.invariant, v.what);
+    assert!(invariants.contains(&v.invariant), "{checks:?} {omitted:?}: {v:?}");
+}
+
+macro_rules! planted {
+    ($($(#[$doc:meta])* $name:ident: [$($check:ident),*] [$($omitted:ident),*] => $($invariant:ident)|+;)*) => {
+        $($(#[$doc])* #[test]
+        #[cfg_attr(debug_assertions, ignore = "slow without optimization: cargo test --release -p gtvp-sim")]
+        fn $name() {
+            found(&[$(Check::$check),*], &[$(Omitted::$omitted),*], None, &[$($invariant),+]);
+        })*
+    };
+}
+
+planted! {
+    /// A round is answered by the evidence of the one before. The transcript has the nonce too.
+    a_nonce_that_is_not_checked: [] [Nonce, Transcript] => CONTAINED;
+    /// Somebody in the middle passes every byte on.
+    an_exporter_that_is_not_bound: [] [Exporter] => OTHER;
+    an_epoch_that_is_not_compared: [EpochGrant] [] => EPOCHS;
+    a_roster_that_is_not_looked_at: [Evicted] [] => EVICTED;
+    a_call_that_ends_elsewhere: [Dialled] [] => OTHER;
+    /// A member's disk beside another TPM.
+    a_clone_whose_keys_are_not_looked_at: [TlsKey] [Ak] => OTHER | CONTAINED;
+    a_quote_by_another_tpm: [] [Ak] => CONTAINED;
+    a_tpm_that_went_back: [] [Clock] => CONTAINED;
+    a_tpm_that_was_reset_within_a_session: [] [Life] => LIFE;
+    silence_that_is_no_reason: [Silence] [] => CONTAINED;
+    a_pcr_that_is_not_missed: [PcrSelection] [] => CONTAINED;
+    a_tpm_that_is_not_missed: [NoEvidence] [] => CONTAINED;
+    a_log_that_is_not_replayed: [] [Replay] => CONTAINED;
+    entries_that_nobody_looks_at: [] [Reference] => CONTAINED | PROVED;
+    a_credential_that_was_not_opened: [] [Credential] => PROVED;
+    a_token_that_is_used_twice: [TokenUnused, EntryToken] [] => ONCE;
+    a_token_without_its_secret: [TokenSecret, EntryToken] [] => PROVED;
+    an_entry_that_is_not_there: [OwnEntry] [] => WHOLE;
+}
+
+/// A member's own words back to it, under its own key: three checks stand before the role in what is quoted, which stops it alone.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "slow without optimization: cargo test --release -p gtvp-sim")]
+fn a_role_that_is_not_bound() {
+    let before = [Check::NotOurselves, Check::NonceEchoed, Check::Dialled];
+    found(&before, &[Omitted::Role], Some(Mischief::Reflect), &[OTHER]);
+    assert_eq!(find(40, &before, &[], Some(Mischief::Reflect)), None);
+}
+
+/// What a member said on a connection, once more on another: each of the three fields stops it alone.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "slow without optimization: cargo test --release -p gtvp-sim")]
+fn evidence_that_is_bound_to_no_connection_and_no_nonce() {
+    let all = [Omitted::Exporter, Omitted::Nonce, Omitted::Transcript];
+    let attack = Some(Mischief::Replay);
+    found(&[], &all, attack, &[OTHER]);
+    // A relayed join needs the exporter alone, and the evidence of an earlier round the other two.
+    assert_eq!(find(40, &[], &all[1..2], attack), None);
+    assert_eq!(find(40, &[], &all[2..], attack), None);
+}
