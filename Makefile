@@ -9,7 +9,7 @@ BINARIES := gtvpd gtvp-probe gtvp gtvp-management gtvp-security gtvp-components 
 	gtvp-lazyfs gtvp-fetcher gtvp-guest-init
 PREFIX ?= /usr/local
 
-.PHONY: help demo down setup build test verify soak models bench install clean
+.PHONY: help demo down setup build test verify soak fuzz models bench install clean
 
 help:            ## show this
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */\1\t/' | expand -t 10
@@ -40,6 +40,9 @@ soak:            ## an hour of simulated unions, or MINUTES=N; then gossip, and 
 	@cargo run --locked --release -p gtvp-sim -- gossip soak --minutes $(or $(MINUTES),10)
 	@cargo run --locked --release -p gtvp-sim -- gossip spread --seeds 10000
 	@cargo test --locked --release -p gtvp-security --test belief -- --ignored --nocapture
+
+fuzz:            ## every parser on changed bytes for an hour, or MINUTES=N
+	@cargo run --locked --release -p gtvp-fuzz -- --minutes $(or $(MINUTES),60)
 
 models:          ## verify the formal models of the protocols, and that each guard is needed
 	@command -v verifpal >/dev/null || cargo install verifpal --version 1.6.7 --locked --ignore-rust-version

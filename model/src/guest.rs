@@ -132,6 +132,9 @@ impl Frame {
     }
 }
 
+/// Bytes of payloads whose checksum is tried in vain in one go: a torn frame's, and a header's that it has by chance.
+const MOST_TRIED: usize = 2 * MAX_PAYLOAD;
+
 /// Finds frames in a stream of bytes, whatever is between them.
 #[derive(Default)]
 pub struct Decoder {
@@ -145,7 +148,8 @@ impl Decoder {
         Self::default()
     }
 
-    /// Bytes that belonged to no frame so far.
+    /// Bytes that belonged to no frame so far, and those of payloads that were not what their checksum says: a payload is looked at
+    /// once for each header before it, so whoever sends headers alone has the same bytes looked at again and again.
     pub fn skipped(&self) -> u64 {
         self.skipped
     }
@@ -160,9 +164,10 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole frame, if one is there.
+    /// The next whole frame, if one is there. After [`MOST_TRIED`] bytes of payloads that are none, what follows waits for the next
+    /// bytes, so that whoever reads may look at [`Self::skipped`] first.
     pub fn next_frame(&mut self) -> Option<Frame> {
-        let mut at = 0;
+        let (mut at, mut tried) = (0, 0);
         let found = loop {
             let rest = &self.buffer[at..];
             if rest.len() < HEADER {
@@ -191,13 +196,17 @@ impl Decoder {
                 break None;
             }
             let payload = &rest[HEADER..HEADER + length];
+            if tried > MOST_TRIED {
+                break None;
+            }
             if crc32(&[&rest[4..16], payload]) != word(16) {
                 at += 1;
+                tried += length;
                 continue;
             }
             break Some((Frame { kind, stream: word(8), payload: payload.to_vec() }, HEADER + length));
         };
-        self.skipped += at as u64;
+        self.skipped += (at + tried) as u64;
         let used = at + found.as_ref().map_or(0, |(_, n)| *n);
         self.buffer.drain(..used);
         found.map(|(frame, _)| frame)
@@ -454,6 +463,31 @@ mod tests {
     #[test]
     fn crc_is_the_standard_one() {
         assert_eq!(crc32(&[b"1234", b"56789"]), 0xcbf4_3926);
+    }
+
+    /// Found by `gtvp-fuzz`: half a MiB of headers, each of the longest frame, took a minute of checksums.
+    #[test]
+    fn headers_without_frames_are_not_tried_without_end() {
+        let mut header = Frame::data(1, Vec::new()).encode();
+        header[12..16].copy_from_slice(&u32::try_from(MAX_PAYLOAD).unwrap().to_le_bytes());
+        let wire = header.repeat(2 * MAX_PAYLOAD / header.len());
+        let mut d = Decoder::new();
+        for chunk in wire.chunks(64 * 1024) {
+            let before = d.skipped();
+            d.push(chunk);
+            assert_eq!(d.next_frame(), None);
+            let most = MOST_TRIED + MAX_PAYLOAD + chunk.len();
+            assert!(d.skipped() - before <= most as u64, "as much as that is looked at in one go");
+        }
+        assert!(d.skipped() > 2 * 1024 * 1024, "and whoever reads can tell");
+        // What comes behind it is found.
+        let frame = Frame::data(1, b"hello".to_vec());
+        let mut d = Decoder::new();
+        d.push(&header.repeat(10));
+        d.push(&vec![0; MAX_PAYLOAD]);
+        d.push(&frame.encode());
+        let found = (0..20).find_map(|_| d.next_frame());
+        assert_eq!(found, Some(frame));
     }
 
     #[test]

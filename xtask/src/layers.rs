@@ -24,6 +24,7 @@ const INSIDE: &[(&str, &[&str])] = &[
     ("gtvp-guest-init", &["gtvp-model"]),
     ("gtvp-e2e", &["gtvp-model"]),
     ("gtvp-sim", &["gtvp-model", "gtvp-protocol"]),
+    ("gtvp-fuzz", &["gtvp-appraisal", "gtvp-ipc", "gtvp-model", "gtvp-protocol"]),
     ("xtask", &[]),
 ];
 

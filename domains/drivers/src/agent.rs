@@ -17,8 +17,8 @@ const MOST_WAITING: usize = 4 * 1024 * 1024;
 const MOST_OWED: usize = 2 * MOST_WAITING;
 /// Sent bytes that are kept until all is sent; more are let go of before.
 const MOST_SENT: usize = 1024 * 1024;
-/// Most bytes of nonsense: a torn frame (256 KiB) after each of a few reconnections is in order, more is not.
-const MOST_SKIPPED: u64 = 1024 * 1024;
+/// Most bytes of nonsense: a torn frame (256 KiB, skipped and tried) after each of a few reconnections is in order, more is not.
+const MOST_SKIPPED: u64 = 2 * 1024 * 1024;
 /// Bytes read at once.
 const CHUNK: usize = 64 * 1024;
 

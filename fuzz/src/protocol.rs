@@ -1,0 +1,103 @@
+//! What another member sends: frames of every kind, entries of the record, whole pages of it, what the TLS key is to sign.
+
+use gtvp_protocol::csp::{Entry, node, page};
+use gtvp_protocol::frame::wire::encode;
+use gtvp_protocol::frame::{Frame, FrameReader};
+use gtvp_protocol::hsp::signable::CertificateVerify;
+use gtvp_protocol::hsp::{Message, message};
+use gtvp_protocol::{neighbour, results, vouch};
+
+use crate::seeds::{files, named};
+use crate::{Row, same};
+
+pub const TARGETS: &[Row] = &[
+    ("frames", frames, stream),
+    ("record-entry", entries, |bytes| match Entry::decode(bytes) {
+        Ok(entry) => same("an entry", bytes, &entry.encode()),
+        Err(_) => Ok(()),
+    }),
+    ("record-page", pages, |bytes| match page::split(bytes) {
+        Ok(items) => {
+            let _ = page::offer(&items);
+            same("a page of the record", bytes, &page::join(&items))
+        }
+        Err(_) => Ok(()),
+    }),
+    ("tls-signable", signable, |bytes| {
+        let _ = CertificateVerify::parse(bytes);
+        Ok(())
+    }),
+];
+
+/// One of each kind, and all in a row.
+fn frames() -> Vec<Vec<u8>> {
+    let kind = |name: &str| name.split('-').next().and_then(|k| k.parse().ok());
+    let simulated = named("seeds/frames", "").into_iter();
+    let mut all: Vec<Frame> =
+        simulated.filter_map(|(name, body)| Some(Frame { kind: kind(&name)?, body })).collect();
+    all.extend(results::Told::frame(vec![1; 90], vec![2; 400]));
+    all.push(results::Suspect { member: [7; 32].into() }.frame());
+    all.extend(vouch::Answer::frames(7, &[1; 300]));
+    all.push(vouch::Answer::refusal(7, "there is no such box"));
+    all.push(neighbour::Endpoints::frame(Vec::new()));
+    let mut seeds: Vec<Vec<u8>> = all.iter().filter_map(Frame::encode).collect();
+    seeds.push(seeds.concat());
+    seeds
+}
+
+fn limits(kind: u8) -> Option<usize> {
+    let all: [fn(u8) -> Option<usize>; 5] =
+        [message::limits, node::limits, results::limits, vouch::limits, neighbour::limits];
+    all.into_iter().find_map(|limits| limits(kind))
+}
+
+fn stream(bytes: &[u8]) -> Result<(), String> {
+    let mut reader = FrameReader::new(limits);
+    // As it comes from the network: in two pieces.
+    let (one, two) = bytes.split_at(bytes.len() / 3);
+    for mut piece in [one, two] {
+        loop {
+            match reader.read(&mut piece) {
+                Ok(Some(frame)) => decode(&frame)?,
+                Ok(None) => break,
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn decode(frame: &Frame) -> Result<(), String> {
+    let written = match frame.kind {
+        k if message::limits(k).is_some() => Message::decode(frame).ok().map(|m| m.frame().body),
+        k if node::limits(k).is_some() => node::Message::decode(frame).ok().map(|m| m.encode().body),
+        65 => results::Told::decode(frame).ok().map(|m| encode(&m)),
+        66 => results::Suspect::decode(frame).ok().map(|m| encode(&m)),
+        vouch::ASK => vouch::Ask::decode(frame).ok().map(|m| encode(&m)),
+        vouch::ANSWER => vouch::Answer::decode(frame).ok().map(|m| encode(&m)),
+        _ => neighbour::Endpoints::decode(frame).ok().map(|m| encode(&m)),
+    };
+    written.map_or(Ok(()), |w| same(&format!("a frame of kind {}", frame.kind), &frame.body, &w))
+}
+
+/// The record that a joiner was sent.
+fn pages() -> Vec<Vec<u8>> {
+    let bodies = files("seeds/frames", "18-").into_iter().map(|body| Frame { kind: 18, body });
+    let records = bodies.filter_map(|f| match Message::decode(&f) {
+        Ok(Message::Record(record)) => Some(record.bytes.into_vec()),
+        _ => None,
+    });
+    records.collect()
+}
+
+fn entries() -> Vec<Vec<u8>> {
+    let items = pages().into_iter().filter_map(|p| page::split(&p).ok()).flatten();
+    items.map(|c| c.entry.entry.as_slice().to_vec()).collect()
+}
+
+fn signable() -> Vec<Vec<u8>> {
+    let context = |who: &str| {
+        [&[0x20; 64][..], format!("TLS 1.3, {who} CertificateVerify\0").as_bytes(), &[9; 32]].concat()
+    };
+    vec![context("client"), context("server")]
+}
