@@ -90,7 +90,7 @@ fn evidence_that_is_bound_to_no_connection_and_no_nonce() {
     let all = [Omitted::Exporter, Omitted::Nonce, Omitted::Transcript];
     let attack = Some(Mischief::Replay);
     found(&[], &all, attack, &[OTHER]);
-    // A relayed join needs the exporter alone, and the evidence of an earlier round the other two.
+    // The exporter alone lets relays through, and the other two together the evidence of a round before: not this.
     assert_eq!(find(40, &[], &all[1..2], attack), None);
     assert_eq!(find(40, &[], &all[2..], attack), None);
 }

@@ -38,6 +38,7 @@ impl Mischief {
     /// Of servers.
     pub const ROGUES: [Self; super::ROGUES] = [Self::Forger, Self::Thief, Self::Again, Self::Tampered];
 
+    /// In a word or two.
     pub fn name(self) -> &'static str {
         match self {
             Self::Relay => "relay",
@@ -173,15 +174,17 @@ impl World {
         (server.tampered, server.trick) = (Some(now), Some(trick));
         match (trick, &server.saved) {
             (Trick::Rollback, Some((saved, at))) => {
-                let (newest, back) = (server.tpm.resets, now - at);
+                let back = now - at;
                 server.tpm = saved.clone();
                 server.tpm.behind += back;
                 let until = (now + back).saturating_sub(u64::from(super::PERIOD) + 1000);
-                server.told_apart = if newest > saved.resets { u64::MAX } else { until };
                 let (resets, clock) = (saved.resets, at.saturating_sub(saved.behind));
                 let id = self.members[m].id();
                 let knows = |(o, s): (usize, &super::Server)| {
-                    s.appraiser.newest(&id).is_some_and(|n| n > (resets, clock)).then_some((o, s.life))
+                    let newest = s.appraiser.newest(&id).filter(|n| *n > (resets, clock))?;
+                    // Of the same life its clock comes to where it was: from then on nobody can tell.
+                    let until = if newest.0 > resets { u64::MAX } else { until };
+                    Some((o, (s.life, until)))
                 };
                 let known = self.hsp.servers.iter().enumerate().filter_map(knows).collect();
                 self.hsp.servers[m].known_by = known;

@@ -94,9 +94,8 @@ pub struct Server {
     pub trick: Option<Trick>,
     /// A state that its TPM was in, and when.
     pub saved: Option<(Tpm, u64)>,
-    /// Who had seen a later state of a TPM that was put back, in which life, and how long they can tell: its clock goes on from there.
-    pub known_by: BTreeMap<usize, u32>,
-    pub told_apart: u64,
+    /// Who had seen a later state of a TPM that was put back, in which life of its own, and how long it can tell.
+    pub known_by: BTreeMap<usize, (u32, u64)>,
     /// Its evidence may be of what it was, or its TPM's state a surprise, up to then.
     pub unsettled: u64,
     /// The evidence that it sent last, on a connection.
@@ -157,7 +156,6 @@ impl State {
                 trick: None,
                 saved: None,
                 known_by: BTreeMap::new(),
-                told_apart: 0,
                 unsettled: 0,
                 last: BTreeMap::new(),
                 cut: BTreeMap::new(),

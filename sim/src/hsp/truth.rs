@@ -29,9 +29,10 @@ impl World {
         let life = self.members[by].alive.as_ref()?;
         let server = &self.hsp.servers[peer];
         // Of a TPM that was put back, who has not seen it later cannot tell; nor can anybody once its clock is where it was.
-        let hidden = server.trick == Some(Trick::Rollback)
-            && (server.known_by.get(&by) != Some(&self.hsp.servers[by].life)
-                || server.told_apart <= self.now);
+        let tells = server.known_by.get(&by);
+        let tells =
+            tells.is_some_and(|(life, until)| *life == self.hsp.servers[by].life && *until > self.now);
+        let hidden = server.trick == Some(Trick::Rollback) && !tells;
         Some(Open {
             by,
             peer,
