@@ -41,7 +41,7 @@ fn found(checks: &[Check], omitted: &[Omitted], attack: Option<Mischief>, invari
 }
 
 macro_rules! planted {
-    ($($(#[$doc:meta])* $name:ident: [$($check:ident),*] [$($omitted:ident),*] => $($invariant:ident)|+;)*) => {
+    ($($(#[$doc:meta])* fn $name:ident() [$($check:ident),*] [$($omitted:ident),*] => $($invariant:ident)|+;)*) => {
         $($(#[$doc])* #[test]
         #[cfg_attr(debug_assertions, ignore = "slow without optimization: cargo test --release -p gtvp-sim")]
         fn $name() {
@@ -52,26 +52,26 @@ macro_rules! planted {
 
 planted! {
     /// A round is answered by the evidence of the one before. The transcript has the nonce too.
-    a_nonce_that_is_not_checked: [] [Nonce, Transcript] => CONTAINED;
+    fn a_nonce_that_is_not_checked() [] [Nonce, Transcript] => CONTAINED;
     /// Somebody in the middle passes every byte on.
-    an_exporter_that_is_not_bound: [] [Exporter] => OTHER;
-    an_epoch_that_is_not_compared: [EpochGrant] [] => EPOCHS;
-    a_roster_that_is_not_looked_at: [Evicted] [] => EVICTED;
-    a_call_that_ends_elsewhere: [Dialled] [] => OTHER;
+    fn an_exporter_that_is_not_bound() [] [Exporter] => OTHER;
+    fn an_epoch_that_is_not_compared() [EpochGrant] [] => EPOCHS;
+    fn a_roster_that_is_not_looked_at() [Evicted] [] => EVICTED;
+    fn a_call_that_ends_elsewhere() [Dialled] [] => OTHER;
     /// A member's disk beside another TPM.
-    a_clone_whose_keys_are_not_looked_at: [TlsKey] [Ak] => OTHER | CONTAINED;
-    a_quote_by_another_tpm: [] [Ak] => CONTAINED;
-    a_tpm_that_went_back: [] [Clock] => CONTAINED;
-    a_tpm_that_was_reset_within_a_session: [] [Life] => LIFE;
-    silence_that_is_no_reason: [Silence] [] => CONTAINED;
-    a_pcr_that_is_not_missed: [PcrSelection] [] => CONTAINED;
-    a_tpm_that_is_not_missed: [NoEvidence] [] => CONTAINED;
-    a_log_that_is_not_replayed: [] [Replay] => CONTAINED;
-    entries_that_nobody_looks_at: [] [Reference] => CONTAINED | PROVED;
-    a_credential_that_was_not_opened: [] [Credential] => PROVED;
-    a_token_that_is_used_twice: [TokenUnused, EntryToken] [] => ONCE;
-    a_token_without_its_secret: [TokenSecret, EntryToken] [] => PROVED;
-    an_entry_that_is_not_there: [OwnEntry] [] => WHOLE;
+    fn a_clone_whose_keys_are_not_looked_at() [TlsKey] [Ak] => OTHER | CONTAINED;
+    fn a_quote_by_another_tpm() [] [Ak] => CONTAINED;
+    fn a_tpm_that_went_back() [] [Clock] => CONTAINED;
+    fn a_tpm_that_was_reset_within_a_session() [] [Life] => LIFE;
+    fn silence_that_is_no_reason() [Silence] [] => CONTAINED;
+    fn a_pcr_that_is_not_missed() [PcrSelection] [] => CONTAINED;
+    fn a_tpm_that_is_not_missed() [NoEvidence] [] => CONTAINED;
+    fn a_log_that_is_not_replayed() [] [Replay] => CONTAINED;
+    fn entries_that_nobody_looks_at() [] [Reference] => CONTAINED | PROVED;
+    fn a_credential_that_was_not_opened() [] [Credential] => PROVED;
+    fn a_token_that_is_used_twice() [TokenUnused, EntryToken] [] => ONCE;
+    fn a_token_without_its_secret() [TokenSecret, EntryToken] [] => PROVED;
+    fn an_entry_that_is_not_there() [OwnEntry] [] => WHOLE;
 }
 
 /// A member's own words back to it, under its own key: three checks stand before the role in what is quoted, which stops it alone.

@@ -177,13 +177,13 @@ impl World {
                 let back = now - at;
                 server.tpm = saved.clone();
                 server.tpm.behind += back;
-                let until = (now + back).saturating_sub(u64::from(super::PERIOD) + 1000);
+                let behind = server.tpm.behind;
                 let (resets, clock) = (saved.resets, at.saturating_sub(saved.behind));
                 let id = self.members[m].id();
                 let knows = |(o, s): (usize, &super::Server)| {
                     let newest = s.appraiser.newest(&id).filter(|n| *n > (resets, clock))?;
                     // Of the same life its clock comes to where it was: from then on nobody can tell.
-                    let until = if newest.0 > resets { u64::MAX } else { until };
+                    let until = if newest.0 > resets { u64::MAX } else { newest.1 + behind };
                     Some((o, (s.life, until)))
                 };
                 let known = self.hsp.servers.iter().enumerate().filter_map(knows).collect();
