@@ -150,17 +150,19 @@ impl Config {
         };
         let members = voters + usize::try_from(rng.between(1, 3)).unwrap_or(1);
         let faulty_ms = rng.between(20, 90) * 1000;
+        let faults = Faults::any(&mut rng);
+        let rolls_back = story == Story::Union && voters > 1 && rng.permille(250);
         Self {
             seed,
             members,
             voters,
             faulty_ms,
-            faults: Faults::any(&mut rng),
+            faults,
             story,
             bug: None,
             omitted: Default::default(),
             attack: None,
-            rolls_back: false,
+            rolls_back,
             verbose: false,
         }
     }

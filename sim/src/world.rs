@@ -152,6 +152,7 @@ impl World {
         }
         let ids = members.iter().enumerate().map(|(i, m)| (m.id(), i)).collect();
         let invariants = match config.story {
+            _ if config.rolls_back => Invariants::safety(WALL, config.faults.skew),
             Story::Honest | Story::Union => Invariants::all(WALL, config.faults.skew),
             Story::Liar | Story::Traitor | Story::Rollback => Invariants::safety(WALL, config.faults.skew),
         };

@@ -21,23 +21,25 @@ fn find(
     checks: &[Check],
     omitted: &[Omitted],
     attack: Option<Mischief>,
+    which: impl Fn(&Violation) -> bool,
 ) -> Option<(u64, Violation)> {
     without_all(checks, || {
         (0..seeds).find_map(|seed| {
             let mut config = Config::of(seed, Story::Union);
             config.omitted = omitted.iter().copied().collect();
             config.attack = attack;
-            run(&config).violation.map(|v| (seed, v))
+            run(&config).violation.filter(|v| which(v)).map(|v| (seed, v))
         })
     })
 }
 
 #[track_caller]
 fn found(checks: &[Check], omitted: &[Omitted], attack: Option<Mischief>, invariants: &[&str]) {
-    let violation = find(SEEDS, checks, omitted, attack);
+    // What is left out may do harm that another invariant is about too.
+    let about = |v: &Violation| invariants.contains(&v.invariant);
+    let violation = find(SEEDS, checks, omitted, attack, about);
     let (seed, v) = violation.unwrap_or_else(|| panic!("{checks:?} {omitted:?} are not missed"));
     println!("{checks:?} {omitted:?}: seed {seed}: {}: {}", v.invariant, v.what);
-    assert!(invariants.contains(&v.invariant), "{checks:?} {omitted:?}: {v:?}");
 }
 
 macro_rules! planted {
@@ -80,7 +82,7 @@ planted! {
 fn a_role_that_is_not_bound() {
     let before = [Check::NotOurselves, Check::NonceEchoed, Check::Dialled];
     found(&before, &[Omitted::Role], Some(Mischief::Reflect), &[OTHER]);
-    assert_eq!(find(40, &before, &[], Some(Mischief::Reflect)), None);
+    assert_eq!(find(40, &before, &[], Some(Mischief::Reflect), |_| true), None);
 }
 
 /// What a member said on a connection, once more on another: each of the three fields stops it alone.
@@ -91,6 +93,6 @@ fn evidence_that_is_bound_to_no_connection_and_no_nonce() {
     let attack = Some(Mischief::Replay);
     found(&[], &all, attack, &[OTHER]);
     // The exporter alone lets relays through, and the other two together the evidence of a round before: not this.
-    assert_eq!(find(40, &[], &all[1..2], attack), None);
-    assert_eq!(find(40, &[], &all[2..], attack), None);
+    assert_eq!(find(40, &[], &all[1..2], attack, |_| true), None);
+    assert_eq!(find(40, &[], &all[2..], attack, |_| true), None);
 }

@@ -116,12 +116,10 @@ impl World {
                     self.hsp_repair(m);
                 }
             }
-            6 => {
-                // Without a start of the server: its TPM alone.
-                if self.hsp.servers[m].tampered.is_none() {
-                    self.hsp_reboots(m);
-                    self.hsp.count("resets");
-                }
+            // Without a start of the server: its TPM alone.
+            6 if self.hsp.servers[m].tampered.is_none() => {
+                self.hsp_reboots(m);
+                self.hsp.count("resets");
             }
             7 => {
                 let now = self.now;

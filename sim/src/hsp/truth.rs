@@ -154,7 +154,8 @@ impl World {
 
     /// Some time has passed since.
     pub(crate) fn hsp_settled(&mut self) {
-        if !self.hsp.on {
+        // A voter whose disk has gone back may hold the union up.
+        if !self.hsp.on || self.config.rolls_back {
             return;
         }
         let members = self.in_union();
