@@ -73,7 +73,7 @@ impl World {
         let record = self.members[m].alive.as_ref()?.keeper.record().clone();
         let (few, fixed) = (
             record.voters().len() < self.config.voters,
-            !matches!(self.config.story, Story::Honest | Story::Union),
+            self.config.rolls_back || !matches!(self.config.story, Story::Honest | Story::Union),
         );
         let members: Vec<MemberId> = record.view().members.keys().copied().collect();
         let voters = record.voters();
