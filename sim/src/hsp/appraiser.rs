@@ -180,7 +180,7 @@ pub fn appraise_keys(keys: &Untrusted<JoinKeys>, spki: SpkiDigest) -> Result<Box
     let ek_digest = Digest::of(ek.as_slice()).0.into();
     let (ek_public, ak_public) = (ek.into_vec(), ak.into_vec());
     Ok(Box::new(CheckedKeys {
-        kind: TpmKind::Hardware,
+        kind: TpmKind::Hardware(Default::default()),
         ek: ek_digest,
         ek_public,
         ak: ak_name,

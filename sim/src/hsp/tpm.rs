@@ -83,7 +83,7 @@ impl Tpm {
 
     pub fn identity(&self) -> Identity {
         Identity::Tpm {
-            kind: TpmKind::Hardware,
+            kind: TpmKind::Hardware(Default::default()),
             ek: Digest::of(&self.ek).0.into(),
             ak: KeyName::sha256(&self.ak),
             tls: KeyName::sha256(&self.tls),

@@ -86,7 +86,10 @@ impl Peers {
         let (table, mut heard) = (self.table(), Vec::new());
         for id in known.state.view.members.keys() {
             heard.extend(
-                self.heard().of(id, now, period).map(|(_, said)| said.at.ms.saturating_add(lasts(period))),
+                self.heard()
+                    .of(id, now, period)
+                    .into_iter()
+                    .map(|(_, said)| said.at.ms.saturating_add(lasts(period))),
             );
         }
         let ends = table.ends(period).chain(heard);

@@ -217,7 +217,7 @@ impl Tpm {
 
     /// The same over an entry that is passed on in this union: r and s. Its label is another.
     pub fn sign_gossip(&self, union: UnionId, entry: &gossip::Entry) -> Result<[[u8; 32]; 2], TpmError> {
-        self.sign_as_identity(Digest::of(&gossip::content(union, entry)).0)
+        self.sign_as_identity(Lane::Own, Digest::of(&gossip::content(union, entry)).0)
     }
 
     /// The same over a head of the record: r and s. Its label is another.
