@@ -90,7 +90,8 @@ pub enum Failure {
     },
     /// The TPM is one of an earlier life: its state was put back.
     #[error(
-        "the TPM went back to an earlier life: {} resets and {} restarts, before {} and {}",
+        "the TPM went back to an earlier life: {} resets and {} restarts, before {} and {} (a server restored from a backup? docs/design/tpm.md \
+         has the way back)",
         now.reset_count, now.restart_count, was.reset_count, was.restart_count
     )]
     EarlierLife {

@@ -181,7 +181,7 @@ fn hint(code: u16) -> Option<&'static str> {
         }
         () if named("NameTaken") => "say another name in member.toml",
         () if named("AlreadyMember") => {
-            "this TPM is a member by other keys: evict it there first (gtvp member evict), then join anew"
+            "it is still listed there, by these keys or others of its TPM: there, gtvp member evict NAME; then join again"
         }
         () if named("KeysRejected") => {
             "the endorsement key's certificate does not lead to a known vendor, or a key is not what it must be"

@@ -267,7 +267,7 @@ refusals! {
         /// Who.
         by: MemberId,
     };
-    /// This TPM is a member already, with other keys.
+    /// This TPM is a member already, with these keys or others.
     48 "this TPM is already member {id}" AlreadyMember {
         /// Which.
         id: MemberId,
