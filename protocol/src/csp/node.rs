@@ -8,6 +8,8 @@
 //! What a frame may look like is `message`'s; what Raft bears is `order`'s. Nothing here checks a signature or a rule of the record:
 //! `security` does, before anything is taken or signed. docs/spec/csp.md has the messages and what a member can do that lies.
 
+mod due;
+mod heard;
 mod log;
 pub mod message;
 mod order;
