@@ -10,8 +10,9 @@ use gtvp_model::boxview::BoxState;
 use crate::peers;
 use crate::runtime::Runtime;
 
-/// How often it is looked at. `security` says when it is told: at most once a period.
-const EVERY: Duration = Duration::from_secs(10);
+/// How often it is looked at: less often than makes other domains keep what they need for an answer (ipc/src/server.rs). `security` says when
+/// it is told: at most once a period.
+const EVERY: Duration = Duration::from_secs(30);
 const MIB: u64 = 1024 * 1024;
 
 /// Looks and tells for as long as this domain lives.
