@@ -363,7 +363,7 @@ pub struct ForcedLeave {
 pub struct Departure {
     /// The union's name.
     pub union: String,
-    /// Entries of the record that is put aside.
+    /// Entries of the record that is put aside; 0: it cannot be read.
     pub entries: u64,
     /// When a majority of its voters was last heard of: seconds since 1970-01-01 UTC.
     pub head_time: u64,

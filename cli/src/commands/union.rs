@@ -225,8 +225,10 @@ fn recovered(r: &Recovery) -> String {
 }
 
 fn departure(d: &Departure) -> String {
-    let last =
-        format!("{} entries, signed by a majority at {}", d.entries, time(d.head_time.saturating_mul(1000)));
+    let last = match d.entries {
+        0 => "cannot be read".to_owned(),
+        n => format!("{n} entries, signed by a majority at {}", time(d.head_time.saturating_mul(1000))),
+    };
     let mut lines = vec![("union", d.union.clone()), ("its record", last)];
     if !d.heard.is_empty() {
         lines.push(("others say", d.heard.join("\n")));

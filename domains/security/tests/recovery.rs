@@ -209,3 +209,71 @@ fn what_was_put_aside_and_cannot_be_read_is_not_passed_over() {
     let why = learns(&m1, &whole, end, end, &m2).unwrap_err();
     assert!(why.contains("what this server had of that union before cannot be read"), "{why}");
 }
+
+#[test]
+fn threat_21_a_voter_that_was_in_another_union_since_is_not_given_less_of_its_own_record() {
+    let [m1, m2] = <[Server; 2]>::try_from(union(&["m1", "m2"])).ok().unwrap();
+    let (older, begun, entry) = (record(&m1), m1.head(), Box::new(m1.entry()));
+    let lab = m1.view().union;
+    // It has signed more, and left as is due.
+    for by in [&[&m1][..], &[&m1, &m2], &[&m2]] {
+        let written = m1.wish(Wish::Leave).unwrap();
+        Server::decide(&written.entry, by, &[&m1, &m2]).unwrap();
+    }
+    let end = m1.head();
+    m1.begin_with(true).unwrap();
+    assert_ne!(m1.view().union, lab);
+    m1.union.end().unwrap().unwrap();
+    // Who makes a token has it that the record is what it was when this server was the only voter.
+    let missing = format!("does not have entry {}", end.number);
+    let why = learns(&m1, &older, begun, begun, &m2).unwrap_err();
+    assert!(why.contains(&missing), "{why}");
+    let keep = Durable::Membership { union: lab, entry: entry.clone(), head: begun };
+    assert!(m1.union.keep(&keep, at(0).unix()).is_err());
+    let m1 = m1.restart();
+    let why = learns(&m1, &older, begun, begun, &m2).unwrap_err();
+    assert!(why.contains(&missing), "{why}");
+    // Control: where nothing of that union is left, it would vote again.
+    let aside = m1.tpm.state().join(format!("record.{}", lab.short()));
+    std::fs::remove_dir_all(aside).unwrap();
+    learns(&m1, &older, begun, begun, &m2).unwrap();
+    m1.union.keep(&keep, at(0).unix()).unwrap();
+    m1.union.vote_for(&a_token(&m1).entry, at(0).unix()).unwrap();
+}
+
+#[test]
+fn a_damaged_record_is_left_by_force_and_binds_until_it_is_mended_or_removed() {
+    let mut m1 = Server::start("m1");
+    m1.begin().unwrap();
+    let [m2, m3] = ["m2", "m3"].map(Server::start);
+    joins(&m2, &m1, &token(&[&m1]));
+    m3.begin().unwrap();
+    let (lab, other) = ((record(&m2), m2.head()), (record(&m3), m3.head()));
+    // The union that the record was of is known by its first entry, or not.
+    for (spoilt, takes_others) in [("1", true), ("0", false)] {
+        let place = m1.tpm.state().join("record").join(spoilt);
+        let whole = std::fs::read(&place).unwrap();
+        m1 = m1.restart_after(|_| std::fs::write(&place, b"nonsense").unwrap());
+        let refused = m1.union.show().unwrap_err();
+        assert!(refused.hint.as_ref().is_some_and(|h| h.contains("gtvp union leave --force")), "{refused:?}");
+        let told = leaves(&m1, false);
+        assert!(told.gives_up.concat().contains("is damaged"), "{told:?}");
+        assert_eq!((told.entries, told.aside), (0, None));
+        assert!(m1.union.show().is_err_and(|f| f.kind == FaultKind::Integrity), "nothing was done");
+        let aside = leaves(&m1, true).aside.unwrap();
+        m1 = m1.restart();
+        assert_eq!(m1.union.show().unwrap_err().kind, FaultKind::NotFound);
+        let why = learns(&m1, &lab.0, lab.1, lab.1, &m2).unwrap_err();
+        assert!(why.contains("cannot be read"), "{why}");
+        let learned = learns(&m1, &other.0, other.1, other.1, &m3);
+        assert_eq!(learned.is_ok(), takes_others, "{spoilt}: {learned:?}");
+        // Mended, it binds as any other; and this server is where it was.
+        std::fs::write(m1.tpm.state().join(&aside).join(spoilt), whole).unwrap();
+        learns(&m1, &lab.0, lab.1, lab.1, &m2).unwrap();
+        learns(&m1, &other.0, other.1, other.1, &m3).unwrap();
+        m1 = m1.restart_after(|tpm| {
+            std::fs::rename(tpm.state().join(&aside), tpm.state().join("record")).unwrap();
+        });
+    }
+    assert_eq!(m1.union.show().unwrap().name, "lab");
+}

@@ -11,9 +11,9 @@ use super::{Held, Union};
 use crate::platform::{chain as causes, fault};
 use crate::tpm::promises::Promised;
 
-/// What to do where there is no count.
-const HINT: &str =
-    "have this server leave the union and join it again, or another member recover it: gtvp union recover";
+/// What to do where there is no count. Not by force: a record that has taken its vote from it has also passed whatever it had promised.
+const HINT: &str = "have this server leave the union with the others' word (gtvp union leave) and join it again; if they are no majority \
+    without it, recover the union: gtvp union recover";
 
 impl Union {
     /// Makes sure, before this server is anything in a union, that its TPM can count promises. Without a TPM it never votes.

@@ -1,5 +1,5 @@
-//! A server that leaves its union without a majority's word: it was given up by a recovery, removed while it was away, or its union is
-//! lost. Its record is moved aside and nothing rests on it any more, but two things of it stay true for as long as it is there: this
+//! A server that leaves its union without a majority's word: it was given up by a recovery, removed while it was away, or its union or
+//! its copy of the record is lost. Its record is moved aside and nothing rests on it any more, but two things of it stay true for as long as it is there: this
 //! server takes no record of that union that is behind it, or that parts from it elsewhere than at a recovery; and what it has promised as
 //! a voter it does not promise otherwise.
 
@@ -13,32 +13,62 @@ use gtvp_protocol::csp::{Act, Entry};
 
 use super::chain::BadChain;
 use super::disk::Disk;
-use super::{Held, Known, Union, damaged, no_union};
+use super::{Held, Known, Union, no_union};
+
+/// What a server gives up with any membership.
+const BOXES: &str = "that its boxes can prove themselves to others; those that run go on running";
 
 impl Union {
     /// What leaving by force would give up, and, if that is confirmed, leaves.
     ///
     /// # Errors
-    /// Outside of a union, or with a damaged record; the disk's.
+    /// Outside of a union; the disk's.
     pub fn leave_by_force(&self, asked: &LeaveByForce, now: UnixTime) -> Result<Departure, Fault> {
         let _alone = self.writing();
         let mut held = self.held();
-        let kept = match &*held {
-            Held::Record(kept) if kept.known.has_us() => kept,
-            Held::Damaged(why) => return Err(damaged(why)),
+        let mut departure = match &*held {
+            Held::Record(kept) if kept.known.has_us() => plan(&kept.known, now),
+            Held::Damaged(why) => self.plan_damaged(why),
             Held::Nothing | Held::Record(_) => return Err(no_union()),
         };
-        let mut departure = plan(&kept.known, now);
         if !asked.confirmed {
             return Ok(departure);
         }
-        let aside = self.disk.aside(kept.record().view().union);
+        let aside = self.disk.aside();
         let aside = aside.map_err(|e| Fault::internal("the record cannot be moved aside", &e))?;
         departure.aside = Some(aside);
         *held = Held::Nothing;
         drop(held);
         self.bump();
         Ok(departure)
+    }
+
+    /// The same for a record that cannot be read: whatever was promised in it is as unknown as the rest.
+    fn plan_damaged(&self, why: &str) -> Departure {
+        let first = self.disk.first();
+        let (union, which) = match &first {
+            Some(first) => (first.name().to_string(), format!("union {}", first.name())),
+            None => ("of unknown name".to_owned(), "any union that was begun elsewhere".to_owned()),
+        };
+        Departure {
+            union,
+            entries: 0,
+            head_time: 0,
+            heard: Vec::new(),
+            instead: Some(
+                "restore the state directory of security from a backup: a good record can be left in peace"
+                    .into(),
+            ),
+            gives_up: vec![
+                format!("this server's membership: its copy of the record is damaged ({why})"),
+                format!(
+                    "joining {which} for as long as what is put aside is there and cannot be read: nobody knows what this \
+                     server has promised by it"
+                ),
+                BOXES.into(),
+            ],
+            aside: None,
+        }
     }
 
     /// What was put aside of this union.
@@ -49,7 +79,10 @@ impl Union {
         let unreadable = |name: &str, e: &dyn std::error::Error| {
             Fault::new(FaultKind::Integrity, "what this server had of that union before cannot be read")
                 .caused_by(e)
-                .hint(format!("it is in {name}, with security's state: restore it from a backup"))
+                .hint(format!(
+                    "it is in {name}, with security's state: restore it from a backup; who removes it gives up that this server \
+                     keeps the word that it gave there as a voter"
+                ))
         };
         let mut records = Vec::new();
         for (name, disk) in self.disk.asides(union).map_err(|e| unreadable("the state directory", &e))? {
@@ -92,7 +125,7 @@ fn plan(known: &Known, now: UnixTime) -> Departure {
             others.join(", ")
         ));
     }
-    gives_up.push("that its boxes can prove themselves to others; those that run go on running".to_owned());
+    gives_up.push(BOXES.to_owned());
     let current = !known.forked && now.0.saturating_sub(time.0) <= CURRENT;
     let leave = "the union has its voters: gtvp union leave tells them, and gives up less";
     Departure {

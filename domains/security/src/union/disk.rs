@@ -11,11 +11,13 @@ use std::path::{Path, PathBuf};
 
 use gtvp_model::digest::Digest;
 use gtvp_model::union::{MemberId, RecordHead, UnionId, UnixTime};
+use gtvp_protocol::csp::Record;
 use gtvp_protocol::csp::follow::{Fork, Recoveries};
 use gtvp_protocol::csp::page::Committed;
 use gtvp_protocol::frame::wire;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+use super::Ecdsa;
 use super::chain::{BadChain, Chain, MAX_COMMITTED, Whole};
 use crate::tpm::saved;
 
@@ -31,6 +33,8 @@ const PROMISE: &str = "promise";
 const FORK: &str = "fork";
 /// The entry that may replace the voters, by its administrator's word.
 const FOLLOW: &str = "follow";
+/// What is put in the place of a union's id where a record's first entry does not say it.
+const UNKNOWN: &str = "unknown";
 /// Longest of these.
 const MAX_SMALL: u64 = 8 * 1024 * 1024;
 
@@ -161,11 +165,22 @@ impl Disk {
         saved::replace(&self.folder, FORK, &serde_json::to_vec(fork)?)
     }
 
-    /// Moves the record aside, where it is not looked at any more: nobody deletes what people might miss. Says its name then.
-    pub fn aside(&self, union: UnionId) -> io::Result<String> {
-        let (mut name, mut n) = (format!("{FOLDER}.{}", union.short()), 1);
+    /// What its first entry says, if that can be read and is good.
+    pub fn first(&self) -> Option<Record> {
+        Record::begin(&self.entry(0).ok()?.entry, &Ecdsa).ok()
+    }
+
+    fn union(&self) -> Option<UnionId> {
+        self.first().map(|record| record.view().union)
+    }
+
+    /// Moves the record aside, good or not, where it is not looked at any more: nobody deletes what people might miss, and what it has
+    /// binds this server when it joins that union again. Says its name then.
+    pub fn aside(&self) -> io::Result<String> {
+        let short = self.union().map_or_else(|| UNKNOWN.to_owned(), |union| union.short());
+        let (mut name, mut n) = (format!("{FOLDER}.{short}"), 1);
         while self.state.join(&name).exists() {
-            name = format!("{FOLDER}.{}-{n}", union.short());
+            name = format!("{FOLDER}.{short}-{n}");
             n += 1;
         }
         fs::rename(&self.folder, self.state.join(&name))?;
@@ -173,15 +188,15 @@ impl Disk {
         Ok(name)
     }
 
-    /// What was moved aside of this union, and of others whose ids begin as its does.
+    /// What was moved aside of this union, of others whose ids begin as its does, and of those whose id could not be read.
     pub fn asides(&self, union: UnionId) -> io::Result<Vec<(String, Self)>> {
-        let begins = format!("{FOLDER}.{}", union.short());
+        let begins = [union.short(), UNKNOWN.to_owned()].map(|short| format!("{FOLDER}.{short}"));
         let mut found = Vec::new();
         for entry in fs::read_dir(&self.state)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let rest = name.strip_prefix(&begins);
-            if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-')) {
+            let mut rest = begins.iter().filter_map(|begins| name.strip_prefix(begins));
+            if rest.any(|rest| rest.is_empty() || rest.starts_with('-')) {
                 found.push((name, Self { state: self.state.clone(), folder: entry.path() }));
             }
         }
@@ -228,17 +243,21 @@ impl NewRecord {
         self.disk.promise(promised)
     }
 
-    /// Puts it, durable as it is, into the record's place, at once. A record that was there before is gone.
+    /// Puts it, durable as it is, into the record's place, at once. An older record of the same union is gone, as this one has all of it;
+    /// one of another union is moved aside: what was promised there stays promised.
     pub fn finish(self) -> io::Result<()> {
-        let Disk { state, folder: new } = self.disk;
-        let place = state.join(FOLDER);
-        if place.exists() {
-            renameat_with(CWD, &new, CWD, &place, RenameFlags::EXCHANGE)?;
-            File::open(&state)?.sync_all()?;
-            fs::remove_dir_all(&new)
-        } else {
-            fs::rename(&new, &place)?;
-            File::open(&state)?.sync_all()
+        let Disk { state, folder: new } = &self.disk;
+        let before = Disk::new(state);
+        if before.folder.exists() {
+            if before.union().is_some_and(|union| self.disk.union() == Some(union)) {
+                renameat_with(CWD, new, CWD, &before.folder, RenameFlags::EXCHANGE)?;
+                File::open(state)?.sync_all()?;
+                return fs::remove_dir_all(new);
+            }
+            // First: what lies where a record is put together is deleted by whoever begins the next.
+            before.aside()?;
         }
+        fs::rename(new, &before.folder)?;
+        File::open(state)?.sync_all()
     }
 }

@@ -188,7 +188,7 @@ impl Union {
         if view.members.len() > 1 {
             return Ok(None);
         }
-        let aside = self.disk.aside(view.union);
+        let aside = self.disk.aside();
         let aside = aside.map_err(|e| Fault::internal("the record cannot be moved aside", &e))?;
         let name = kept.record().name();
         let about = format!(

@@ -408,7 +408,10 @@ fn summary(known: &Known) -> UnionSummary {
 fn damaged(why: &str) -> Fault {
     Fault::new(FaultKind::Integrity, "this server's copy of the union's record is damaged")
         .because(why.to_owned())
-        .hint("restore the state directory of security from a backup; nothing was changed")
+        .hint(
+            "nothing was changed: restore the state directory of security from a backup; or, to be a member no more: \
+             gtvp union leave --force",
+        )
 }
 
 pub(crate) fn forked() -> Fault {
