@@ -225,3 +225,42 @@ fn threat_21_a_voter_restored_with_its_software_tpm_is_refused_by_those_who_have
     let m2 = m2.restart_after(|tpm| fs::remove_file(tpm.state().join("clocks.json")).unwrap());
     m1.evidence(&m2, 0).appraised_by(&m2, 0).unwrap();
 }
+
+#[test]
+fn a_recovery_that_a_crash_has_cut_is_done_again() {
+    let [m1, m2] = <[Server; 2]>::try_from(union(&["m1", "m2"])).ok().unwrap();
+    let (before, id) = (m1.head(), m1.view().union);
+    let ask = |confirmed| Recover {
+        operator_uid: 0,
+        lost: Vec::new(),
+        reason: "restored".into(),
+        reachable: vec![m2.id()],
+        confirmed,
+    };
+    // It is restored from an older copy, and what it has signed since is nowhere.
+    let forgotten = before.number + 5;
+    let m1 = m1.restart_after(|tpm| {
+        let mut client = Client::open(&tpm.address()).unwrap();
+        promises::set(&mut client, Promised { union: id, number: forgotten }).unwrap();
+    });
+    m1.union.recover(&ask(true), at(0).unix()).unwrap();
+    let number = m1.head().number;
+    // The power goes when the promise is on the disk and in the TPM, and the entry is not in the record yet.
+    let m1 = m1.restart_after(|tpm| {
+        fs::remove_file(tpm.state().join("record").join(number.to_string())).unwrap();
+    });
+    assert_eq!(m1.head(), before);
+    let told = m1.union.show().unwrap().withheld.unwrap();
+    assert!(told.starts_with("a recovery by this member was cut short"), "{told}");
+    assert!(m1.union.vote_for(&token(&m1), at(0).unix()).is_err());
+    m1.union.recover(&ask(true), at(0).unix()).unwrap();
+    assert_eq!(m1.union.show().unwrap().withheld, None);
+    let m1 = m1.restart();
+    Server::decide(&token(&m1), &[&m1], &[&m1]).unwrap();
+    // Control: a promise of any other entry may be in others' hands, and no recovery forgets it.
+    let one = token(&m1);
+    m1.union.vote_for(&one, at(0).unix()).unwrap();
+    let m1 = m1.restart();
+    assert_eq!(m1.union.show().unwrap().withheld, None);
+    assert_eq!(m1.union.recover(&ask(true), at(0).unix()).unwrap_err().kind, FaultKind::WrongState);
+}

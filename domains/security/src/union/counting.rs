@@ -7,7 +7,7 @@
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::union::{TpmClass, UnionId};
 
-use super::{Held, Union};
+use super::{Held, Kept, Union};
 use crate::platform::{chain as causes, fault};
 use crate::tpm::promises::Promised;
 
@@ -75,10 +75,27 @@ impl Union {
             }
             _ => {}
         }
-        let forgotten =
-            self.read(|kept| Ok(kept.keeper.forgotten().map(|f| older(f, kept.record().view().head.number))));
-        forgotten.ok().flatten()
+        self.read(|kept| Ok(why(kept))).ok().flatten()
     }
+}
+
+fn why(kept: &Kept) -> Option<String> {
+    let has = kept.record().view().head.number;
+    if let Some(forgotten) = kept.keeper.forgotten() {
+        return Some(older(forgotten, has));
+    }
+    if let Some(number) = kept.unfinished.filter(|number| *number > has) {
+        return Some(format!(
+            "a recovery by this member was cut short: its entry {number} is nowhere, and this member signs no other one. Do it again: \
+             gtvp union recover"
+        ));
+    }
+    // The entry after the last one may be on its way.
+    let promised = kept.keeper.promised().filter(|p| p.number > has.saturating_add(1))?.number;
+    Some(format!(
+        "this voter has promised entry {promised}, which the record has not come to: it votes again from entry {} on",
+        promised.saturating_add(1)
+    ))
 }
 
 fn older(forgotten: u64, has: u64) -> String {

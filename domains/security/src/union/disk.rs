@@ -52,6 +52,16 @@ pub enum Damage {
     Chain(#[from] BadChain),
 }
 
+/// The last promise, as it is on the disk.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Promise {
+    #[serde(flatten)]
+    at: RecordHead,
+    /// It is an entry of this member's own that replaces the voters: nobody else hears of it before it is in the record.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    recovers: bool,
+}
+
 /// What is there.
 pub struct Kept {
     /// Whose.
@@ -60,6 +70,8 @@ pub struct Kept {
     pub whole: Whole,
     /// The last promise.
     pub promised: Option<RecordHead>,
+    /// A recovery of this member's was cut short: what was promised last is its entry, which is not in the record.
+    pub unfinished: bool,
     /// Proof that a majority has said two things.
     pub fork: Option<Fork>,
     /// The entry that may replace the voters.
@@ -110,10 +122,13 @@ impl Disk {
         }
         // Those without a head were never taken.
         let (whole, _) = chain.finish()?;
-        let promised = self.json(PROMISE)?;
+        let head = whole.follower.record().view().head;
+        let promise: Option<Promise> = self.json(PROMISE)?;
+        let unfinished = promise.as_ref().is_some_and(|p| p.recovers && p.at.number > head.number);
+        let promised = promise.map(|p| p.at);
         let fork = self.json(FORK)?;
         let follow = self.json(FOLLOW)?;
-        Ok(Some(Kept { own, whole, promised, fork, follow }))
+        Ok(Some(Kept { own, whole, promised, unfinished, fork, follow }))
     }
 
     fn small(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -151,8 +166,17 @@ impl Disk {
     }
 
     /// Writes down a promise.
-    pub fn promise(&self, promised: RecordHead) -> io::Result<()> {
-        saved::replace(&self.folder, PROMISE, &serde_json::to_vec(&promised)?)
+    pub fn promise(&self, at: RecordHead) -> io::Result<()> {
+        self.promised(&Promise { at, recovers: false })
+    }
+
+    /// The same for the entry of a recovery by this member.
+    pub fn promise_recovery(&self, at: RecordHead) -> io::Result<()> {
+        self.promised(&Promise { at, recovers: true })
+    }
+
+    fn promised(&self, promise: &Promise) -> io::Result<()> {
+        saved::replace(&self.folder, PROMISE, &serde_json::to_vec(promise)?)
     }
 
     /// Writes down which entry may replace the voters.

@@ -134,12 +134,14 @@ struct Kept {
     head: CoSigned,
     book: Book,
     known: Arc<Known>,
+    /// The entry of a recovery by this member that was cut short before it was in the record: nobody has it, this member neither.
+    unfinished: Option<u64>,
 }
 
 impl Kept {
     fn new(keeper: Keeper, head: CoSigned, book: Book) -> Self {
         let known = Known::of(keeper.follower(), &head, &book);
-        Self { keeper, head, book, known }
+        Self { keeper, head, book, known, unfinished: None }
     }
 
     fn record(&self) -> &Record {
@@ -189,7 +191,9 @@ impl Union {
                     None => keeper,
                 };
                 keeper.allow(kept.follow.map_or(Recoveries::None, Recoveries::This));
-                Held::Record(Box::new(Kept::new(keeper, kept.whole.head, kept.whole.book)))
+                let unfinished = kept.promised.filter(|_| kept.unfinished).map(|p| p.number);
+                let kept = Kept::new(keeper, kept.whole.head, kept.whole.book);
+                Held::Record(Box::new(Kept { unfinished, ..kept }))
             }
             Err(damage) => Held::Damaged(damage.to_string()),
         };

@@ -52,7 +52,7 @@ impl Union {
         let signed = self.sign(&draft.entry)?;
         let mut keeper = kept.keeper.clone();
         let head = keeper.recover(&signed, now, &Ecdsa).map_err(|e| refused(causes(&e)))?;
-        self.disk.promise(head.at).map_err(disk)?;
+        self.disk.promise_recovery(head.at).map_err(disk)?;
         let now_promised = Promised { union: head.union, number: head.at.number };
         self.platform.tpm()?.set_promised(now_promised).map_err(|e| fault(&e))?;
         let vote = Vote { voter: own, time: head.time, signature: self.sign_head(&head)? };
