@@ -14,7 +14,7 @@ use gtvp_protocol::csp::follow::CURRENT;
 use gtvp_protocol::csp::{CoSigned, Offer};
 use gtvp_protocol::frame::wire;
 use played::server::{NOW, Server, at, hardware};
-use played::union::{PERIOD, union};
+use played::union::{PERIOD, joins, token, union};
 
 const LATER: u64 = (CURRENT + 1) * 1000;
 
@@ -140,4 +140,20 @@ fn the_word_of_who_is_untrusted_here_fences_nobody() {
     says(&m1, &stranger, Standing::NoMember, 0);
     says(&m1, &m1, Standing::NoMember, 0);
     all(grants(&m1, PERIOD));
+}
+
+#[test]
+fn a_member_without_a_tpm_fences_nobody() {
+    let m1 = Server::start("m1");
+    m1.begin_with(true).unwrap();
+    let m2 = Server::start("m2");
+    joins(&m2, &m1, &token(&[&m1]));
+    let bare = Server::without_tpm("m3");
+    joins(&bare, &m1, &token(&[&m1, &m2]));
+    says(&m1, &bare, Standing::NotBelieved, 0);
+    all(grants(&m1, 0));
+    // Nor does it add to another one's word; that one's alone counts here.
+    says(&m1, &m2, Standing::NoMember, 0);
+    let faults = none(grants(&m1, 0), FaultKind::Denied, "rule \"standing\"");
+    assert!(!faults[0].to_string().contains("m3"), "{}", faults[0]);
 }

@@ -2,7 +2,7 @@
 //!
 //! * *current*: a majority of the voters has put a time on this member's record within a minute. This member sees that itself, by
 //!   signatures; nobody can make it seem so.
-//! * *standing*: not so many others as could make it trusted refuse it, as no member or as not believed. That is `communication`'s
+//! * *standing*: not so many others, of those with a TPM, as could make it trusted refuse it, as no member or as not believed. That is `communication`'s
 //!   word. It can keep it back, and then the other rule is left; to invent it only makes this member do less.
 //!
 //! What runs goes on. Outside of a union neither rule says anything.
@@ -16,6 +16,7 @@ use gtvp_model::union::{MemberId, RosterEntry};
 use gtvp_model::unionview::UnionSummary;
 use gtvp_protocol::csp::follow::CURRENT;
 
+use super::results::with_tpm;
 use super::{Now, Peers};
 use crate::union::{Known, forked};
 
@@ -51,11 +52,12 @@ impl Refusals {
 }
 
 impl Peers {
-    /// Hears how another member sees this one. Of whoever is no other member nothing is kept.
+    /// Hears how another member sees this one. Of whoever could not make it trusted either nothing is kept: of no other member, or one
+    /// without a TPM.
     pub fn hear_standing(&self, told: &HearStanding, now: Now) {
         let Some(known) = self.union.known().ok().flatten().filter(|k| k.has_us()) else { return };
         let own = known.own.as_ref().map(RosterEntry::id);
-        if known.member(&told.from).is_some() && Some(told.from) != own {
+        if with_tpm(&known).contains(&told.from) && Some(told.from) != own {
             self.refusals().hear(told, now.ms);
         }
     }
@@ -96,11 +98,11 @@ impl Peers {
 
     /// Whoever refuses this member now; the word of who is untrusted here does not count.
     fn refused_by(&self, known: &Known, now: Now) -> Vec<(MemberId, Refused)> {
-        let period = self.period();
+        let (period, judges) = (self.period(), with_tpm(known));
         let bad = |id: &MemberId| {
             self.table().current(id, now, period).is_some_and(|c| c.state == State::Untrusted)
         };
-        self.refusals().now(now.ms, |id| known.member(id).is_some() && !bad(id))
+        self.refusals().now(now.ms, |id| judges.contains(id) && !bad(id))
     }
 
     /// The union, in short, and whether this member grants anything there now.

@@ -100,7 +100,7 @@ impl Outbox {
     }
 }
 
-fn with_tpm(known: &Known) -> BTreeSet<MemberId> {
+pub(super) fn with_tpm(known: &Known) -> BTreeSet<MemberId> {
     let members = known.state.view.members.values();
     members.filter(|m| m.identity.class() != TpmClass::None).map(RosterEntry::id).collect()
 }
