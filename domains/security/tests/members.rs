@@ -25,7 +25,7 @@ use gtvp_protocol::csp::{CoSigned, Offer};
 use gtvp_protocol::frame::wire;
 use gtvp_protocol::hsp::join::{CredentialSecret, JoinBinding};
 use gtvp_protocol::hsp::message::{Certification, JoinKeys, LogKind};
-use gtvp_protocol::hsp::{Durable, Event, Rejection, RejectionKind, Role};
+use gtvp_protocol::hsp::{Binding, Durable, Event, Rejection, RejectionKind, Role};
 use gtvp_security::peers::asks::{self, GOES_ON_MS};
 use gtvp_security::tpm::client::Client;
 use gtvp_security::tpm::pcrs::Bank;
@@ -530,6 +530,51 @@ fn a_tpm_that_was_put_back_to_an_earlier_life_is_refused_by_any_session() {
     // Control: somebody who has seen nothing of it finds it healthy.
     let m1 = m1.restart_after(|tpm| std::fs::remove_file(tpm.state().join("clocks.json")).unwrap());
     m2.evidence(&m1, 0).appraised_by(&m1, 0).unwrap();
+}
+
+#[test]
+fn an_answer_that_another_one_overtakes_is_compared_with_what_was_known_when_it_was_asked() {
+    let (m1, mut m2) = joined();
+    m2.evidence(&m1, 0).appraised_by(&m1, 0).unwrap();
+    // Two connections: one's question is of a stranger, as that of whoever is dialled; both answers go on from what was held.
+    let stranger = |m2: &Server| {
+        let Asking { nonce, ask } = m1.peers.ask_of(&AskOf { member: [0; 32].into() }, at(0)).unwrap();
+        let (binding, _) = m2.challenge(&m1, Role::Responder);
+        let binding = Binding { nonce, ..binding };
+        let own = m2.quote(&binding, &ask).unwrap();
+        Sent { of: m2.entry(), evidence: sent(&own, 0), logs: own.logs, binding, ask }
+    };
+    let (whole, first) = (stranger(&m2), m2.evidence(&m1, 1));
+    assert!(first.logs.iter().all(|l| l.from > 0) && whole.logs.iter().all(|l| l.from == 0));
+    let second = m2.evidence(&m1, 1);
+    second.appraised_by(&m1, 0).unwrap();
+    first.appraised_by(&m1, 0).unwrap();
+    whole.appraised_by(&m1, 0).unwrap();
+    assert_eq!(verdict(&m1, "m2", 0), "trusted");
+    // What was found since stands, and is not trusted again by an answer from before.
+    let good = m2.evidence(&m1, 1);
+    m2.actor.measure(measured(EntryKind::Binary, "security", 77)).unwrap();
+    assert_eq!(kind(m2.evidence(&m1, 1).appraised_by(&m1, 0)).0, RejectionKind::Reference);
+    assert_eq!(kind(good.appraised_by(&m1, 0)).0, RejectionKind::Reference);
+    assert_eq!(verdict(&m1, "m2", 0), "untrusted");
+    // A TPM that is reset between two answers: the one from before is no earlier life to who asked then.
+    m2.tpm.reset();
+    m2.boot();
+    m2.evidence(&m1, 0).appraised_by(&m1, 0).unwrap();
+    let (before, late) = (stranger(&m2), m2.evidence(&m1, 1));
+    let asked_before = m2.challenge(&m1, Role::Responder);
+    m2.tpm.reset();
+    m2.boot();
+    m2.evidence(&m1, 0).appraised_by(&m1, 0).unwrap();
+    before.appraised_by(&m1, 0).unwrap();
+    late.appraised_by(&m1, 0).unwrap();
+    // In a round that was asked before the reset and is answered after it: another session has begun with this life.
+    let own = m2.quote(&asked_before.0, &asked_before.1).unwrap();
+    let (binding, ask) = asked_before;
+    Sent { of: m2.entry(), evidence: sent(&own, 1), logs: own.logs, binding, ask }
+        .appraised_by(&m1, 0)
+        .unwrap();
+    assert_eq!(verdict(&m1, "m2", 0), "trusted");
 }
 
 #[test]

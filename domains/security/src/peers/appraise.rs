@@ -12,7 +12,7 @@ use gtvp_appraisal::ek::Pin;
 use gtvp_appraisal::evidence::{Evidence, LogPart, QUOTED, VERSION};
 use gtvp_appraisal::reference::ReferenceSet;
 use gtvp_appraisal::result::{AttestationResult, Claims};
-use gtvp_appraisal::tpm::{Attest, ClockInfo, Name, PcrIndex, PcrValues, Public};
+use gtvp_appraisal::tpm::{Attest, ClockInfo, Epoch, Name, PcrIndex, PcrValues, Public};
 use gtvp_ipc::security::{AppraiseEvidence, AskOf, Asking, LogSpan};
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
@@ -21,7 +21,7 @@ use gtvp_protocol::hsp::message::{self, Ask, Held, LogKind};
 use gtvp_protocol::hsp::{Appraisal, Rejection, RejectionKind};
 use rustix::fs::FileType;
 
-use super::asks::Asked;
+use super::asks::{self, Asked};
 use super::quote::{finished, hashed};
 use super::table::{Last, Logs};
 use super::{Now, Peers, heard};
@@ -111,9 +111,10 @@ impl Peers {
         // Logs that other reference values judged are judged again, whole.
         let logs = logs.filter(|l| set.is_some_and(|s| s.digest() == l.held.references));
         let references = logs.as_ref().map(|l| l.held.references);
-        let held = logs.map(|l| held(&l)).unwrap_or_default();
+        let held = logs.as_ref().map(|l| held(l)).unwrap_or_default();
         let ask = Ask { selection, held: held.try_into().unwrap_or_default() };
-        self.asks().give(nonce, ask.clone(), references, now.ms);
+        let known = asks::Known { references, logs, clocks: self.clocks().count() };
+        self.asks().give(nonce, ask.clone(), known, now.ms);
         Ok(Asking { nonce, ask })
     }
 
@@ -143,9 +144,8 @@ impl Peers {
             Ok(evidence) => evidence,
             Err(why) => return Ok(Err(why)),
         };
-        let before = self.table().logs(&attesting.entry.id());
-        let newest = Name::parse(attesting.ak.as_bytes()).ok().and_then(|ak| self.clocks().newest(&ak));
-        let found = match judge(asked, &given, &attesting, &evidence, before.as_ref(), newest, now) {
+        let before = self.before(&given, &attesting, &evidence);
+        let found = match judge(asked, &given, &attesting, &evidence, &before, now) {
             Ok(found) => found,
             Err(why) => return Ok(Err(why)),
         };
@@ -156,8 +156,8 @@ impl Peers {
         }
         let trusted = found.verdict.state == State::Trusted;
         let logs = found.held.filter(|_| trusted).map(|held| {
-            let digests = digests(&evidence, &held, before.as_ref());
-            Logs { held, digests, set: found.set.clone() }
+            let digests = digests(&evidence, &held, before.logs.as_deref());
+            Arc::new(Logs { held, digests, set: found.set.clone() })
         });
         // The next may have its logs here while this member's TPM signs.
         let long = turn.is_some();
@@ -177,11 +177,25 @@ impl Peers {
             Some((result, _)) => Ok(Appraisal { result: *result }),
             None => Err(rejection(&found.verdict)),
         };
+        // One that another answer has overtaken says nothing new of the member: what was found of it since stands.
+        let mut table = self.table();
+        let clock = found.verdict.clock.filter(|_| !attesting.joins);
+        if clock.is_some_and(|c| self.clocks().overtaken(&found.verdict.ak, &c, given.known.clocks)) {
+            let stands = table.current(&attesting.entry.id(), now, period).map(|c| c.state);
+            if stands == Some(State::Trusted) {
+                return Ok(outcome);
+            }
+            let last = table.last(&attesting.entry.id()).filter(|l| l.verdict.state != State::Trusted);
+            let since =
+                || refused(RejectionKind::Unknown, "an answer to a later question has come before it");
+            return Ok(Err(last.map_or_else(since, |l| rejection(&l.verdict))));
+        }
         let last = Last { at: now, verdict: found.verdict, result };
         let Attesting { entry, ek, joins, .. } = attesting;
         let told = last.result.as_ref().map(|(_, signed)| signed.clone()).filter(|_| !joins);
         let who = (&entry.name, EkDigest::new(ek.0));
-        self.table().appraised(entry.id(), who, last, logs, period);
+        table.appraised(entry.id(), who, last, logs, period);
+        drop(table);
         self.turns.bump();
         match told {
             Some(signed) => self.tell(entry.id(), &signed, now)?,
@@ -190,6 +204,18 @@ impl Peers {
             None => {}
         }
         Ok(outcome)
+    }
+
+    /// What was known of a member when this was asked. Of logs that the answer does not go on from, what is held now.
+    fn before(&self, given: &Asked, of: &Attesting, evidence: &Evidence) -> Before {
+        let held = self.table().logs(&of.entry.id());
+        let life = held.as_ref().map(|l| l.held.clock.epoch());
+        let quoted = Attest::parse(&evidence.quote).ok().map(|a| a.clock);
+        let (clocks, asked) = (self.clocks(), given.known.clocks);
+        let ak = Name::parse(of.ak.as_bytes()).ok();
+        let newest = ak.and_then(|ak| clocks.newest_at(&ak, asked));
+        let overtaken = ak.zip(quoted).is_some_and(|(ak, clock)| clocks.overtaken(&ak, &clock, asked));
+        Before { logs: given.known.logs.clone().or(held), life, quoted, newest, overtaken }
     }
 
     fn attesting(&self, asked: &AppraiseEvidence, now: Now) -> Result<Attesting, Rejection> {
@@ -274,6 +300,18 @@ fn held(logs: &Logs) -> Vec<Held> {
     known.collect()
 }
 
+/// What was known of a member when it was asked.
+struct Before {
+    logs: Option<Arc<Logs>>,
+    /// The life of its TPM in which it was seen last.
+    life: Option<Epoch>,
+    /// What its TPM says in this answer, not yet believed.
+    quoted: Option<ClockInfo>,
+    newest: Option<ClockInfo>,
+    /// Whether a later answer was here first.
+    overtaken: bool,
+}
+
 struct Found {
     verdict: Verdict,
     held: Option<appraise::Held>,
@@ -285,8 +323,7 @@ fn judge(
     given: &Asked,
     of: &Attesting,
     evidence: &Evidence,
-    before: Option<&Logs>,
-    newest: Option<ClockInfo>,
+    before: &Before,
     now: Now,
 ) -> Result<Found, Rejection> {
     let class = crate::reference::class(of.class)
@@ -300,12 +337,15 @@ fn judge(
     let bound = asked.binding.qualifying_data(&asked.evidence.path);
     let bound = bound.ok_or_else(|| told(&Failure::BoundElsewhere))?;
     // A new session may be with a TPM that was reset since the last, and then nothing is held of its clock. What is held of logs are
-    // their bytes and what they come to, whichever life of the TPM they are shown in. Within a session there is one life.
-    let new_life = Attest::parse(&evidence.quote).ok().map(|a| a.clock);
-    let new_life = new_life.filter(|_| asked.evidence.round == 0);
-    let reborn = before.zip(new_life).filter(|(l, clock)| l.held.clock.epoch() != clock.epoch());
+    // their bytes and what they come to, whichever life of the TPM they are shown in. Within a session there is one life, or one with
+    // which another has begun meanwhile.
+    let begins = |life| asked.evidence.round == 0 || before.life == Some(life);
+    let other = |l: &Logs, clock: ClockInfo| l.held.clock.epoch() != clock.epoch() && begins(clock.epoch());
+    let reborn = before.logs.as_deref().zip(before.quoted);
+    let reborn = reborn.filter(|(l, clock)| before.overtaken || other(l, *clock));
     let reborn = reborn.map(|(l, clock)| Logs { held: l.held.clone().reborn(clock), ..l.clone() });
-    let before = reborn.as_ref().or(before);
+    let newest = before.newest;
+    let before = reborn.as_ref().or(before.logs.as_deref());
     // What was asked for shortly before reference values changed goes on from what the old ones judged; the next time all is asked for.
     let part = |p: &LogPart| matches!(p, LogPart::From { from, .. } if *from > 0);
     let goes_on = [&evidence.boot, &evidence.ima, &evidence.own].into_iter().any(part);

@@ -3,9 +3,12 @@
 //! Pure: it is told the time and the chance.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use gtvp_model::digest::Digest;
 use gtvp_protocol::hsp::message::Ask;
+
+use super::table::Logs;
 
 /// For how long a nonce counts: a joiner's evidence comes within the minute that an enrolment may take.
 pub const LASTS_MS: u64 = 90_000;
@@ -15,34 +18,46 @@ pub const GOES_ON_MS: u64 = 10_000;
 const MOST: usize = 4_096;
 
 /// Something that was asked.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Asked {
     nonce: [u8; 32],
     since: u64,
     /// What.
     pub ask: Ask,
+    /// What was known then.
+    pub known: Known,
+}
+
+/// What was known when something was asked. An answer is compared with this and not with what is known when it comes: two connections'
+/// answers may overtake each other.
+#[derive(Clone, Default)]
+pub struct Known {
     /// By which reference values the logs in it were judged, if evidence may go on from some.
-    references: Option<Digest>,
+    pub references: Option<Digest>,
+    /// The logs that the answer may go on from.
+    pub logs: Option<Arc<Logs>>,
+    /// How far `Clocks` were, by its own count.
+    pub clocks: u64,
 }
 
 impl Asked {
     /// Whether evidence may go on from logs that these reference values have judged.
     pub fn goes_on_from(&self, references: Digest, ms: u64) -> bool {
-        self.references == Some(references) && ms.saturating_sub(self.since) < GOES_ON_MS
+        self.known.references == Some(references) && ms.saturating_sub(self.since) < GOES_ON_MS
     }
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Asks(VecDeque<Asked>);
 
 impl Asks {
     /// This goes out with this nonce.
-    pub fn give(&mut self, nonce: [u8; 32], ask: Ask, references: Option<Digest>, ms: u64) {
+    pub fn give(&mut self, nonce: [u8; 32], ask: Ask, known: Known, ms: u64) {
         if self.0.len() >= MOST {
             self.0.pop_front();
         }
-        self.0.push_back(Asked { nonce, since: ms, ask, references });
+        self.0.push_back(Asked { nonce, since: ms, ask, known });
     }
 
     /// What went out with this nonce; once.
@@ -62,7 +77,8 @@ mod tests {
         let mut asks = Asks::default();
         let references = Digest([7; 32]);
         for n in 1..=3 {
-            asks.give([n; 32], Ask::default(), Some(references), u64::from(n));
+            let known = Known { references: Some(references), ..Known::default() };
+            asks.give([n; 32], Ask::default(), known, u64::from(n));
         }
         assert!(asks.take(&[9; 32], 3).is_none(), "nobody asked");
         let asked = asks.take(&[2; 32], 3).unwrap();
@@ -77,7 +93,7 @@ mod tests {
     fn many_are_forgotten_from_the_first_on() {
         let mut asks = Asks::default();
         let nonce = |n: usize| Digest::of(&n.to_be_bytes()).0;
-        (0..=MOST).for_each(|n| asks.give(nonce(n), Ask::default(), None, 0));
+        (0..=MOST).for_each(|n| asks.give(nonce(n), Ask::default(), Known::default(), 0));
         assert_eq!(asks.0.len(), MOST);
         assert!(asks.take(&nonce(0), 0).is_none() && asks.take(&nonce(MOST), 0).is_some());
     }

@@ -5,7 +5,7 @@
 //! Written at once when a life of a TPM is seen for the first time, which is once a start of a server; else once a minute. What a crash loses
 //! is a minute of a life's clock, never the life. It judges nothing: `gtvp_appraisal::appraise` does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -24,6 +24,8 @@ const DAMAGED: &str = "clocks.damaged";
 pub const MOST: usize = 2_048;
 /// [`MOST`] rows of some 200 bytes.
 const MAX_FILE: u64 = 1024 * 1024;
+/// Steps of one key's clock that are remembered: answers overtake each other within a handshake's time, of some connections at once.
+const STEPS: usize = 8;
 /// Milliseconds between two writes of clocks that went on.
 const GOES_ON: u64 = 60_000;
 
@@ -39,6 +41,10 @@ struct Kept {
 pub struct Clocks {
     folder: PathBuf,
     kept: Kept,
+    /// Changes so far, of all keys.
+    count: u64,
+    /// What each key's clock was before the last changes of it, with their numbers. In memory, as questions are.
+    steps: BTreeMap<String, VecDeque<(u64, Option<ClockInfo>)>>,
     /// When it was written, in the time of `Now::ms`.
     written: Option<u64>,
     /// A life that the file does not have.
@@ -62,7 +68,14 @@ impl Clocks {
             let _ = fs::rename(folder.join(FILE), folder.join(DAMAGED));
             Kept::default()
         });
-        Self { folder: folder.to_owned(), kept, written: None, new_life: false }
+        Self {
+            folder: folder.to_owned(),
+            kept,
+            count: 0,
+            steps: BTreeMap::new(),
+            written: None,
+            new_life: false,
+        }
     }
 
     /// The newest that a key has shown.
@@ -70,11 +83,30 @@ impl Clocks {
         self.kept.clocks.get(&key(ak)).copied()
     }
 
+    /// How many changes there were: the time of a question, for [`Self::newest_at`].
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The newest that a key had shown when there were `count` changes. Of what is no longer remembered, a newer one.
+    pub fn newest_at(&self, ak: &Name, count: u64) -> Option<ClockInfo> {
+        let later = self.steps.get(&key(ak)).and_then(|steps| steps.iter().find(|(n, _)| *n > count));
+        later.map_or_else(|| self.newest(ak), |(_, before)| *before)
+    }
+
+    /// Whether this was shown before the newest, and not before what was known when there were `count` changes: an answer that another
+    /// one has overtaken.
+    pub fn overtaken(&self, ak: &Name, clock: &ClockInfo, count: u64) -> bool {
+        let older = |than: Option<ClockInfo>| than.is_some_and(|than| age(clock) < age(&than));
+        older(self.newest(ak)) && !older(self.newest_at(ak, count))
+    }
+
     /// A key has shown this, in evidence of its own. Of a stranger (`member`: whether it is none) only what is known already goes on. Where
     /// there are too many, one goes that `known` does not have.
     pub fn saw(&mut self, ak: &Name, clock: ClockInfo, member: bool, known: impl Fn(&str) -> bool, ms: u64) {
         let key = key(ak);
         let clocks = &mut self.kept.clocks;
+        let before = clocks.get(&key).copied();
         match clocks.get_mut(&key) {
             Some(newest) if age(newest) >= age(&clock) => return,
             Some(newest) => {
@@ -87,11 +119,18 @@ impl Clocks {
                     let gone = clocks.keys().find(|k| !known(k)).cloned();
                     let Some(gone) = gone else { return };
                     clocks.remove(&gone);
+                    self.steps.remove(&gone);
                 }
-                clocks.insert(key, clock);
+                clocks.insert(key.clone(), clock);
                 self.new_life = true;
             }
         }
+        self.count += 1;
+        let steps = self.steps.entry(key).or_default();
+        if steps.len() >= STEPS {
+            steps.pop_front();
+        }
+        steps.push_back((self.count, before));
         if self.new_life || self.written.is_none_or(|at| ms.saturating_sub(at) >= GOES_ON) {
             self.write(ms);
         }
@@ -160,6 +199,30 @@ mod tests {
         assert_eq!((clocks.newest(&ak(1)), on_disk()), (Some(clock(2, 5)), Some(clock(2, 5))));
         clocks.saw(&ak(1), clock(2, 6), true, |_| true, 90_001);
         assert_eq!(on_disk(), Some(clock(2, 6)));
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn an_answer_is_overtaken_only_if_it_is_not_older_than_what_was_known_when_it_was_asked() {
+        let folder = folder("steps");
+        let mut clocks = Clocks::open(&folder);
+        let none = clocks.count();
+        clocks.saw(&ak(1), clock(1, 10), true, |_| true, 0);
+        let asked = clocks.count();
+        clocks.saw(&ak(2), clock(9, 9), true, |_| true, 0);
+        clocks.saw(&ak(1), clock(1, 20), true, |_| true, 0);
+        clocks.saw(&ak(1), clock(2, 5), true, |_| true, 0);
+        assert_eq!(clocks.newest_at(&ak(1), none), None);
+        assert_eq!(clocks.newest_at(&ak(1), asked), Some(clock(1, 10)));
+        assert_eq!(clocks.newest_at(&ak(1), clocks.count()), Some(clock(2, 5)));
+        let overtaken = |c: ClockInfo| clocks.overtaken(&ak(1), &c, asked);
+        assert!(overtaken(clock(1, 10)) && overtaken(clock(1, 30)) && overtaken(clock(2, 4)));
+        assert!(!overtaken(clock(1, 9)), "behind what was known: it has gone back");
+        assert!(!overtaken(clock(2, 5)) && !overtaken(clock(2, 6)), "it is the newest");
+        assert!(!clocks.overtaken(&ak(3), &clock(1, 1), asked), "of a stranger nothing is known");
+        // Of too many steps the first are forgotten: what was asked before is compared with more than was known.
+        (0..STEPS as u64).for_each(|n| clocks.saw(&ak(1), clock(3, n), true, |_| true, 0));
+        assert_eq!(clocks.newest_at(&ak(1), none), Some(clock(2, 5)));
         fs::remove_dir_all(folder).unwrap();
     }
 

@@ -53,7 +53,7 @@ pub struct Row {
     ek: EkDigest,
     since_ms: u64,
     last: Last,
-    logs: Option<Logs>,
+    logs: Option<Arc<Logs>>,
     goes_on: Option<GoesOn>,
 }
 
@@ -97,7 +97,7 @@ impl Table {
         id: MemberId,
         (name, ek): (&MemberName, EkDigest),
         last: Last,
-        logs: Option<Logs>,
+        logs: Option<Arc<Logs>>,
         period: u64,
     ) {
         let before = self.current(&id, last.at, period);
@@ -183,7 +183,7 @@ impl Table {
     }
 
     /// The logs that are held of somebody.
-    pub fn logs(&self, id: &MemberId) -> Option<Logs> {
+    pub fn logs(&self, id: &MemberId) -> Option<Arc<Logs>> {
         self.0.get(id)?.logs.clone()
     }
 
