@@ -183,7 +183,8 @@ impl World {
             2 if self.faults.pauses => {
                 let until = self.now + self.rng.between(100, 30_000);
                 if let Some(life) = &mut self.members[m].alive {
-                    life.paused = until;
+                    // What stood still already goes on when that pause ends: no later one is shorter.
+                    life.paused = life.paused.max(until);
                 }
             }
             3 if self.faults.skew > 0 => {

@@ -154,7 +154,10 @@ impl World {
         server.tpm.reboot();
         if server.tampered.is_some() {
             server.tpm.extend("bad:program");
-            server.trick = server.trick.map(|t| if t == Trick::Rollback { Trick::None } else { t });
+            if server.trick == Some(Trick::Rollback) {
+                // Who had not seen the later state could not tell until now.
+                (server.trick, server.tampered) = (Some(Trick::None), Some(self.now));
+            }
         }
         self.hsp_unsettle(m);
     }
@@ -173,6 +176,7 @@ impl World {
         match (trick, &server.saved) {
             (Trick::Rollback, Some((saved, at))) => {
                 let back = now - at;
+                server.left = server.tpm.resets;
                 server.tpm = saved.clone();
                 server.tpm.behind += back;
                 let behind = server.tpm.behind;
@@ -198,9 +202,9 @@ impl World {
     /// It is installed anew, and its TPM is what it was, and reset.
     pub(crate) fn hsp_repair(&mut self, m: usize) {
         let server = &mut self.hsp.servers[m];
-        let newest = server.saved.as_ref().map_or(0, |(s, _)| s.resets).max(server.tpm.resets);
         (server.tampered, server.trick) = (None, None);
-        server.tpm.resets = newest + 1;
+        // A TPM that was put back is its own again, and has been in later lives than the one it was put back to.
+        server.tpm.resets = server.left.max(server.tpm.resets) + 1;
         server.tpm.reboot();
         server.last.clear();
         server.cut.clear();

@@ -88,12 +88,14 @@ pub struct Server {
     pub making: Option<(u64, u64)>,
     /// It wants in, and must not come in: why.
     pub rogue: Option<Mischief>,
-    /// What runs on it is not what should, since then.
+    /// What runs on it is not what should, and that can be seen in its TPM, since then.
     pub tampered: Option<u64>,
     /// How its `communication` hides that.
     pub trick: Option<Trick>,
     /// A state that its TPM was in, and when.
     pub saved: Option<(Tpm, u64)>,
+    /// The life that its TPM was in before it was put back.
+    pub left: u32,
     /// Who had seen a later state of a TPM that was put back, in which life of its own, and how long it can tell.
     pub known_by: BTreeMap<usize, (u32, u64)>,
     /// Its evidence may be of what it was, or its TPM's state a surprise, up to then.
@@ -155,6 +157,7 @@ impl State {
                 tampered: (rogue == Some(Mischief::Tampered)).then_some(0),
                 trick: None,
                 saved: None,
+                left: 0,
                 known_by: BTreeMap::new(),
                 unsettled: 0,
                 last: BTreeMap::new(),
