@@ -466,8 +466,12 @@ pub enum UnionCommand {
         /// Give this member up too, beside the voters that cannot be reached. Repeatable.
         #[arg(long, value_name = "MEMBER")]
         lost: Vec<MemberName>,
+        /// Also where a majority of the voters can be reached: they have promised different entries, and the record has not gone on for
+        /// a minute.
+        #[arg(long)]
+        stands_still: bool,
         /// Let the entry with this hash, which another member's recovery has printed, replace the voters.
-        #[arg(long, value_name = "HASH", conflicts_with_all = ["yes", "lost", "reason"])]
+        #[arg(long, value_name = "HASH", conflicts_with_all = ["yes", "lost", "reason", "stands_still"])]
         follow: Option<Digest>,
         #[command(flatten)]
         output: Output,

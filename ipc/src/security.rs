@@ -777,6 +777,8 @@ pub struct Recover {
     pub confirmed: bool,
     /// Members with which there is a channel.
     pub reachable: Vec<MemberId>,
+    /// Whether somebody says that the voters, though they are there, decide nothing.
+    pub stands_still: bool,
     /// Uid of the person.
     pub operator_uid: u32,
 }

@@ -347,6 +347,9 @@ pub struct RecoveryWish {
     /// Whether it is to be done; else only what it would do is told.
     #[serde(default)]
     pub confirmed: bool,
+    /// Also where a majority of the voters can be reached: the record has not gone on for a minute, as they have promised different entries.
+    #[serde(default)]
+    pub stands_still: bool,
 }
 
 /// That this server leaves its union by force.

@@ -41,11 +41,12 @@ pub async fn run(api: &Api, command: &UnionCommand) -> Result<(), Fault> {
             told(&api.change(Method::POST, "/v1/union/recover/follow", &follow).await?);
             Ok(())
         }
-        UnionCommand::Recover { yes, reason, lost, output, follow: None } => {
+        UnionCommand::Recover { yes, reason, lost, stands_still, output, follow: None } => {
             let wish = RecoveryWish {
                 lost: lost.iter().map(ToString::to_string).collect(),
                 reason: reason.clone(),
                 confirmed: *yes,
+                stands_still: *stands_still,
             };
             let recovery: Recovery = api.change(Method::POST, "/v1/union/recover", &wish).await?;
             match output.output {

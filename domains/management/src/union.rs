@@ -176,6 +176,7 @@ impl Runtime {
             reason: wish.reason,
             confirmed: wish.confirmed,
             reachable: channels.iter().filter_map(open).collect(),
+            stands_still: wish.stands_still,
             operator_uid,
         };
         let recovery = peers::ask(&recover)?;

@@ -13,11 +13,12 @@ use gtvp_ipc::security::{FollowRecovery, LearnRecord, LeaveByForce, Recover, Wis
 use gtvp_model::fault::FaultKind;
 use gtvp_model::union::RecordHead;
 use gtvp_model::unionview::{Departure, Recovery};
+use gtvp_protocol::csp::Offer;
 use gtvp_protocol::hsp::Durable;
 use gtvp_security::tpm::client::Client;
 use gtvp_security::tpm::promises::{self, Promised};
 use played::SoftwareTpm;
-use played::server::{Server, at};
+use played::server::{Server, at, co_signed};
 use played::union::{joins, token, union};
 
 fn a_token(server: &Server) -> Written {
@@ -30,14 +31,19 @@ fn goes_on(server: &Server) {
 }
 
 fn recover(server: &Server, confirmed: bool, reachable: &[&Server]) -> Result<Recovery, FaultKind> {
-    let asked = Recover {
-        lost: Vec::new(),
+    let asked = Recover { confirmed, ..asked(&[], reachable) };
+    server.union.recover(&asked, at(0).unix()).map_err(|f| f.kind)
+}
+
+fn asked(lost: &[&str], reachable: &[&Server]) -> Recover {
+    Recover {
+        lost: lost.iter().map(|n| n.parse().unwrap()).collect(),
         reason: "burnt".into(),
-        confirmed,
+        confirmed: true,
         reachable: reachable.iter().map(|s| s.id()).collect(),
         operator_uid: 0,
-    };
-    server.union.recover(&asked, at(0).unix()).map_err(|f| f.kind)
+        stands_still: false,
+    }
 }
 
 fn leaves(server: &Server, confirmed: bool) -> Departure {
@@ -69,6 +75,13 @@ fn learns(
     learned.unwrap_or_else(|fault| Err(fault.to_string())).map(drop)
 }
 
+/// The last entry, as it is offered.
+fn latest(server: &Server) -> Offer {
+    let bytes = bulk::take(server.union.page(server.head().number, 1 << 20).unwrap(), 2 << 20).unwrap();
+    let committed = gtvp_protocol::csp::page::split(&bytes).unwrap().remove(0);
+    Offer { entries: vec![committed.entry], head: committed.head.unwrap() }
+}
+
 #[test]
 fn a_union_goes_on_with_whom_its_administrators_say_and_not_by_itself() {
     let all = union(&["m1", "m2", "m3"]);
@@ -88,10 +101,7 @@ fn a_union_goes_on_with_whom_its_administrators_say_and_not_by_itself() {
     assert!(last.about.contains("m1") && last.about.contains("burnt"), "{}", last.about);
 
     // m3 takes it by its administrator's word alone, and m1 by nobody's.
-    let bytes = m2.union.page(before.number + 1, 1 << 20).unwrap();
-    let committed = gtvp_protocol::csp::page::split(&bulk::take(bytes, 2 << 20).unwrap()).unwrap().remove(0);
-    let head = committed.head.unwrap();
-    let offer = gtvp_protocol::csp::Offer { entries: vec![committed.entry], head };
+    let offer = latest(m2);
     for other in [m1, m3] {
         let refused = other.take(m2.id(), &offer).unwrap_err();
         assert_eq!((refused.kind, other.head()), (FaultKind::Denied, before));
@@ -144,6 +154,8 @@ fn who_was_given_up_leaves_by_force_and_joins_anew_and_its_promises_stay() {
     let votes = m2.wish(Wish::Leave).unwrap();
     assert!(votes.about.contains("m1 votes first"), "{}", votes.about);
     Server::decide(&votes.entry, &[&m2], &[&m1, &m2]).unwrap();
+    let told = m1.union.show().unwrap().withheld.unwrap();
+    assert!(told.contains("which the record has not come to"), "{told}");
     let next = a_token(&m2).entry;
     assert_eq!(m1.union.vote_for(&next, at(0).unix()).unwrap_err().kind, FaultKind::InUse);
     // Control: one that had forgotten it would.
@@ -276,4 +288,79 @@ fn a_damaged_record_is_left_by_force_and_binds_until_it_is_mended_or_removed() {
         });
     }
     assert_eq!(m1.union.show().unwrap().name, "lab");
+}
+
+#[test]
+fn a_union_whose_voter_has_said_two_things_goes_on_with_whom_its_administrators_say() {
+    let [m1, m2, m3] = <[Server; 3]>::try_from(union(&["m1", "m2", "m3"])).ok().unwrap();
+    let before = m1.head();
+    let (one, other) = (a_token(&m1).entry, a_token(&m1).entry);
+    Server::decide(&one, &[&m1], &[&m1, &m2, &m3]).unwrap();
+    // m1, the only voter, has its disk and its TPM say otherwise.
+    let promised = Promised { union: m1.view().union, number: before.number };
+    let m1 = m1.restart_after(|tpm| {
+        let record = tpm.state().join("record");
+        std::fs::remove_file(record.join((before.number + 1).to_string())).unwrap();
+        std::fs::remove_file(record.join("promise")).unwrap();
+        has_promised(tpm, promised);
+    });
+    let proof = Offer { entries: Vec::new(), head: co_signed(&other, &[&m1]).unwrap().head };
+    for m in [&m2, &m3] {
+        assert_eq!(m.take(m1.id(), &proof).unwrap_err().kind, FaultKind::Integrity);
+        assert!(m.wish(Wish::Leave).unwrap_err().hint.unwrap().contains("gtvp union recover"));
+    }
+    let m2 = m2.restart();
+    assert!(m2.union.known().unwrap().unwrap().forked);
+
+    // That m1 can be reached does not matter any more; it is given up by name.
+    let ask = asked(&["m1"], &[&m1, &m3]);
+    let done = m2.union.recover(&ask, at(0).unix()).unwrap();
+    assert_eq!(
+        (done.lost.as_slice(), done.follow.as_slice()),
+        (&["m1".to_owned()][..], &["m3".to_owned()][..])
+    );
+    let offer = latest(&m2);
+    let refused = m3.take(m2.id(), &offer).unwrap_err();
+    assert!(refused.causes.concat().contains(done.hash.as_ref().unwrap()), "{refused:?}");
+    assert!(m3.union.known().unwrap().unwrap().forked, "nobody has said so to m3");
+    m3.union.follow(&FollowRecovery { hash: done.hash.unwrap().parse().unwrap(), operator_uid: 0 }).unwrap();
+    m3.take(m2.id(), &offer).unwrap();
+    let [m2, m3] = [m2, m3].map(Server::restart);
+    for m in [&m2, &m3] {
+        assert_eq!(
+            m.take(m1.id(), &proof).unwrap_err().kind,
+            FaultKind::Denied,
+            "it proves nothing any more"
+        );
+        assert!(!m.union.known().unwrap().unwrap().forked);
+    }
+    Server::decide(&a_token(&m3).entry, &[&m2], &[&m2, &m3]).unwrap();
+    assert_eq!(m2.head(), m3.head());
+}
+
+#[test]
+fn a_record_that_stands_still_is_recovered_where_somebody_says_so_and_the_voters_show_it() {
+    let [m1, m2] = <[Server; 2]>::try_from(union(&["m1", "m2"])).ok().unwrap();
+    // Both are voters, and a lying leader has each promise another entry.
+    let both = m1.wish(Wish::Leave).unwrap();
+    Server::decide(&both.entry, &[&m1], &[&m1, &m2]).unwrap();
+    let (one, other) = (a_token(&m1).entry, a_token(&m2).entry);
+    m1.union.vote_for(&one, at(0).unix()).unwrap();
+    m2.union.vote_for(&other, at(0).unix()).unwrap();
+    assert_eq!(m1.union.vote_for(&other, at(0).unix()).unwrap_err().kind, FaultKind::InUse);
+    assert!(m1.union.vote_again(at(0).unix()).is_err());
+
+    let said = Recover { stands_still: true, ..asked(&[], &[&m2]) };
+    let before = std::fs::read(m1.tpm.state().join("record/promise")).unwrap();
+    let refused = m1.union.recover(&said, at(0).unix()).unwrap_err();
+    assert_eq!(refused.kind, FaultKind::WrongState, "the last entry is current");
+    let later = at(61_000).unix();
+    let refused = m1.union.recover(&asked(&[], &[&m2]), later).unwrap_err();
+    assert!(refused.hint.unwrap().contains("--stands-still"), "nobody has said so");
+    assert_eq!(std::fs::read(m1.tpm.state().join("record/promise")).unwrap(), before, "nothing was written");
+    let done = m1.union.recover(&said, later).unwrap();
+    assert_eq!((done.lost.len(), done.follow), (0, vec!["m2".to_owned()]));
+    m2.union.follow(&FollowRecovery { hash: done.hash.unwrap().parse().unwrap(), operator_uid: 0 }).unwrap();
+    m2.take(m1.id(), &latest(&m1)).unwrap();
+    Server::decide(&a_token(&m2).entry, &[&m1], &[&m1, &m2]).unwrap();
 }

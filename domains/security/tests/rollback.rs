@@ -139,6 +139,7 @@ fn a_voter_whose_count_is_gone_or_of_another_union_signs_nothing_until_it_is_rec
         assert!(m1.union.show().unwrap().withheld.unwrap().contains(why));
         let ask = Recover {
             operator_uid: 0,
+            stands_still: false,
             lost: Vec::new(),
             reason: "restored".into(),
             reachable: Vec::new(),
@@ -232,6 +233,7 @@ fn a_recovery_that_a_crash_has_cut_is_done_again() {
     let (before, id) = (m1.head(), m1.view().union);
     let ask = |confirmed| Recover {
         operator_uid: 0,
+        stands_still: false,
         lost: Vec::new(),
         reason: "restored".into(),
         reachable: vec![m2.id()],

@@ -5,7 +5,8 @@
 //!   Following ───────────────────────────────▶ Following     all good: the record goes on
 //!       │                                 └──▶ Following     refused: the record is as it was, and who offered is told why
 //!       │ a co-signed head that contradicts ours
-//!       └────────────────────────────────────▶ Forked        for good: a majority of voters has said two things
+//!       └────────────────────────────────────▶ Forked        a majority of voters has said two things: nothing more is taken, until
+//!                                                            an administrator has said which recovery replaces these voters
 //! ```
 //!
 //! The record is *current* while a majority has put a time on its head that is not long ago. What is not current serves nothing.
@@ -204,6 +205,10 @@ impl Follower {
             let mut record = self.record.clone();
             advance(&mut record, offer, recovers, signatures)?;
             self.record = record;
+            if recovers {
+                // Who has said two things speaks for this record no more.
+                self.fork = None;
+            }
             Ok(())
         });
         match taken {
@@ -234,11 +239,12 @@ impl Follower {
 
     /// What is looked at before any of its entries. Gives whether the last one replaces the voters.
     fn admissible(&self, offer: &Offer, now: UnixTime, signatures: &dyn Signatures) -> Result<bool, Stop> {
-        if let Some(fork) = &self.fork {
-            return Err(OfferRefusal::Forked(fork.theirs.head.at.number).into());
-        }
         if offer.entries.len() > MAX_ENTRIES {
             return Err(OfferRefusal::TooMany(offer.entries.len()).into());
+        }
+        let alone = self.recovered(offer)?;
+        if let Some(fork) = self.fork.as_ref().filter(|_| alone.is_none()) {
+            return Err(OfferRefusal::Forked(fork.theirs.head.at.number).into());
         }
         let ours = self.record.view().head;
         let theirs = offer.head.head;
@@ -250,7 +256,6 @@ impl Follower {
         check(Check::HeadTime, in_time, || OfferRefusal::Ahead { theirs: theirs.time, now })?;
         // The voters before any of this: those whom it makes voters do not speak for it.
         let view = self.record.view();
-        let alone = self.recovered(offer)?;
         let voters = alone.as_ref().unwrap_or_else(|| self.record.voters());
         let co_signed = offer.head.check(view.union, voters, &view.members, signatures);
         if let Err(bad) = co_signed {
@@ -615,6 +620,40 @@ mod tests {
         offer.head = world.co_sign_by(&["a", "b"], offer.head.head);
         assert!(matches!(take(&followed, &offer).unwrap_err(), OfferRefusal::Head(_)));
         assert_eq!(followed.fork(), None);
+    }
+
+    #[test]
+    fn a_fork_ends_by_a_recovery_that_an_administrator_has_said_and_by_nothing_else() {
+        let mut world = World::begin(&["a", "b", "c"]);
+        let mut follower = world.follower();
+        // The only voter signs two entries of one number.
+        let before = follower.record().view().head.number;
+        let mut other = world.clone();
+        other.token("y");
+        world.token("x");
+        follower.take(&world.offer(before, NOW), world.id("a"), NOW, &Cheap).unwrap();
+        let fork = Offer { entries: Vec::new(), head: other.offer(before, NOW).head };
+        let refused = follower.take(&fork, world.id("a"), NOW, &Cheap).unwrap_err();
+        assert!(matches!(refused, OfferRefusal::Forked(_)), "{refused}");
+        let mut more = world.clone();
+        more.token("z");
+        let next = more.offer(before + 1, NOW);
+        let refused = follower.take(&next, world.id("a"), NOW, &Cheap).unwrap_err();
+        assert!(matches!(refused, OfferRefusal::Forked(_)), "{refused}");
+        let offer = world.recover("c", &["a"]);
+        let hash = offer.entries[0].hash();
+        let refused = follower.take(&offer, world.id("c"), NOW, &Cheap).unwrap_err();
+        assert!(matches!(refused, OfferRefusal::Recovered { .. }), "{refused}");
+        assert!(follower.fork().is_some());
+        follower.allow(Recoveries::This(hash));
+        follower.take(&offer, world.id("c"), NOW, &Cheap).unwrap();
+        assert_eq!(follower.fork(), None);
+        // Whoever has signed two things proves nothing any more.
+        for old in [fork, next] {
+            let refused = follower.take(&old, world.id("a"), NOW, &Cheap).unwrap_err();
+            assert!(!matches!(refused, OfferRefusal::Forked(_)), "{refused}");
+        }
+        assert_eq!(follower.fork(), None);
     }
 
     #[test]

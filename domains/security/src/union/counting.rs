@@ -90,6 +90,10 @@ fn why(kept: &Kept) -> Option<String> {
              gtvp union recover"
         ));
     }
+    let own = kept.known.own.as_ref()?.id();
+    if !kept.record().voters().contains(&own) {
+        return None;
+    }
     // The entry after the last one may be on its way.
     let promised = kept.keeper.promised().filter(|p| p.number > has.saturating_add(1))?.number;
     Some(format!(

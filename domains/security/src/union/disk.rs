@@ -126,7 +126,8 @@ impl Disk {
         let promise: Option<Promise> = self.json(PROMISE)?;
         let unfinished = promise.as_ref().is_some_and(|p| p.recovers && p.at.number > head.number);
         let promised = promise.map(|p| p.at);
-        let fork = self.json(FORK)?;
+        // What is forked takes nothing but a recovery, and that ends it: the proof stays, and is of what was.
+        let fork = self.json(FORK)?.filter(|fork: &Fork| fork.ours.number >= head.number);
         let follow = self.json(FOLLOW)?;
         Ok(Some(Kept { own, whole, promised, unfinished, fork, follow }))
     }

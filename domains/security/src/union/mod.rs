@@ -352,7 +352,7 @@ impl Union {
         let view = kept.record().view();
         let member = view.members.get(&own.member_id()).filter(|m| m.identity.same_keys(&own));
         let author = member.ok_or_else(no_member)?.id();
-        if kept.known.forked {
+        if kept.known.forked && !matches!(act, Act::Recovered { .. }) {
             return Err(forked());
         }
         let entry = Entry {
@@ -423,7 +423,10 @@ pub(crate) fn forked() -> Fault {
         FaultKind::Integrity,
         "the union's record has gone two ways: a majority of voters has signed both",
     )
-    .hint("gtvp union recover; or, to be a member no more: gtvp union leave --force")
+    .hint(
+        "gtvp union recover, on one member that has the record that is to stay; then gtvp union recover --follow HASH on others that \
+         have it. Those that have the other one: gtvp union leave --force",
+    )
 }
 
 fn no_union() -> Fault {

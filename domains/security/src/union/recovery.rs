@@ -8,7 +8,7 @@ use gtvp_ipc::security::{FollowRecovery, Recover};
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::union::{MemberId, UnixTime};
 use gtvp_model::unionview::{Change, Recovery};
-use gtvp_protocol::csp::follow::Recoveries;
+use gtvp_protocol::csp::follow::{CURRENT, Recoveries};
 use gtvp_protocol::csp::page::Committed;
 use gtvp_protocol::csp::{Act, CoSigned, Offer, Vote};
 
@@ -20,7 +20,8 @@ impl Union {
     /// What a recovery would give up, and, if that is confirmed, the recovery.
     ///
     /// # Errors
-    /// `WrongState` while a majority of the voters can be reached; the disk's and the TPM's.
+    /// `WrongState` while a majority of the voters can be reached, has not said two things, and does not stand still; the disk's and the
+    /// TPM's.
     pub fn recover(&self, asked: &Recover, now: UnixTime) -> Result<Recovery, Fault> {
         let own = self.own_keys()?;
         own.in_tpm()?;
@@ -29,7 +30,7 @@ impl Union {
         // A voter that signs nothing until it has what nobody may have any more is no voter to wait for.
         let withholds = self.withheld().is_some();
         let done = self.kept(|kept| {
-            let (plan, lost) = plan(kept, own, asked, withholds)?;
+            let (plan, lost) = plan(kept, own, asked, withholds, now)?;
             if asked.confirmed { self.carry_out(kept, own, plan, lost, &asked.reason, now) } else { Ok(plan) }
         })?;
         self.bump();
@@ -84,25 +85,41 @@ impl Union {
     }
 }
 
+/// A majority that can be reached has the word, unless somebody says that it comes to nothing. It is believed of a majority only that puts
+/// no new time on the last entry: as voters do that have promised what others have not.
+fn refused_by_majority(kept: &Kept, asked: &Recover, heard: usize, now: UnixTime) -> Result<(), Fault> {
+    let current = kept.keeper.follower().is_current(now);
+    if asked.stands_still && !current {
+        return Ok(());
+    }
+    let fault = Fault::new(FaultKind::WrongState, "the union has its voters: there is nothing to recover")
+        .because(format!("{heard} of {} can be reached", kept.record().voters().len()));
+    Err(match current {
+        true => fault.hint("gtvp union show; gtvp member evict NAME removes a member"),
+        false => fault.because(format!("but no majority has signed the last entry within {CURRENT} s")).hint(
+            "gtvp union show, on each voter, says whether it withholds its vote. If the record stands still for good: \
+             gtvp union recover --stands-still",
+        ),
+    })
+}
+
 /// What is given up.
 fn plan(
     kept: &Kept,
     own: MemberId,
     asked: &Recover,
     withholds: bool,
+    now: UnixTime,
 ) -> Result<(Recovery, BTreeSet<MemberId>), Fault> {
     let record = kept.record();
     let view = record.view();
     let there = |id: &MemberId| *id == own || asked.reachable.contains(id);
     let voters = record.voters();
     let heard = voters.iter().filter(|v| there(v) && !(withholds && **v == own)).count();
-    if heard > voters.len() / 2 {
-        return Err(Fault::new(
-            FaultKind::WrongState,
-            "the union has its voters: there is nothing to recover",
-        )
-        .because(format!("{heard} of {} can be reached", voters.len()))
-        .hint("gtvp union show; gtvp member evict NAME removes a member"));
+    // Voters that have said two things decide nothing any more.
+    let forked = kept.known.forked;
+    if heard > voters.len() / 2 && !forked {
+        refused_by_majority(kept, asked, heard, now)?;
     }
     let mut lost: BTreeSet<MemberId> = voters.iter().filter(|v| !there(v)).copied().collect();
     for name in &asked.lost {
@@ -111,7 +128,7 @@ fn plan(
             .values()
             .find(|m| m.name == *name)
             .ok_or_else(|| Fault::new(FaultKind::NotFound, format!("the union has no member {name}")))?;
-        if there(&member.id()) {
+        if there(&member.id()) && (!forked || member.id() == own) {
             return Err(Fault::new(
                 FaultKind::WrongState,
                 format!("{name} is not lost: there is a channel with it"),
