@@ -630,7 +630,7 @@ mod tests {
         let before = follower.record().view().head.number;
         let mut other = world.clone();
         other.token("y");
-        world.token("x");
+        world.token("w");
         follower.take(&world.offer(before, NOW), world.id("a"), NOW, &Cheap).unwrap();
         let fork = Offer { entries: Vec::new(), head: other.offer(before, NOW).head };
         let refused = follower.take(&fork, world.id("a"), NOW, &Cheap).unwrap_err();
