@@ -573,6 +573,9 @@ pub struct ListTokens {}
 pub struct HearStanding {
     /// Whose key the connection showed.
     pub from: MemberId,
+    /// When `communication` began, milliseconds since this server started, and which of its connections: a later one's word counts,
+    /// whichever comes first.
+    pub link: (u64, u64),
     /// How.
     pub standing: Standing,
     /// In its words.

@@ -189,6 +189,9 @@ fn hint(code: u16) -> Option<&'static str> {
         () if named("EvidenceRejected") => {
             "if what is named is as it should be: on a member, gtvp reference accept NAME, with this server's name"
         }
+        () if named("NotAppraised") => {
+            "the member that was asked could not look at the evidence: try again in a moment"
+        }
         () if named("RecordBehind") => "the member that was asked is behind: try again in a moment",
         () if named("NotCommitted") => "a majority of the voters must be reachable: try again in a moment",
         () if named("Busy") => "try again in some minutes, or with a token of another member",

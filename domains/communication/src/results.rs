@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use gtvp_ipc::security::{HearResult, HeardResult, OwnResult};
 use gtvp_model::union::MemberId;
 use gtvp_protocol::frame::Frame;
-use gtvp_protocol::hsp::{Millis, Refusal, RejectionKind};
+use gtvp_protocol::hsp::{Millis, Refusal};
 use gtvp_protocol::results::{RESULT, SUSPECT, Suspect, Told};
 
 use crate::calls::Calls;
@@ -142,9 +142,8 @@ pub fn frame(
 
 /// A connection with a member is over: if what it showed was not believed, all others have it show itself to them.
 pub fn over(runtime: &Runtime, with: MemberId, end: &End) {
-    // What could not be decided says nothing about it, and silence is no evidence.
-    let End::Refused(Refusal::EvidenceRejected { why }) = end else { return };
-    if why.kind != RejectionKind::Unknown {
+    // What could not be appraised says nothing about it, and silence is no evidence.
+    if let End::Refused(Refusal::EvidenceRejected { .. }) = end {
         runtime.switch.send_full(&Suspect { member: with }.frame());
     }
 }

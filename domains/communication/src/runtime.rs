@@ -66,6 +66,8 @@ pub struct Runtime {
     pub node: NodeThread,
     /// The union.
     pub newest: Arc<Newest>,
+    /// When this process began, for words that must not overtake each other.
+    pub begun: Millis,
     /// The links.
     pub switch: Arc<Switch>,
     /// What this member has found of others.
@@ -109,6 +111,7 @@ impl Runtime {
             make,
         })?;
         let runtime = Arc::new(Self {
+            begun: clock::now(),
             pool: Pool::start()?,
             quoter: Quoter::start(security.clone())?,
             security,
@@ -309,7 +312,7 @@ impl Runtime {
             });
             let places = own.into_iter().chain(lock(&self.book).best()).collect();
             self.switch.send(with, Endpoints::frame(places));
-            standing::up(self, with);
+            standing::up(self, link, with);
             if grant == Grant::Full {
                 gossip::up(self, with);
                 results::up(self, with);
@@ -336,7 +339,7 @@ impl Runtime {
             results::over(self, with, end);
         }
         if let (Some(with), None) = (whom, channel) {
-            standing::over(self, with, end);
+            standing::over(self, link, with, end);
         }
         match (lost, whom) {
             (Some(with), _) => eprintln!("gtvp-communication: channel with {} ended: {why}", self.name(with)),

@@ -6,6 +6,7 @@ use gtvp_model::union::MemberId;
 use gtvp_protocol::hsp::Refusal;
 
 use crate::ends::End;
+use crate::engine::LinkId;
 use crate::runtime::Runtime;
 
 /// HSP's codes for a peer that is no member, whose evidence is not believed, and that has left the roster.
@@ -36,18 +37,20 @@ pub fn of_member(end: End, is_member: bool) -> End {
 }
 
 /// A connection with a member is over, and there is no channel with it.
-pub fn over(runtime: &Runtime, with: MemberId, end: &End) {
+pub fn over(runtime: &Runtime, link: LinkId, with: MemberId, end: &End) {
     if let Some((standing, why)) = said(end) {
-        tell(runtime, HearStanding { from: with, standing, why });
+        tell(runtime, link, with, (standing, why));
     }
 }
 
 /// There is a channel with a member.
-pub fn up(runtime: &Runtime, with: MemberId) {
-    tell(runtime, HearStanding { from: with, standing: Standing::Member, why: String::new() });
+pub fn up(runtime: &Runtime, link: LinkId, with: MemberId) {
+    tell(runtime, link, with, (Standing::Member, String::new()));
 }
 
-fn tell(runtime: &Runtime, what: HearStanding) {
+/// The threads that tell it have no order: each word says of which connection it is.
+fn tell(runtime: &Runtime, link: LinkId, from: MemberId, (standing, why): (Standing, String)) {
+    let what = HearStanding { from, link: (runtime.begun.0, link.0), standing, why };
     let security = runtime.security.clone();
     runtime.pool.run(move || {
         // It is said again with the next connection.
@@ -65,13 +68,16 @@ mod tests {
     fn a_refusal_counts_by_its_code_and_only_from_the_member_itself() {
         let m: MemberId = [1; 32].into();
         let why = Rejection { kind: RejectionKind::Reference, why: "a program".into() };
+        // Its `security` is not there, or was started again: nothing of this member.
+        let own = Rejection { kind: RejectionKind::Unknown, why: "security is not there".into() };
         let heard = |refusal: Refusal| {
             End::Refused(Refusal::PeerRefused { code: refusal.code(), reason: "r".into() })
         };
         let cases = [
             (Refusal::NotInRoster { member: m }, Some(Standing::NoMember)),
             (Refusal::Evicted { member: m }, Some(Standing::NoMember)),
-            (Refusal::EvidenceRejected { why }, Some(Standing::NotBelieved)),
+            (Refusal::from(why), Some(Standing::NotBelieved)),
+            (Refusal::from(own), None),
             (Refusal::Ended, None),
             (Refusal::Lost, None),
         ];

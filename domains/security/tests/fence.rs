@@ -69,7 +69,11 @@ fn signed_again(voters: &[&Server], all: &[&Server], ms: u64) {
 }
 
 fn says(of: &Server, by: &Server, standing: Standing, ms: u64) {
-    let told = HearStanding { from: by.id(), standing, why: "the log\u{7} does not replay".into() };
+    says_on((1, ms), of, by, standing, ms);
+}
+
+fn says_on(link: (u64, u64), of: &Server, by: &Server, standing: Standing, ms: u64) {
+    let told = HearStanding { from: by.id(), link, standing, why: "the log\u{7} does not replay".into() };
     of.peers.hear_standing(&told, at(ms));
 }
 
@@ -156,4 +160,18 @@ fn a_member_without_a_tpm_fences_nobody() {
     says(&m1, &m2, Standing::NoMember, 0);
     let faults = none(grants(&m1, 0), FaultKind::Denied, "rule \"standing\"");
     assert!(!faults[0].to_string().contains("m3"), "{}", faults[0]);
+}
+
+#[test]
+fn a_refusal_that_a_later_connection_has_overtaken_fences_nobody() {
+    let members = union(&["m1", "m2"]);
+    let [m1, m2] = &members[..] else { panic!("two") };
+    says_on((5, 2), m1, m2, Standing::Member, 0);
+    says_on((5, 1), m1, m2, Standing::NotBelieved, 0);
+    all(grants(m1, 0));
+    // The same connection ends with a refusal; another begins, after `communication` was started again, too.
+    says_on((5, 2), m1, m2, Standing::NotBelieved, 0);
+    none(grants(m1, 0), FaultKind::Denied, "rule \"standing\"");
+    says_on((6, 1), m1, m2, Standing::Member, 0);
+    all(grants(m1, 0));
 }

@@ -69,6 +69,16 @@ impl std::fmt::Display for Awaited {
     }
 }
 
+impl From<Rejection> for Refusal {
+    /// What is told of evidence that was not believed, or that could not be appraised.
+    fn from(why: Rejection) -> Self {
+        match why.kind {
+            RejectionKind::Unknown => Self::NotAppraised { why },
+            _ => Self::EvidenceRejected { why },
+        }
+    }
+}
+
 macro_rules! refusals {
     ($($(#[$doc:meta])* $code:literal $text:literal $name:ident $({ $($(#[$fdoc:meta])* $field:ident : $type:ty),* $(,)? })? ;)*) => {
         /// Why a session or a join ended.
@@ -237,6 +247,11 @@ refusals! {
     28 "the session is too old: its rounds are used up" RoundsUsedUp;
     /// This side ends it.
     29 "this side ends the session" Ended;
+    /// Appraisal came to nothing: for reasons of this member's own, which say nothing of the peer.
+    30 "the evidence could not be appraised here: {why}" NotAppraised {
+        /// Why.
+        why: Rejection,
+    };
     /// No such token.
     40 "the union has no such token" TokenUnknown;
     /// Too late.

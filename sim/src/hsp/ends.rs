@@ -79,7 +79,7 @@ impl World {
             lost = Some((m, p));
         }
         self.hsp_put(at, None);
-        let bad = matches!(refusal, Refusal::EvidenceRejected { .. });
+        let bad = matches!(refusal, Refusal::EvidenceRejected { .. } | Refusal::NotAppraised { .. });
         if bad {
             self.hsp.count("not believed");
         }

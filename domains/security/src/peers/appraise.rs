@@ -136,7 +136,7 @@ impl Peers {
         let given = self.asks().take(&asked.binding.nonce, now.ms).filter(|given| given.ask == asked.ask);
         let Some(given) = given else {
             let why = "it answers nothing that this member has asked lately, or that was not answered before";
-            return Ok(Err(refused(RejectionKind::BoundElsewhere, why)));
+            return Ok(Err(refused(RejectionKind::Unknown, why)));
         };
         let bytes: u64 = asked.logs.iter().map(|l| l.length).fold(0, u64::saturating_add);
         let turn = (bytes > LONG).then(turn);

@@ -25,13 +25,14 @@ const LASTS_MS: u64 = 120_000;
 /// Most characters of a refusal that are kept: HSP sends no more.
 const MAX_WHY: usize = 256;
 
-/// What other members said of this one, the last word of each.
+/// How other members see this one, the last word of each.
 #[derive(Debug, Default)]
 pub struct Refusals(BTreeMap<MemberId, Refused>);
 
 #[derive(Debug, Clone)]
 struct Refused {
     at: u64,
+    link: (u64, u64),
     standing: Standing,
     why: String,
 }
@@ -39,15 +40,17 @@ struct Refused {
 impl Refusals {
     fn hear(&mut self, told: &HearStanding, ms: u64) {
         let why = told.why.chars().filter(|c| !c.is_control()).take(MAX_WHY).collect();
-        match told.standing {
-            Standing::Member => self.0.remove(&told.from),
-            standing => self.0.insert(told.from, Refused { at: ms, standing, why }),
-        };
+        // Words of two connections may overtake each other. Nobody's number counts for longer than a refusal does.
+        self.0.retain(|_, r| ms.saturating_sub(r.at) < LASTS_MS);
+        if self.0.get(&told.from).is_none_or(|before| before.link <= told.link) {
+            self.0.insert(told.from, Refused { at: ms, link: told.link, standing: told.standing, why });
+        }
     }
 
     fn now(&mut self, ms: u64, counts: impl Fn(&MemberId) -> bool) -> Vec<(MemberId, Refused)> {
         self.0.retain(|id, r| ms.saturating_sub(r.at) < LASTS_MS && counts(id));
-        self.0.iter().map(|(id, r)| (*id, r.clone())).collect()
+        let refused = self.0.iter().filter(|(_, r)| r.standing != Standing::Member);
+        refused.map(|(id, r)| (*id, r.clone())).collect()
     }
 }
 

@@ -92,7 +92,7 @@ impl Exchanging {
             (Event::Appraised { request, outcome }, _, Theirs::Appraising(want))
                 if check(Check::Request, request == *want, || ()).is_ok() =>
             {
-                let appraisal = outcome.map_err(|why| Refusal::EvidenceRejected { why })?;
+                let appraisal = outcome?;
                 self.theirs = Theirs::Trusted(Some(appraisal));
                 Ok(self.proceed(vec![Command::Send(Accept {}.into())]))
             }

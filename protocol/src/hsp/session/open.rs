@@ -80,7 +80,7 @@ impl Open {
             (Event::Appraised { request, outcome }, Asked::Appraising { request: want, .. })
                 if check(Check::Request, request == *want, || ()).is_ok() =>
             {
-                let appraisal = outcome.map_err(|why| Refusal::EvidenceRejected { why })?;
+                let appraisal = outcome?;
                 self.asked = Asked::Nothing;
                 commands.push(Command::Renewed(appraisal));
             }
