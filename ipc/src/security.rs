@@ -568,6 +568,9 @@ pub struct HeldBy {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ListTokens {}
 
+/// What begins the reason of a fault that ends by itself, when the next head comes: this member's record is not current.
+pub const RULE_CURRENT: &str = "rule \"current\"";
+
 /// How another member sees this one, as `communication` has it from its last connection with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HearStanding {

@@ -119,7 +119,11 @@ impl Service for Security {
             Request::KeepMembership(k) => self.union.keep(&k.what, now.unix()).map(|()| Answer::nothing()),
             Request::VoteFor(v) => self.union.vote_for(&v.entry, now.unix()).map(|v| Answer::of(&v)),
             Request::VoteAgain(_) => self.union.vote_again(now.unix()).map(|v| Answer::of(&v)),
-            Request::TakeOffer(t) => self.union.take(t.from, fds, now.unix()).map(|t| Answer::of(&t)),
+            Request::TakeOffer(t) => {
+                let taken = self.union.take(t.from, fds, now.unix());
+                self.peers.head_taken(now);
+                taken.map(|t| Answer::of(&t))
+            }
             Request::WriteAdmission(a) => self.peers.write_admission(&a, now).map(|e| Answer::of(&e)),
             Request::WriteHousekeeping(h) => self.peers.write_housekeeping(&h, now).map(|h| Answer::of(&h)),
 

@@ -13,6 +13,7 @@ use gtvp_model::union::{Admission, Identity, PlatformIdentity, RosterEntry, Unix
 use gtvp_protocol::csp::follow::CURRENT;
 use gtvp_protocol::csp::{CoSigned, Offer};
 use gtvp_protocol::frame::wire;
+use gtvp_security::peers::Now;
 use played::server::{NOW, Server, at, hardware};
 use played::union::{PERIOD, joins, token, union};
 
@@ -174,4 +175,37 @@ fn a_refusal_that_a_later_connection_has_overtaken_fences_nobody() {
     none(grants(m1, 0), FaultKind::Denied, "rule \"standing\"");
     says_on((6, 1), m1, m2, Standing::Member, 0);
     all(grants(m1, 0));
+}
+
+#[test]
+fn threat_17_a_clock_that_is_put_back_makes_no_record_current() {
+    let members = union(&["m1", "m2"]);
+    let [m1, m2] = <[Server; 2]>::try_from(members).ok().unwrap();
+    let asks = |server: &Server, now: Now| server.peers.may_grant("starting box web", now);
+    asks(&m2, at(0)).unwrap();
+    // 50 minutes without a head, and the wall's clock an hour back.
+    let back = Now { wall_ms: (NOW - 3600) * 1000, ms: at(3_000_000).ms };
+    assert!(asks(&m2, back).unwrap_err().to_string().contains("rule \"current\""));
+    let still = Now { wall_ms: NOW * 1000, ms: at(LATER).ms };
+    let told = asks(&m2, still).unwrap_err().to_string();
+    assert!(told.contains("no majority of those who vote (m1)"), "{told}");
+    // Heads come, and this server's clock is wrong: that is what it says.
+    signed_again(&[&m1], &[&m2], LATER);
+    let fast = Now { wall_ms: (NOW + 3600) * 1000, ms: at(LATER).ms };
+    let slow = Now { wall_ms: (NOW - 3600) * 1000, ms: at(LATER).ms };
+    for wrong in [fast, slow] {
+        let told = asks(&m2, wrong).unwrap_err().to_string();
+        assert!(told.contains("this server's clock or theirs is wrong"), "{told}");
+    }
+    asks(&m2, at(LATER)).unwrap();
+    // Started again, what is on the disk is as old as it may be: the next head comes within seconds.
+    let m2 = m2.restart();
+    asks(&m2, at(LATER)).unwrap_err();
+    signed_again(&[&m1], &[&m1, &m2], LATER + 5_000);
+    asks(&m2, at(LATER + 5_000)).unwrap();
+    // The only voter is made current by its own signature.
+    let m1 = m1.restart();
+    asks(&m1, at(LATER + 5_000)).unwrap_err();
+    signed_again(&[&m1], &[&m1], LATER + 10_000);
+    asks(&m1, at(LATER + 10_000)).unwrap();
 }

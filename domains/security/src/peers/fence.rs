@@ -1,7 +1,7 @@
 //! Whether this member may grant anything new: a box that starts, a word for another member's box, a token, an admission. Two rules:
 //!
-//! * *current*: a majority of the voters has put a time on this member's record within a minute. This member sees that itself, by
-//!   signatures; nobody can make it seem so.
+//! * *current*: a majority of the voters has put a time on this member's record within a minute, by the wall's clock and by the one
+//!   that goes on whoever sets that. This member sees that itself, by signatures; nobody can make it seem so.
 //! * *standing*: not so many others, of those with a TPM, as could make it trusted refuse it, as no member or as not believed. That is `communication`'s
 //!   word. It can keep it back, and then the other rule is left; to invent it only makes this member do less.
 //!
@@ -10,20 +10,42 @@
 use std::collections::BTreeMap;
 
 use gtvp_appraisal::appraise::State;
-use gtvp_ipc::security::{HearStanding, Standing};
+use gtvp_ipc::security::{HearStanding, RULE_CURRENT, Standing};
 use gtvp_model::fault::{Fault, FaultKind};
-use gtvp_model::union::{MemberId, RosterEntry};
+use gtvp_model::union::{MemberId, RosterEntry, UnionId, UnixTime};
 use gtvp_model::unionview::UnionSummary;
-use gtvp_protocol::csp::follow::CURRENT;
+use gtvp_protocol::csp::follow::{CURRENT, MAX_LEAD};
 
 use super::results::with_tpm;
 use super::{Now, Peers};
-use crate::union::{Known, forked};
+use crate::union::{Known, Union, forked};
 
 /// For how long a refusal counts that is not repeated, milliseconds: members dial each other again every 30 s at the latest.
 const LASTS_MS: u64 = 120_000;
 /// Most characters of a refusal that are kept: HSP sends no more.
 const MAX_WHY: usize = 256;
+
+/// The head of the record, and when this process saw it go on: by the clock that nobody sets. What was there when it began is not new.
+#[derive(Debug, Default)]
+pub struct Advance {
+    seen: Option<(UnionId, UnixTime)>,
+    at: Option<u64>,
+}
+
+impl Advance {
+    /// Of the record as it was when this process began.
+    pub fn from(union: &Union) -> Self {
+        let known = union.known().ok().flatten();
+        Self { seen: known.map(|k| (k.state.view.union, k.state.head.head.time)), at: None }
+    }
+
+    fn see(&mut self, union: UnionId, time: UnixTime, ms: u64) -> Option<u64> {
+        if self.seen.is_none_or(|(of, before)| of != union || time > before) {
+            *self = Self { seen: Some((union, time)), at: Some(ms) };
+        }
+        self.at
+    }
+}
 
 /// How other members see this one, the last word of each.
 #[derive(Debug, Default)]
@@ -75,12 +97,26 @@ impl Peers {
             return Err(forked());
         }
         let name = |id: &MemberId| known.member(id).map_or_else(|| id.short(), |m| m.name.to_string());
-        let time = known.state.head.head.time;
-        if now.unix().0.saturating_sub(time.0) > CURRENT {
+        let (time, wall) = (known.state.head.head.time, now.unix());
+        let came = self.advance().see(known.state.view.union, time, now.ms);
+        let comes = came.is_some_and(|at| now.ms.saturating_sub(at) <= CURRENT * 1000);
+        let (behind, ahead) = (wall.0.saturating_sub(time.0), time.0.saturating_sub(wall.0));
+        if !comes || behind > CURRENT || ahead > MAX_LEAD {
+            let fault = Fault::new(FaultKind::Unavailable, format!("{what}: not while this member's record is not current"))
+                .because(format!("{RULE_CURRENT}: whoever does not know what its union decides grants nothing new; what runs goes on"));
+            if comes {
+                return Err(fault
+                    .because(format!("this server's clock or theirs is wrong: by it it is {wall}, what a majority signed a moment ago says {time}"))
+                    .hint("see that all members' clocks are right: timedatectl"));
+            }
             let voters: Vec<String> = known.state.voters.iter().map(name).collect();
-            return Err(Fault::new(FaultKind::Unavailable, format!("{what}: not while this member's record is not current"))
-                .because("rule \"current\": whoever does not know what its union decides grants nothing new; what runs goes on")
-                .because(format!("no majority of those who vote ({}) has signed the record since {time}", voters.join(", ")))
+            let since = if behind > CURRENT {
+                format!("since {time}")
+            } else {
+                "within a minute, or since this member was started".into()
+            };
+            return Err(fault
+                .because(format!("no majority of those who vote ({}) has signed the record {since}", voters.join(", ")))
                 .hint("see that they run and are reached: gtvp union show. For good: gtvp union recover, or gtvp union leave --force"));
         }
         let by = self.refused_by(&known, now);
@@ -97,6 +133,13 @@ impl Peers {
         Err(said.fold(fault, Fault::because).hint(
             "gtvp member show NAME on that member says what failed. A member that was given up or removed: gtvp union leave --force",
         ))
+    }
+
+    /// Sees whether the head has gone on. For whoever has taken one: what nobody looks at has no time.
+    pub fn head_taken(&self, now: Now) {
+        if let Some(known) = self.union.known().ok().flatten() {
+            self.advance().see(known.state.view.union, known.state.head.head.time, now.ms);
+        }
     }
 
     /// Whoever refuses this member now; the word of who is untrusted here does not count.

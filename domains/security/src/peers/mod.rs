@@ -36,7 +36,7 @@ use crate::vendors;
 use asks::Asks;
 use believed::Believed;
 use clocks::Clocks;
-use fence::Refusals;
+use fence::{Advance, Refusals};
 use heard::Heard;
 use quote::Prefixes;
 use results::Outbox;
@@ -79,6 +79,7 @@ pub struct Peers {
     statuses: Mutex<statuses::Statuses>,
     pending: Mutex<vouch::Pending>,
     refusals: Mutex<Refusals>,
+    advance: Mutex<Advance>,
     turns: Turns,
 }
 
@@ -105,6 +106,7 @@ impl Turns {
 impl Peers {
     /// Of this union. `state` is this domain's folder, which may have roots of EK certificates.
     pub fn new(union: Arc<Union>, platform: Arc<Platform>, state: &Path) -> Self {
+        let advance = Advance::from(&union);
         Self {
             union,
             platform,
@@ -119,6 +121,7 @@ impl Peers {
             statuses: Mutex::default(),
             pending: Mutex::default(),
             refusals: Mutex::default(),
+            advance: Mutex::new(advance),
             turns: Turns::default(),
         }
     }
@@ -141,6 +144,10 @@ impl Peers {
 
     fn refusals(&self) -> MutexGuard<'_, Refusals> {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn advance(&self) -> MutexGuard<'_, Advance> {
+        self.advance.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn believed(&self) -> MutexGuard<'_, Believed> {

@@ -27,7 +27,7 @@ use gtvp_security::platform::Platform;
 use gtvp_security::tpm::actor::{Measured, Tpm};
 use gtvp_security::tpm::client::Client;
 use gtvp_security::tpm::pcrs::Bank;
-use gtvp_security::union::Union;
+use gtvp_security::union::{Means, Union};
 
 use super::SoftwareTpm;
 
@@ -168,7 +168,12 @@ impl Server {
         self.union.begin(&begin, at(0).unix()).map(drop)
     }
 
+    /// A token is made by what the record says, also where no head has come since a restart: tests/fence.rs is about that.
     pub fn wish(&self, wish: Wish) -> Result<Written, Fault> {
+        if let Wish::Token { .. } = wish {
+            let means = Means { seen: &|_| Ok(None), trusted: &|_| false };
+            return self.union.wish(&wish, &means, at(0).unix());
+        }
         self.peers.write_entry(&WriteEntry { wish, operator_uid: 0 }, at(0))
     }
 
