@@ -161,6 +161,7 @@ impl Peers {
         });
         // The next may have its logs here while this member's TPM signs.
         let long = turn.is_some();
+        let overtaken = before.overtaken;
         drop((evidence, before, turn));
         if long {
             gtvp_ipc::memory::settle();
@@ -180,7 +181,9 @@ impl Peers {
         // One that another answer has overtaken says nothing new of the member: what was found of it since stands.
         let mut table = self.table();
         let clock = found.verdict.clock.filter(|_| !attesting.joins);
-        if clock.is_some_and(|c| self.clocks().overtaken(&found.verdict.ak, &c, given.known.clocks)) {
+        if clock
+            .is_some_and(|c| overtaken || self.clocks().overtaken(&found.verdict.ak, &c, given.known.clocks))
+        {
             let stands = table.current(&attesting.entry.id(), now, period).map(|c| c.state);
             if stands == Some(State::Trusted) {
                 return Ok(outcome);
@@ -214,7 +217,12 @@ impl Peers {
         let (clocks, asked) = (self.clocks(), given.known.clocks);
         let ak = Name::parse(of.ak.as_bytes()).ok();
         let newest = ak.and_then(|ak| clocks.newest_at(&ak, asked));
-        let overtaken = ak.zip(quoted).is_some_and(|(ak, clock)| clocks.overtaken(&ak, &clock, asked));
+        let overtaken = ak.zip(quoted).is_some_and(|(ak, clock)| {
+            let now = clocks.newest(&ak);
+            // Both in one millisecond: whichever was here first stands.
+            let same = now == Some(clock) && now != newest;
+            same || clocks.overtaken(&ak, &clock, asked)
+        });
         Before { logs: given.known.logs.clone().or(held), life, quoted, newest, overtaken }
     }
 
