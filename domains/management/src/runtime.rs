@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use gtvp_ipc::components::{self, Compose, Composed, Configure, Derive, OpenRoot, View};
 use gtvp_ipc::drivers::{self, BoxHappening};
-use gtvp_ipc::security::{EndBox, MeasureBox, PermitRun};
+use gtvp_ipc::security::{EndBox, MeasureBox, PermitRun, RULE_CURRENT};
 use gtvp_ipc::supervisor::{Status, StatusReply};
 use gtvp_ipc::{Nothing, Place};
 use gtvp_model::boxspec::{BoxSpec, Need};
@@ -386,7 +386,7 @@ impl Runtime {
         let mut waits = false;
         loop {
             match peers::ask(&PermitRun { spec: spec.clone(), operator_uid }) {
-                Err(fault) if fault.kind == FaultKind::Unavailable && Instant::now() < deadline => {
+                Err(fault) if ends_by_itself(&fault) && Instant::now() < deadline => {
                     if !std::mem::replace(&mut waits, true) {
                         operation.phase("permit", "waiting until this member's record is current")?;
                     }
@@ -669,4 +669,21 @@ fn last_words(slot: Slot) -> String {
         text.drain(..text.len().saturating_sub(LAST_WORDS));
     }
     format!("it said last: {}", String::from_utf8_lossy(&text).trim())
+}
+
+/// Whether a head that comes ends this. That `security` does not answer is something else.
+fn ends_by_itself(fault: &Fault) -> bool {
+    fault.causes.iter().any(|cause| cause.starts_with(RULE_CURRENT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_record_that_is_not_current_is_waited_for() {
+        let gone = Fault::new(FaultKind::Unavailable, "security does not answer");
+        assert!(!ends_by_itself(&gone));
+        assert!(ends_by_itself(&gone.because(format!("{RULE_CURRENT}: whoever does not know"))));
+    }
 }

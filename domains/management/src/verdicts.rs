@@ -32,7 +32,8 @@ impl Told {
     /// Whether this is news: what was so when the watching began is none, unless it was told otherwise before.
     fn is_news(&mut self, now: &VerdictNow) -> bool {
         match self.0.insert(now.id, now.verdict.clone()) {
-            Some(before) => before != now.verdict,
+            // Security tells changes only, unless it begins: what is the same is of a member that was gone in between.
+            Some(before) => before != now.verdict || (!now.begins && now.verdict != "unknown"),
             None => !now.begins && now.verdict != "unknown",
         }
     }
@@ -164,10 +165,11 @@ mod tests {
     fn a_change_is_news_once_and_what_was_so_before_is_none() {
         let mut told = Told::default();
         assert!(!told.is_news(&now(1, "trusted", true)), "it was so when this domain began");
-        assert!(!told.is_news(&now(1, "trusted", false)));
         assert!(told.is_news(&now(1, "untrusted", false)));
         assert!(!told.is_news(&now(1, "untrusted", true)), "security has started again, and says it again");
         assert!(told.is_news(&now(1, "unknown", true)));
+        // Somebody who was removed while trusted, and has joined again.
+        assert!(told.is_news(&now(4, "trusted", false)) && told.is_news(&now(4, "trusted", false)));
         // Somebody who came later.
         assert!(!told.is_news(&now(2, "unknown", false)));
         assert!(told.is_news(&now(2, "trusted", false)));
