@@ -201,7 +201,8 @@ impl Node {
             same.is_none_or(|b| b.view.head != union.view.head || b.head.head.time < union.head.head.time);
         let view = &union.view;
         self.part(before.as_deref(), &union);
-        if same.is_none_or(|b| b.view.members.len() != view.members.len() || b.view.epoch != view.epoch) {
+        // Who catches up may learn at once that one came and another left: as many as before, and not the same.
+        if same.is_none_or(|b| !b.view.members.keys().eq(view.members.keys())) {
             self.ids = view.members.keys().map(|m| (raft_id(m), *m)).collect();
         }
         self.voted.extend(union.voters.iter().map(raft_id));
