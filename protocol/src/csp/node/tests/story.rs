@@ -168,3 +168,20 @@ fn a_rule_refuses_for_everybody_and_the_next_entry_goes_in() {
     union.run(3_000);
     assert_eq!(union.outcome("d", ticket), Some(&Proposal::Taken));
 }
+
+#[test]
+fn who_came_while_another_left_is_known_to_raft_by_who_learns_both_at_once() {
+    let mut world = World::begin(&["a", "b", "c"]);
+    let ctx = Context { now: Millis(0), wall: UnixTime(WALL) };
+    let mut node = Node::new(world.id("a"), None, 1, ctx).unwrap();
+    let told = |world: &World| {
+        let record = world.record();
+        Event::Union(Arc::new(UnionState::of(record, world.co_sign_at(record.view().head, UnixTime(WALL)))))
+    };
+    node.on(told(&world), ctx);
+    world.admit("e");
+    world.write("c", Act::Left).unwrap();
+    node.on(told(&world), ctx);
+    let known: BTreeSet<_> = node.ids.values().copied().collect();
+    assert_eq!(known, world.record().view().members.keys().copied().collect());
+}
