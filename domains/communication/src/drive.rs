@@ -38,14 +38,13 @@ const NARROW: u64 = 10_000;
 /// Lists of endpoints that are looked at beside one a second.
 const LISTS: u64 = 32;
 
+/// The planes of a channel, each with its own kinds.
+const PLANES: [fn(u8) -> Option<usize>; 6] =
+    [message::limits, csp::node::limits, neighbour::limits, results::limits, gossip::limits, vouch::limits];
+
 /// Frames of a channel.
 fn limits(kind: u8) -> Option<usize> {
-    message::limits(kind)
-        .or_else(|| csp::node::limits(kind))
-        .or_else(|| neighbour::limits(kind))
-        .or_else(|| results::limits(kind))
-        .or_else(|| gossip::limits(kind))
-        .or_else(|| vouch::limits(kind))
+    PLANES.iter().find_map(|plane| plane(kind))
 }
 
 /// See the module.
@@ -450,5 +449,17 @@ impl Drive {
         }
         let local = self.link.local().ok().map(|a| a.ip().to_canonical());
         self.runtime.up(self.id, peer, grant, local, self.link.took());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PLANES;
+
+    #[test]
+    fn no_two_planes_share_a_kind() {
+        for kind in 0..=u8::MAX {
+            assert!(PLANES.iter().filter(|plane| plane(kind).is_some()).count() <= 1, "{kind}");
+        }
     }
 }

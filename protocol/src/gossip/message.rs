@@ -8,9 +8,9 @@ use crate::frame::wire::{self, BodyFault, Bytes, List};
 use crate::frame::{Frame, HEADER};
 
 /// Kind of [`Have`].
-pub const HAVE: u8 = 67;
+pub const HAVE: u8 = 70;
 /// Kind of [`Spread`].
-pub const SPREAD: u8 = 68;
+pub const SPREAD: u8 = 71;
 /// Longest message with its header: what a link may carry in a round.
 pub const MAX_MESSAGE: usize = 2_048;
 /// Most entries of one message: statuses have 300 bytes and more.
