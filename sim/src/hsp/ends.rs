@@ -128,14 +128,7 @@ impl World {
         }
         let server = &mut self.hsp.servers[s];
         server.appraiser = super::appraiser::Appraiser::new(self.config.omitted.clone());
-        let mine = |l: &Link, i: usize| l.ends[i].server() == Some(s) && !l.ends[i].over;
-        let all: Vec<At> = self
-            .hsp
-            .links
-            .iter()
-            .flat_map(|(n, l)| (0..2).filter(|i| mine(l, *i)).map(|i| (*n, i)))
-            .collect();
-        for at in all {
+        for at in self.hsp_ends(|end| end.server() == Some(s)) {
             if let Some(end) = self.hsp_end_mut(at) {
                 (end.over, end.up, end.machine, end.channel) = (true, false, Machine::Gone, None);
             }
@@ -148,16 +141,18 @@ impl World {
         }
     }
 
+    /// Ends of these that are not over.
+    fn hsp_ends(&self, mine: impl Fn(&End) -> bool) -> Vec<At> {
+        let of = |l: &Link, i: usize| mine(&l.ends[i]) && !l.ends[i].over;
+        let links = self.hsp.links.iter();
+        links.flat_map(|(n, l)| (0..2).filter(|i| of(l, *i)).map(|i| (*n, i))).collect()
+    }
+
     /// This member's record has changed.
     pub(crate) fn hsp_changed(&mut self, m: usize) {
-        let mine = |l: &Link, i: usize| l.ends[i].member() == Some(m) && !l.ends[i].over;
-        let all: Vec<At> = self
-            .hsp
-            .links
-            .iter()
-            .flat_map(|(n, l)| (0..2).filter(|i| mine(l, *i)).map(|i| (*n, i)))
-            .collect();
-        all.into_iter().for_each(|at| self.hsp_event(at, Event::ViewChanged));
+        self.hsp_ends(|end| end.member() == Some(m))
+            .into_iter()
+            .for_each(|at| self.hsp_event(at, Event::ViewChanged));
         let out = self.hsp_channels(m);
         self.hsp_see(&Seen::Changed { by: m, strangers: out });
     }
