@@ -162,7 +162,7 @@ fn dial(
 
 /// What to try, by the code of the refusal. The other side's words are in its causes.
 fn hint(code: u16) -> Option<&'static str> {
-    let named = |name: &str| Refusal::TABLE.iter().any(|(n, c)| *n == name && *c == code);
+    let named = |name: &str| Refusal::name_of(code) == Some(name);
     Some(match () {
         () if named("TokenUnknown") => {
             "is the token of this union, and was it not ended? make a new one there: gtvp token create"

@@ -9,17 +9,12 @@ use crate::ends::End;
 use crate::engine::LinkId;
 use crate::runtime::Runtime;
 
-/// HSP's codes for a peer that is no member, whose evidence is not believed, and that has left the roster.
-const NOT_IN_ROSTER: u16 = 9;
-const EVIDENCE_REJECTED: u16 = 20;
-const EVICTED: u16 = 21;
-
 /// What a member has said of us at the end of a connection; `None`: nothing that matters.
 fn said(end: &End) -> Option<(Standing, String)> {
     let End::Refused(Refusal::PeerRefused { code, reason }) = end else { return None };
-    let standing = match *code {
-        NOT_IN_ROSTER | EVICTED => Standing::NoMember,
-        EVIDENCE_REJECTED => Standing::NotBelieved,
+    let standing = match Refusal::name_of(*code)? {
+        "NotInRoster" | "Evicted" => Standing::NoMember,
+        "EvidenceRejected" => Standing::NotBelieved,
         _ => return None,
     };
     Some((standing, reason.clone()))

@@ -91,6 +91,11 @@ macro_rules! refusals {
             /// Name and code of each.
             pub const TABLE: &'static [(&'static str, u16)] = &[$((stringify!($name), $code)),*];
 
+            /// The variant of a code that a peer has told.
+            pub fn name_of(code: u16) -> Option<&'static str> {
+                Self::TABLE.iter().find(|(_, c)| *c == code).map(|(name, _)| *name)
+            }
+
             /// Its variant.
             pub fn name(&self) -> &'static str {
                 match self { $(Self::$name { .. } => stringify!($name),)* }
