@@ -323,12 +323,17 @@ impl Client {
     /// The contents of a non-volatile index, `None` where there is none: TPM2_NV_ReadPublic, TPM2_NV_Read with the index'
     /// own empty password, which EK certificates have.
     pub fn nv_read(&mut self, index: u32, most: usize) -> Result<Option<Vec<u8>>, TpmError> {
-        const READ: &str = "NV_Read";
         let Some(NvPublic { size, .. }) = self.nv_public(index)? else { return Ok(None) };
         if size > most {
             let source = Malformed::TooLong { what: "the size", got: size, most };
-            return Err(TpmError::Malformed { command: READ, source });
+            return Err(TpmError::Malformed { command: "NV_Read", source });
         }
+        self.nv_contents(index, size).map(Some)
+    }
+
+    /// The same of an index that has this size.
+    pub fn nv_contents(&mut self, index: u32, size: usize) -> Result<Vec<u8>, TpmError> {
+        const READ: &str = "NV_Read";
         let mut contents = Vec::with_capacity(size);
         while contents.len() < size {
             let step = (size - contents.len()).min(NV_STEP);
@@ -343,7 +348,7 @@ impl Client {
             }
             contents.extend(got);
         }
-        Ok(Some(contents))
+        Ok(contents)
     }
 }
 

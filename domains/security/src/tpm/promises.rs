@@ -62,13 +62,11 @@ fn ours(public: NvPublic) -> Result<(), TpmError> {
 pub fn read(client: &mut Client) -> Result<Option<Promised>, TpmError> {
     let Some(public) = client.nv_public(handle::PROMISES)? else { return Ok(None) };
     ours(public)?;
-    let contents = match client.nv_read(handle::PROMISES, SIZE) {
+    let contents = match client.nv_contents(handle::PROMISES, SIZE) {
         Err(TpmError::Refused { rc: Rc::NV_UNINITIALIZED, .. }) => return Ok(None),
         other => other?,
     };
-    contents
-        .map(|c| parse(&c).map_err(|source| TpmError::Malformed { command: "NV_Read", source }))
-        .transpose()
+    parse(&contents).map(Some).map_err(|source| TpmError::Malformed { command: "NV_Read", source })
 }
 
 fn parse(contents: &[u8]) -> Result<Promised, Malformed> {
@@ -90,7 +88,9 @@ fn parse(contents: &[u8]) -> Result<Promised, Malformed> {
 pub fn raise(client: &mut Client, to: Promised) -> Result<(), TpmError> {
     match read(client)? {
         Some(now) if now.union == to.union && now.number >= to.number => Ok(()),
-        _ => set(client, to),
+        // It is there, and ours.
+        Some(_) => write(client, to),
+        None => set(client, to),
     }
 }
 
@@ -100,6 +100,10 @@ pub fn raise(client: &mut Client, to: Promised) -> Result<(), TpmError> {
 /// See [`prepare`].
 pub fn set(client: &mut Client, to: Promised) -> Result<(), TpmError> {
     prepare(client)?;
+    write(client, to)
+}
+
+fn write(client: &mut Client, to: Promised) -> Result<(), TpmError> {
     let union: [u8; 32] = to.union.digest().0;
     client.nv_write(handle::PROMISES, &Writer::new().bytes(FORM).bytes(&union).u64(to.number).done())
 }
