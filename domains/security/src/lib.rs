@@ -9,6 +9,7 @@ pub mod peers;
 pub mod platform;
 pub mod reference;
 pub mod tpm;
+pub mod turns;
 pub mod union;
 pub mod vendors;
 pub mod vtpm;

@@ -6,8 +6,6 @@
 #[allow(dead_code, reason = "what other tests need of it")]
 mod played;
 
-use std::path::Path;
-
 use gtvp_ipc::bulk;
 use gtvp_ipc::security::{FollowRecovery, LearnRecord, LeaveByForce, Recover, Wish, Written};
 use gtvp_model::fault::FaultKind;
@@ -17,9 +15,9 @@ use gtvp_protocol::csp::Offer;
 use gtvp_protocol::hsp::Durable;
 use gtvp_security::tpm::client::Client;
 use gtvp_security::tpm::promises::{self, Promised};
-use played::SoftwareTpm;
 use played::server::{Server, at, co_signed};
 use played::union::{joins, token, union};
+use played::{SoftwareTpm, copy_folder};
 
 fn a_token(server: &Server) -> Written {
     server.wish(Wish::Token { expires_s: 60, ek: None, platform_identity: None }).unwrap()
@@ -174,13 +172,7 @@ fn threat_21_a_voter_that_has_left_by_force_is_given_neither_less_nor_another_re
     let begun = m1.head();
     let older = record(&m1);
     // Root of its server keeps a copy of its disk, and has it decide otherwise from there on: a second record with one number.
-    let copy = |from: &Path, to: &Path| {
-        std::fs::create_dir_all(to).unwrap();
-        for file in std::fs::read_dir(from).unwrap().flatten() {
-            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
-        }
-    };
-    copy(&m1.tpm.state().join("record"), &m1.tpm.folder.join("copy"));
+    copy_folder(&m1.tpm.state().join("record"), &m1.tpm.folder.join("copy"));
     // It is the longer one, so that its length alone does not give it away.
     (0..3).for_each(|_| goes_on(&m1));
     let (other, other_end) = (record(&m1), m1.head());
@@ -188,7 +180,7 @@ fn threat_21_a_voter_that_has_left_by_force_is_given_neither_less_nor_another_re
     let m1 = m1.restart_after(|tpm| {
         has_promised(tpm, promised);
         std::fs::remove_dir_all(tpm.state().join("record")).unwrap();
-        copy(&tpm.folder.join("copy"), &tpm.state().join("record"));
+        copy_folder(&tpm.folder.join("copy"), &tpm.state().join("record"));
     });
     goes_on(&m1);
     goes_on(&m1);

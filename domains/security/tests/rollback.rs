@@ -16,37 +16,25 @@ use gtvp_security::tpm::codes::handle;
 use gtvp_security::tpm::commands::NvPublic;
 use gtvp_security::tpm::promises::{self, Promised};
 use gtvp_security::tpm::wire::{Auth, Command, Writer};
-use played::SoftwareTpm;
 use played::server::{Server, at, co_signed};
 use played::union::{catch_up, union};
+use played::{SoftwareTpm, copy_folder};
 
 fn token(server: &Server) -> SignedEntry {
     server.wish(Wish::Token { expires_s: 60, ek: None, platform_identity: None }).unwrap().entry
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for file in fs::read_dir(from).unwrap().flatten() {
-        let to = to.join(file.file_name());
-        if file.path().is_dir() {
-            copy(&file.path(), &to);
-        } else {
-            fs::copy(file.path(), to).unwrap();
-        }
-    }
-}
-
 /// A copy of a folder, beside it.
 fn backup(folder: &Path) -> PathBuf {
     let to = folder.with_extension("backup");
-    copy(folder, &to);
+    copy_folder(folder, &to);
     to
 }
 
 /// The folder is as it was when the copy was made.
 fn restore(folder: &Path) {
     fs::remove_dir_all(folder).unwrap();
-    copy(&folder.with_extension("backup"), folder);
+    copy_folder(&folder.with_extension("backup"), folder);
 }
 
 #[test]

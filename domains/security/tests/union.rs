@@ -25,6 +25,7 @@ use gtvp_security::tpm::client::Client;
 use gtvp_security::tpm::promises::{self, Promised};
 use gtvp_security::union::Union;
 use played::SoftwareTpm;
+use played::copy_folder;
 use played::server::{Server, at, co_signed};
 
 const NOW: UnixTime = UnixTime(1_795_000_000);
@@ -253,18 +254,6 @@ fn co_signed_again(server: &Server) -> Offer {
     Offer {
         entries: Vec::new(),
         head: CoSigned { head: again.head, votes: vec![again.vote].try_into().unwrap() },
-    }
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for file in fs::read_dir(from).unwrap().flatten() {
-        let to = to.join(file.file_name());
-        if file.path().is_dir() {
-            copy_folder(&file.path(), &to);
-        } else {
-            fs::copy(file.path(), to).unwrap();
-        }
     }
 }
 

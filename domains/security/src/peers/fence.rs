@@ -96,39 +96,51 @@ impl Peers {
         if known.forked {
             return Err(forked());
         }
-        let name = |id: &MemberId| known.member(id).map_or_else(|| id.short(), |m| m.name.to_string());
+        self.has_current(&known, what, now)?;
+        self.has_standing(&known, what, now)
+    }
+
+    /// Rule *current*.
+    fn has_current(&self, known: &Known, what: &str, now: Now) -> Result<(), Fault> {
         let (time, wall) = (known.state.head.head.time, now.unix());
         let came = self.advance().see(known.state.view.union, time, now.ms);
         let comes = came.is_some_and(|at| now.ms.saturating_sub(at) <= CURRENT * 1000);
         let (behind, ahead) = (wall.0.saturating_sub(time.0), time.0.saturating_sub(wall.0));
-        if !comes || behind > CURRENT || ahead > MAX_LEAD {
-            let fault = Fault::new(FaultKind::Unavailable, format!("{what}: not while this member's record is not current"))
-                .because(format!("{RULE_CURRENT}: whoever does not know what its union decides grants nothing new; what runs goes on"));
-            if comes {
-                return Err(fault
-                    .because(format!("this server's clock or theirs is wrong: by it it is {wall}, what a majority signed a moment ago says {time}"))
-                    .hint("see that all members' clocks are right: timedatectl"));
-            }
-            let voters: Vec<String> = known.state.voters.iter().map(name).collect();
-            let since = if behind > CURRENT {
-                format!("since {time}")
-            } else {
-                "within a minute, or since this member was started".into()
-            };
-            return Err(fault
-                .because(format!("no majority of those who vote ({}) has signed the record {since}", voters.join(", ")))
-                .hint("see that they run and are reached: gtvp union show. For good: gtvp union recover, or gtvp union leave --force"));
+        if comes && behind <= CURRENT && ahead <= MAX_LEAD {
+            return Ok(());
         }
-        let by = self.refused_by(&known, now);
+        let fault = Fault::new(FaultKind::Unavailable, format!("{what}: not while this member's record is not current"))
+            .because(format!("{RULE_CURRENT}: whoever does not know what its union decides grants nothing new; what runs goes on"));
+        if comes {
+            return Err(fault
+                .because(format!("this server's clock or theirs is wrong: by it it is {wall}, what a majority signed a moment ago says {time}"))
+                .hint("see that all members' clocks are right: timedatectl"));
+        }
+        let voters: Vec<String> = known.state.voters.iter().map(|id| known.name_of(id)).collect();
+        let since = if behind > CURRENT {
+            format!("since {time}")
+        } else {
+            "within a minute, or since this member was started".into()
+        };
+        Err(fault
+            .because(format!("no majority of those who vote ({}) has signed the record {since}", voters.join(", ")))
+            .hint("see that they run and are reached: gtvp union show. For good: gtvp union recover, or gtvp union leave --force"))
+    }
+
+    /// Rule *standing*.
+    fn has_standing(&self, known: &Known, what: &str, now: Now) -> Result<(), Fault> {
+        let by = self.refused_by(known, now);
         let own = known.own.as_ref().map(RosterEntry::id);
-        if by.is_empty() || by.len() < own.map_or(1, |own| Self::needed(&known, &own)) {
+        if by.is_empty() || by.len() < own.map_or(1, |own| Self::needed(known, &own)) {
             return Ok(());
         }
         let fault = Fault::new(FaultKind::Denied, format!("{what}: not while other members refuse this one"))
             .because("rule \"standing\": whoever is no member or not believed elsewhere grants nothing new; what runs goes on");
         let said = by.iter().map(|(id, r)| match r.standing {
-            Standing::NoMember => format!("{} says that this server is no member: {}", name(id), r.why),
-            _ => format!("{} does not believe this server's evidence: {}", name(id), r.why),
+            Standing::NoMember => {
+                format!("{} says that this server is no member: {}", known.name_of(id), r.why)
+            }
+            _ => format!("{} does not believe this server's evidence: {}", known.name_of(id), r.why),
         });
         Err(said.fold(fault, Fault::because).hint(
             "gtvp member show NAME on that member says what failed. A member that was given up or removed: gtvp union leave --force",

@@ -20,8 +20,7 @@ mod verdicts;
 mod vouch;
 
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gtvp_appraisal::ek::Roots;
 use gtvp_ipc::security::{Housekeeping, Wish, WriteAdmission, WriteEntry, WriteHousekeeping, Written};
@@ -31,6 +30,7 @@ use gtvp_protocol::csp::SignedEntry;
 
 use crate::platform::Platform;
 use crate::reference;
+use crate::turns::Turns;
 use crate::union::{Means, Seen, Union};
 use crate::vendors;
 use asks::Asks;
@@ -80,27 +80,8 @@ pub struct Peers {
     pending: Mutex<vouch::Pending>,
     refusals: Mutex<Refusals>,
     advance: Mutex<Advance>,
+    /// How often something was learned of anybody.
     turns: Turns,
-}
-
-/// How often something was learned of anybody, for whoever waits for that.
-#[derive(Debug, Default)]
-struct Turns {
-    count: Mutex<u64>,
-    more: Condvar,
-}
-
-impl Turns {
-    fn bump(&self) {
-        *self.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.more.notify_all();
-    }
-
-    fn wait(&self, seen: u64, longest: Duration) -> u64 {
-        let count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.more.wait_timeout_while(count, longest, |count| *count == seen);
-        *waited.unwrap_or_else(PoisonError::into_inner).0
-    }
 }
 
 impl Peers {

@@ -47,6 +47,7 @@ impl Peers {
         let id = member.id();
         let own = known.own.as_ref().is_some_and(|o| o.id() == id);
         let period = self.period();
+        let voter = known.state.voters.contains(&id);
         let current = self.table().current(&id, now, period).filter(|_| !own);
         let by_others = self.by_others(known, &id, now);
         let mut row = MemberRow {
@@ -60,10 +61,8 @@ impl Peers {
             since_ms: current.map(|c| c.since_ms),
             attested_by: known.own.as_ref().filter(|_| current.is_some()).map(|o| o.name.to_string()),
             next_attestation_ms: current.map(|c| c.next_ms),
-            voter: known.state.voters.contains(&id),
-            only_voter: known.state.voters.len() == 1
-                && known.state.voters.contains(&id)
-                && known.state.view.members.len() > 1,
+            voter,
+            only_voter: voter && known.state.voters.len() == 1 && known.state.view.members.len() > 1,
             status: self.status_of(known, &id, now),
         };
         if let Some(on) = self.table().rests_on(&id, now.ms, period).filter(|_| !own) {
@@ -146,7 +145,7 @@ impl Peers {
 
 /// For people.
 fn names<'a>(known: &Known, ids: impl IntoIterator<Item = &'a MemberId>) -> String {
-    let name = |id| known.member(id).map_or_else(|| id.short(), |m| m.name.to_string());
+    let name = |id: &MemberId| known.name_of(id);
     let mut names: Vec<String> = ids.into_iter().map(name).collect();
     names.sort();
     names.join(", ")

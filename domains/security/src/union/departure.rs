@@ -39,7 +39,7 @@ impl Union {
         departure.aside = Some(aside);
         *held = Held::Nothing;
         drop(held);
-        self.bump();
+        self.turns.bump();
         Ok(departure)
     }
 
@@ -99,7 +99,7 @@ impl Union {
 
 fn plan(known: &Known, now: UnixTime) -> Departure {
     let view = &known.state.view;
-    let name = |id| known.member(id).map_or_else(|| id.short(), |m| m.name.to_string());
+    let name = |id| known.name_of(id);
     let own = known.own.as_ref().map(gtvp_model::union::RosterEntry::id);
     let others: Vec<String> = view.members.keys().filter(|id| Some(**id) != own).map(name).collect();
     let time = known.state.head.head.time;

@@ -118,7 +118,7 @@ impl Union {
         let summary = summary(&kept.known);
         *held = Held::Record(Box::new(kept));
         drop(held);
-        self.bump();
+        self.turns.bump();
         Ok(summary)
     }
 
@@ -196,7 +196,7 @@ impl Union {
         );
         *held = Held::Nothing;
         drop(held);
-        self.bump();
+        self.turns.bump();
         Ok(Some(about))
     }
 }

@@ -234,7 +234,7 @@ impl Union {
         new.finish().map_err(|e| cannot(&e))?;
         *held = Held::Record(kept);
         drop(held);
-        self.bump();
+        self.turns.bump();
         let mut joining = self.joining();
         (joining.asked, joining.wanted) = (None, None);
         match fs::remove_file(self.state.join(INTENT)) {

@@ -21,7 +21,7 @@ mod wishes;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
@@ -45,6 +45,7 @@ use gtvp_protocol::frame::wire;
 
 use crate::platform::{Platform, chain as causes};
 use crate::tpm::keys;
+use crate::turns::Turns;
 use book::Book;
 use disk::Disk;
 
@@ -114,6 +115,11 @@ impl Known {
         self.state.view.members.get(id)
     }
 
+    /// A member's name; of who is none the beginning of its id.
+    pub fn name_of(&self, id: &MemberId) -> String {
+        self.member(id).map_or_else(|| id.short(), |m| m.name.to_string())
+    }
+
     /// Whether a member has this attestation key, by its Name in hexadecimal.
     pub fn has_ak(&self, name: &str) -> bool {
         let is =
@@ -172,8 +178,7 @@ pub struct Union {
     joining: Mutex<joining::Joining>,
     /// Who wants to go, and since when: this member makes no voter of it.
     leaving: Mutex<BTreeMap<MemberId, Instant>>,
-    changes: Mutex<u64>,
-    changed: Condvar,
+    turns: Turns,
 }
 
 impl Union {
@@ -207,8 +212,7 @@ impl Union {
             writing: Mutex::default(),
             joining: Mutex::new(joining::Joining::open(state)),
             leaving: Mutex::default(),
-            changes: Mutex::new(0),
-            changed: Condvar::new(),
+            turns: Turns::default(),
         }
     }
 
@@ -246,7 +250,7 @@ impl Union {
 
     /// For [`gtvp_ipc::security::WatchUnion`]: the union, and the number of changes so far. A damaged record is no union.
     pub fn now(&self) -> (UnionNow, u64) {
-        let changes = *self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = self.turns.now();
         let known = self.known().ok().flatten();
         let union = known.and_then(|k| {
             let own = k.own.clone()?;
@@ -257,15 +261,7 @@ impl Union {
 
     /// Waits until there were more changes than `seen`, or `longest` has gone by. Says whether there were.
     pub fn wait(&self, seen: u64, longest: Duration) -> bool {
-        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.changed.wait_timeout_while(changes, longest, |now| *now == seen);
-        let (changes, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        *changes != seen
-    }
-
-    fn bump(&self) {
-        *self.changes.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.changed.notify_all();
+        self.turns.wait(seen, longest) != seen
     }
 
     /// The union, in short.
@@ -392,7 +388,7 @@ fn not_taken(why: String) -> Fault {
 
 fn summary(known: &Known) -> UnionSummary {
     let view = &known.state.view;
-    let name = |id| known.member(id).map_or_else(|| id.short(), |m| m.name.to_string());
+    let name = |id: &MemberId| known.name_of(id);
     UnionSummary {
         name: known.name.to_string(),
         id: view.union.to_string(),

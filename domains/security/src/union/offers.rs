@@ -135,7 +135,7 @@ impl Union {
             }
             if new > 0 || offer.head.head.time > kept.head.head.time {
                 self.taken(kept, &offer);
-                self.bump();
+                self.turns.bump();
             }
             Ok(new)
         })?;
@@ -161,7 +161,7 @@ impl Union {
             eprintln!("gtvp-security: that the record is forked cannot be written down: {e}");
         }
         kept.known = Known::of(kept.keeper.follower(), &kept.head, &kept.book);
-        self.bump();
+        self.turns.bump();
     }
 
     /// Entries from `from` on, in a descriptor: up to some head, and no more bytes than `most` if there is a head within these.

@@ -33,7 +33,7 @@ impl Union {
             let (plan, lost) = plan(kept, own, asked, withholds, now)?;
             if asked.confirmed { self.carry_out(kept, own, plan, lost, &asked.reason, now) } else { Ok(plan) }
         })?;
-        self.bump();
+        self.turns.bump();
         Ok(done)
     }
 

@@ -171,7 +171,7 @@ impl Union {
                 "the record of a union is kept by healthy members with a TPM, and no other one is known here",
             )
         })?;
-        let name = |id: &MemberId| kept.known.member(id).map_or_else(|| id.short(), |m| m.name.to_string());
+        let name = |id: &MemberId| kept.known.name_of(id);
         let about = match next.difference(voters).next() {
             Some(new) => format!("{} votes first, so that {} can cease to", name(new), name(&id)),
             None => format!("{} ceases to vote first", name(&id)),
