@@ -76,7 +76,7 @@ fn connect(path: &Path, uid: Option<u32>) -> io::Result<UnixStream> {
     let stream = loop {
         match UnixStream::connect(path) {
             // It may have been started a moment ago.
-            Err(e) if is_absent(&e) && begun.elapsed() < STARTING => std::thread::sleep(STEP),
+            Err(e) if is_not_yet(&e) && begun.elapsed() < STARTING => std::thread::sleep(STEP),
             other => break other?,
         }
     };
@@ -92,8 +92,10 @@ fn connect(path: &Path, uid: Option<u32>) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-fn is_absent(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+/// swtpm binds its socket first, listens, and then lets others to it.
+fn is_not_yet(e: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
+    matches!(e.kind(), NotFound | ConnectionRefused | PermissionDenied)
 }
 
 impl Transport for UnixStream {
@@ -111,5 +113,42 @@ impl Transport for UnixStream {
         response.resize(size, 0);
         self.read_exact(&mut response[HEADER..])?;
         Ok(response)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{Permissions, set_permissions};
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixListener;
+    use std::sync::mpsc::channel;
+
+    use rustix::thread::set_thread_uid;
+
+    use super::*;
+
+    /// Needs root, to be somebody else in one thread.
+    #[test]
+    fn a_socket_that_lets_nobody_in_yet_is_waited_for() {
+        let dir = std::env::temp_dir().join(format!("gtvp-transport-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let path = dir.join("tpm.sock");
+        set_permissions(&dir, Permissions::from_mode(0o755)).unwrap();
+        let _listener = UnixListener::bind(&path).unwrap();
+        set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        let (sender, answers) = channel();
+        let of = path.clone();
+        let client = std::thread::spawn(move || {
+            set_thread_uid(rustix::process::Uid::from_raw(65_534)).expect("this test needs root");
+            let refused = UnixStream::connect(&of).unwrap_err().kind();
+            sender.send(refused).unwrap();
+            connect(&of, Some(0)).map(drop)
+        });
+        assert_eq!(answers.recv().unwrap(), io::ErrorKind::PermissionDenied, "control");
+        // Some of its steps.
+        std::thread::sleep(STEP * 10);
+        set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+        client.join().unwrap().unwrap();
+        std::fs::remove_dir_all(&dir).unwrap();
     }
 }
