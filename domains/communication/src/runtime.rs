@@ -38,6 +38,8 @@ use crate::{clock, connect, gossip, identity};
 const AWAY: (u64, u64) = (100, 3_000);
 /// After how long the members' port is tried again, milliseconds.
 const BIND_AGAIN: u64 = 5_000;
+/// How long `security` may take to tell of a union that has begun, or this member to listen then.
+pub const TOLD: Duration = Duration::from_secs(3);
 /// Lines about strangers in a minute.
 const LINES: u32 = 20;
 
@@ -207,11 +209,20 @@ impl Runtime {
         if own.is_some() {
             lock(&self.book).only(&members);
             self.listen();
-            self.changed.notify_all();
         } else {
             // Dropped, it closes.
             drop(lock(&self.listening).take());
         }
+        // Whoever waits for the port looks at it with the engine in hand, and misses nothing.
+        let engine = self.engine();
+        self.changed.notify_all();
+        drop(engine);
+    }
+
+    /// Waits a moment until the members' port is listened on: `security` tells of a union when it has answered whoever began it.
+    pub fn wait_listens(&self) {
+        let engine = self.engine();
+        drop(self.changed.wait_timeout_while(engine, TOLD, |_| self.listens().is_none()));
     }
 
     /// Listens, if it does not yet. When it has to be tried again, if it cannot.

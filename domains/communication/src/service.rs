@@ -13,7 +13,8 @@ use gtvp_protocol::vouch::MAX_EVIDENCE;
 
 use crate::admit::DECISION;
 use crate::join::join;
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, TOLD};
+use crate::union::is_member;
 
 /// How long somebody who watches may have gone before it is noticed.
 const LOOK: Duration = Duration::from_secs(5);
@@ -37,6 +38,7 @@ impl Service for Communication {
         match request {
             Request::Channels(_) => Ok(Answer::of(&self.runtime.channels())),
             Request::OwnEndpoint(_) => {
+                self.runtime.wait_listens();
                 let endpoint = self.runtime.own_endpoint()?;
                 Ok(Answer::of(&OwnEndpointReply { endpoint }))
             }
@@ -99,7 +101,8 @@ impl Communication {
 /// # Errors
 /// `Conflict`: another entry has its number. `Denied`: the voters refuse it. `Unavailable`: not known.
 pub fn propose(runtime: &Runtime, what: Propose) -> Result<(), Fault> {
-    if runtime.newest.own().is_none() {
+    // `security` has written the entry, and may not have told of its union yet.
+    if runtime.newest.wait(|u| is_member(u).then_some(()), TOLD).is_none() {
         return Err(Fault::new(FaultKind::WrongState, "this server is in no union"));
     }
     match runtime.node.propose(what.entry, DECISION) {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use gtvp_ipc::components::{self, Compose, Composed, Configure, Derive, OpenRoot, View};
 use gtvp_ipc::drivers::{self, BoxHappening};
-use gtvp_ipc::security::{EndBox, MeasureBox, PermitRun, RULE_CURRENT};
+use gtvp_ipc::security::{EndBox, MeasureBox, PermitRun};
 use gtvp_ipc::supervisor::{Status, StatusReply};
 use gtvp_ipc::{Nothing, Place};
 use gtvp_model::boxspec::{BoxSpec, Need};
@@ -23,6 +23,7 @@ use gtvp_model::member::MemberConfig;
 use gtvp_model::operation::{Operation, READY};
 use gtvp_model::units::Bytes;
 
+use crate::current::once_current;
 use crate::engine::{Effect, Engine, check_size, has_machine};
 use crate::events::Events;
 use crate::operations::{Handle, Operations};
@@ -32,10 +33,6 @@ use crate::{peers, views};
 
 /// How long a start waits for the published ports to listen. A box that is slower runs all the same, and is not yet ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
-/// How long a start waits for the union's voters to sign this member's record: they do so every 5 s, and elect a leader in 2 s.
-const CURRENT_WITHIN: Duration = Duration::from_secs(15);
-/// Pause before leave is asked for again meanwhile.
-const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// How long a builder box's maintainer scripts may take. Under TCG a large closure takes minutes.
 const CONFIGURE_WITHIN: Duration = Duration::from_secs(30 * 60);
 /// How long a start that is cancelled may take to undo what it had begun; a machine is ended in a moment.
@@ -379,23 +376,18 @@ impl Runtime {
         Ok(serde_json::json!(views::summary(&self.config, &record)))
     }
 
-    /// Asks for leave. A member that was started a moment ago does not know yet what its union has decided meanwhile: it waits for that.
+    /// Asks for leave.
     fn permit(&self, operation: &Arc<Handle>, spec: &BoxSpec, operator_uid: u32) -> Result<(), Fault> {
         operation.phase("permit", "asking for leave")?;
-        let deadline = Instant::now() + CURRENT_WITHIN;
         let mut waits = false;
-        loop {
-            match peers::ask(&PermitRun { spec: spec.clone(), operator_uid }) {
-                Err(fault) if ends_by_itself(&fault) && Instant::now() < deadline => {
-                    if !std::mem::replace(&mut waits, true) {
-                        operation.phase("permit", "waiting until this member's record is current")?;
-                    }
-                    let next = deadline.min(Instant::now() + ASK_AGAIN);
-                    self.wait(next, operation, |_| false)?;
-                }
-                other => return other.map(|_| ()),
+        let permit = || peers::ask(&PermitRun { spec: spec.clone(), operator_uid });
+        once_current(permit, |pause| {
+            if !std::mem::replace(&mut waits, true) {
+                operation.phase("permit", "waiting until this member's record is current")?;
             }
-        }
+            self.wait(Instant::now() + pause, operation, |_| false).map(|_| ())
+        })
+        .map(|_| ())
     }
 
     /// Opens a root and starts a machine on it; gives what it runs on.
@@ -669,21 +661,4 @@ fn last_words(slot: Slot) -> String {
         text.drain(..text.len().saturating_sub(LAST_WORDS));
     }
     format!("it said last: {}", String::from_utf8_lossy(&text).trim())
-}
-
-/// Whether a head that comes ends this. That `security` does not answer is something else.
-fn ends_by_itself(fault: &Fault) -> bool {
-    fault.causes.iter().any(|cause| cause.starts_with(RULE_CURRENT))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_record_that_is_not_current_is_waited_for() {
-        let gone = Fault::new(FaultKind::Unavailable, "security does not answer");
-        assert!(!ends_by_itself(&gone));
-        assert!(ends_by_itself(&gone.because(format!("{RULE_CURRENT}: whoever does not know"))));
-    }
 }

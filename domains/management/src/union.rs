@@ -19,6 +19,7 @@ use gtvp_model::unionview::{
     TokenWish, UnionBegin, UnionJoin, UnionSummary,
 };
 
+use crate::current::once_current;
 use crate::peers;
 use crate::runtime::Runtime;
 use crate::verdicts::{entry_about, held_before};
@@ -37,7 +38,11 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub fn put(wish: &Wish, operator_uid: u32) -> Result<Written, Fault> {
     let mut tries = 0;
     loop {
-        let written = peers::ask(&WriteEntry { wish: wish.clone(), operator_uid })?;
+        let write = || peers::ask(&WriteEntry { wish: wish.clone(), operator_uid });
+        let written = once_current(write, |pause| {
+            std::thread::sleep(pause);
+            Ok(())
+        })?;
         match peers::tell(&communication::Propose { entry: written.entry.clone() }) {
             Ok(Nothing {}) if written.more => {}
             Ok(Nothing {}) => return Ok(written),
@@ -104,6 +109,8 @@ impl Runtime {
             platform_identity: platform_identity
                 .map_err(|e: gtvp_model::union::BadPlatformIdentity| invalid(e.to_string()))?,
         };
+        // Outside of a union that is the answer, and not that nobody reaches this server.
+        peers::ask(&security::ShowUnion {})?;
         let endpoint = peers::ask(&communication::OwnEndpoint {})?.endpoint;
         let made = put(&token, operator_uid)?
             .token

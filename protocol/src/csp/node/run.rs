@@ -216,6 +216,9 @@ impl Node {
         self.resolve();
         if news {
             self.spread();
+        } else {
+            // Said again, it is another life of `security`, which grants nothing until it has seen a head that is new.
+            self.timers.refresh = self.now;
         }
     }
 

@@ -76,6 +76,26 @@ fn a_minority_decides_nothing_says_so_and_comes_back() {
 }
 
 #[test]
+fn a_security_that_begins_anew_has_a_new_head_at_once() {
+    let mut union = three();
+    union.run(4_000);
+    let leader = union.leader().unwrap();
+    let time = |union: &Union| union.members[leader].state().head.head.time;
+    // A moment after the last head: the next one is 5 s off.
+    let before = time(&union);
+    while time(&union) == before {
+        union.run(100);
+    }
+    union.run(1_500);
+    let (before, state) = (time(&union), union.members[leader].state());
+    union.run(100);
+    assert_eq!(time(&union), before, "control: nothing is due");
+    union.event(leader, Event::Union(state));
+    union.run(100);
+    assert!(time(&union) > before);
+}
+
+#[test]
 fn all_voters_may_stop_at_once() {
     let mut union = three();
     union.token("b", "p");
