@@ -3,8 +3,8 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
+use gtvp_e2e::bench::printed::{cargo, pairs, said};
 use gtvp_e2e::bench::{Bench, Figure, bytes};
 
 /// Seeds of a full count, and of a short one.
@@ -74,7 +74,7 @@ fn belief(bench: &mut Bench) {
     if !bench.short {
         command.arg("--ignored");
     }
-    let said = pairs(&run(command));
+    let said = pairs(&said(command));
     let part = |name: &str, of: &str| 100.0 * said[name] / said[of].max(1.0);
     bench.figure(Figure {
         what: "honest members found untrusted, with a tenth of all frames lost and a tenth of all members standing still".into(),
@@ -92,28 +92,8 @@ fn belief(bench: &mut Bench) {
     ));
 }
 
-fn cargo(words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO"));
-    command.args(words).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
-    command
-}
-
-fn run(mut command: Command) -> String {
-    let output = command.output().expect("cargo runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    text
-}
-
 fn sim(words: &[&str]) -> BTreeMap<String, f64> {
     let mut command = cargo(&["run", "--quiet", "--release", "-p", "gtvp-sim", "--", "gossip"]);
     command.args(words);
-    pairs(&run(command))
-}
-
-/// The numbers of the line that begins with how many members there are.
-fn pairs(text: &str) -> BTreeMap<String, f64> {
-    let line = text.lines().find(|l| l.starts_with("members ")).expect("a measurement");
-    let words: Vec<&str> = line.split_ascii_whitespace().collect();
-    words.chunks(2).filter_map(|p| Some(((*p.first()?).to_owned(), p.get(1)?.parse().ok()?))).collect()
+    pairs(&said(command))
 }

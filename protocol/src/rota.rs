@@ -162,14 +162,14 @@ mod tests {
     /// Quotes and appraisals a member and period, with so many members whose clocks differ by some milliseconds.
     fn measured(n: u16, all_ask: bool) -> (f64, f64) {
         use crate::hsp::message::Bank;
-        use crate::hsp::{Batcher, Binding, Millis, Role};
+        use crate::hsp::{Batcher, Binding, Lengths, Millis, Role};
         const PERIOD: u64 = 2_000;
         let (all, shifts) = (members(n), 10);
         let selection = vec![Bank { algorithm: 11, pcrs: 1 }].try_into().unwrap();
         let (mut quotes, mut appraisals) = (0u32, 0u32);
         for subject in &all {
             let first = Shift::at(subject, 1_795_000_000_000, PERIOD);
-            let mut batcher = Batcher::new(PERIOD / 8);
+            let mut batcher = Batcher::new(Lengths::of(PERIOD as u32));
             let mut asked: Vec<(u64, MemberId)> = Vec::new();
             for turn in 0..shifts {
                 let others = all.iter().copied().filter(|m| m != subject);

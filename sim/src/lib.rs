@@ -22,4 +22,4 @@ mod world;
 pub use config::{Bug, Config, Faults, Omitted, Story};
 pub use hsp::Mischief;
 pub use invariant::Violation;
-pub use world::{Outcome, run};
+pub use world::{Outcome, Quiet, quiet, run};

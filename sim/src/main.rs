@@ -5,10 +5,11 @@ mod gossip;
 
 use std::time::{Duration, Instant};
 
-use gtvp_sim::{Config, Outcome, Story, run};
+use gtvp_sim::{Config, Outcome, Quiet, Story, quiet, run};
 
 const USAGE: &str = "gtvp-sim run SEED honest|liar|traitor|rollback|union [-v]\n\
 gtvp-sim soak --minutes N [--seed FIRST] [--story NAME]\n\
+gtvp-sim quotes --members N [--periods N]\n\
 gtvp-sim gossip run SEED honest|forger|flooder|replayer\n\
 gtvp-sim gossip spread --seeds N [--members N] [--channels N]\ngtvp-sim gossip busy [--members N]\ngtvp-sim gossip soak --minutes N";
 const STORIES: [(&str, Story); 5] = [
@@ -30,6 +31,7 @@ fn main() -> std::process::ExitCode {
                 _ => usage(),
             }
         }
+        ["quotes", rest @ ..] => quotes(rest).unwrap_or_else(usage),
         ["gossip", rest @ ..] => gossip::command(rest).unwrap_or_else(usage),
         ["soak", "--minutes", minutes, rest @ ..] => {
             let (mut first, mut only) = (Some(0), None);
@@ -64,6 +66,15 @@ fn one(seed: u64, name: &str, story: Story, verbose: bool) -> bool {
     println!("{outcome:#?}");
     println!("{:.0} × real time", outcome.ms as f64 / 1000.0 / start.elapsed().as_secs_f64());
     told(seed, name, &outcome)
+}
+
+/// How often members quote when nothing happens: `name value` in pairs.
+fn quotes(args: &[&str]) -> Option<bool> {
+    let members = gossip::option(args, "--members").and_then(|n| usize::try_from(n).ok())?;
+    let periods = gossip::option(args, "--periods").unwrap_or(20);
+    let Quiet { quotes, believed, channels } = quiet(members, periods, 1)?;
+    println!("members {members} quotes {quotes:.3} believed {believed:.1} channels {channels}");
+    Some(true)
 }
 
 fn told(seed: u64, name: &str, outcome: &Outcome) -> bool {

@@ -140,6 +140,51 @@ pub fn run(config: &Config) -> Outcome {
     }
 }
 
+/// Quotes of a union in which nothing happens and each appraises each.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quiet {
+    /// All members' together, in a period, on average.
+    pub quotes: f64,
+    /// Challenges that were answered and believed, in a period.
+    pub believed: f64,
+    /// Channels, counted at both ends.
+    pub channels: usize,
+}
+
+/// So many members for so many periods, after all have channels. `None`: they do not come to have them.
+pub fn quiet(members: usize, periods: u64, seed: u64) -> Option<Quiet> {
+    let mut config = Config::of(seed, Story::Union);
+    config.members = members;
+    let mut world = World::new(config);
+    for m in 0..members {
+        world.after(m as u64, What::Start(m));
+    }
+    let all = members * (members - 1);
+    let channels = |world: &World| world.members.iter().map(|m| m.channels.len()).sum::<usize>();
+    while channels(&world) < all {
+        world.until(world.now + 1_000);
+        if world.now > 300_000 || world.violation.is_some() {
+            return None;
+        }
+    }
+    let period = u64::from(crate::hsp::PERIOD);
+    // What began with each channel falls into step.
+    world.until(world.now + 20 * period);
+    let counts = |world: &World| ["quotes", "renewed"].map(|n| world.hsp.counts.get(n).copied().unwrap_or(0));
+    let before = counts(&world);
+    world.until(world.now + periods * period);
+    let [quotes, believed] = counts(&world);
+    if world.violation.is_some() {
+        return None;
+    }
+    let mean = |n: u64, before: u64| (n - before) as f64 / periods as f64;
+    Some(Quiet {
+        quotes: mean(quotes, before[0]),
+        believed: mean(believed, before[1]),
+        channels: channels(&world),
+    })
+}
+
 impl World {
     fn new(config: Config) -> Self {
         let keys: Vec<Keys> = (0..config.members).map(Keys::of).collect();

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use gtvp_sim::{Config, Story, run};
+use gtvp_sim::{Config, Story, quiet, run};
 
 #[test]
 fn a_seed_replays_byte_for_byte() {
@@ -68,5 +68,17 @@ fn runs_of_hsp_are_real() {
     ] {
         let got = counts.get(what).copied().unwrap_or(0);
         assert!(got >= least, "{what}: {got}, {counts:?}");
+    }
+}
+
+#[test]
+#[cfg_attr(debug_assertions, ignore = "slow without optimization: cargo test --release -p gtvp-sim")]
+fn members_quote_once_a_period_however_many_appraise_them() {
+    for members in [2, 8, 24] {
+        let quiet = quiet(members, 20, 3).expect("all have channels");
+        let (quotes, most) = (quiet.quotes, members as f64);
+        println!("{members} members: {quiet:?}");
+        assert!((0.8 * most..=1.05 * most).contains(&quotes), "{quotes} quotes of {members} members");
+        assert!(quiet.believed > 0.85 * quiet.channels as f64, "{quiet:?}");
     }
 }

@@ -11,7 +11,7 @@ use gtvp_model::union::{MemberId, RecordHead, UnionId};
 use gtvp_protocol::csp::page;
 use gtvp_protocol::hsp::join::MAX_RECORD;
 use gtvp_protocol::hsp::message::Ask;
-use gtvp_protocol::hsp::{Appraisable, Binding, Durable, Event, Rejection, RejectionKind, Request};
+use gtvp_protocol::hsp::{Appraisable, Binding, Durable, Event, Lengths, Rejection, RejectionKind, Request};
 
 use crate::pool::Pool;
 use crate::quoter::{Quoter, Wanted};
@@ -50,10 +50,10 @@ impl Calls {
     }
 
     /// Our own evidence.
-    pub fn quote(&self, request: Request, binding: Box<Binding>, ask: Ask, window: Option<u64>) {
+    pub fn quote(&self, request: Request, binding: Box<Binding>, ask: Ask, waits: Option<Lengths>) {
         let inbox = self.inbox.clone();
         let reply = Box::new(move |outcome| inbox.put(Note::Outcome(Event::Quoted { request, outcome })));
-        self.quoter.ask(Wanted { binding, ask, window, reply });
+        self.quoter.ask(Wanted { binding, ask, waits, reply });
     }
 
     /// The peer's evidence.

@@ -344,8 +344,8 @@ impl Drive {
             }
             Command::Quote { request, binding, ask } => {
                 // In a handshake somebody waits.
-                let window = self.up.then(|| self.runtime.period().window);
-                self.calls.quote(request, binding, ask, window);
+                let waits = self.up.then(|| self.runtime.period());
+                self.calls.quote(request, binding, ask, waits);
             }
             Command::Appraise { request, what } => self.calls.appraise(request, *what),
             Command::Established(channel) => {

@@ -1,42 +1,11 @@
 //! When fresh evidence is asked for, and when there has been none for too long.
-//!
-//! All who challenge one member have its answer at the same moment, since one quote answers them all. They ask again within the same
-//! part of a period, and the first of them waits for the others: one quote a period, however many they are.
 
-use gtvp_protocol::hsp::{Millis, Timing};
+use gtvp_protocol::hsp::{Lengths, Millis, WORK};
 
 use crate::clock;
 
-/// Periods that are taken, milliseconds: a TPM does not quote faster, and a day without evidence is none.
-const BOUNDS: (u64, u64) = (200, 86_400_000);
-/// Longest window, milliseconds: with long periods nobody has to wait long for an answer.
-const WINDOW: u64 = 3_750;
-/// How long a quote and its appraisal may take beside the waiting: a discrete TPM quotes in 100 to 500 ms.
-const WORK: u64 = 2_000;
 /// After how long it is tried again when nothing could be asked.
 const AGAIN: u64 = 1_000;
-
-/// The union's period, and what follows from it; milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lengths {
-    /// From one answer to the next.
-    pub period: u64,
-    /// How long the first challenge waits for the others.
-    pub window: u64,
-}
-
-impl Lengths {
-    /// Of this period.
-    pub fn of(period: u32) -> Self {
-        let period = u64::from(period).clamp(BOUNDS.0, BOUNDS.1);
-        Self { period, window: (period / 8).min(WINDOW) }
-    }
-
-    /// How long the engines wait.
-    pub fn timing(&self) -> Timing {
-        Timing { round: self.window.saturating_add(WORK), ..Timing::default() }
-    }
-}
 
 /// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,17 +28,15 @@ impl Period {
     pub fn renewed(&mut self, lengths: &Lengths) {
         let Lengths { period, window } = *lengths;
         let now = clock::now();
-        // The window comes last; chance is a part of that, so that not all ask in one moment.
-        let wait = period.saturating_sub(window).saturating_sub(clock::chance() % (window / 2 + 1));
-        self.renew = Some(now.after(wait));
-        self.over = Some(now.after(period.saturating_add(window).saturating_add(2 * WORK)));
+        self.renew = Some(now.after(lengths.next(clock::chance())));
+        self.over = Some(now.after(period.saturating_add(2 * window).saturating_add(2 * WORK)));
     }
 
     /// Nothing is to be asked for so many milliseconds: others' word stands. It ends if nothing comes of that.
     pub fn rests(&mut self, ms: u64, lengths: &Lengths) {
         let renew = clock::now().after(ms.min(lengths.period));
         self.renew = Some(renew);
-        self.over = Some(renew.after(lengths.window.saturating_add(2 * WORK)));
+        self.over = Some(renew.after((2 * lengths.window).saturating_add(2 * WORK)));
     }
 
     /// Nothing could be asked: again in a while.
@@ -109,7 +76,7 @@ mod tests {
         let now = clock::now();
         assert!(period.due().unwrap().0 - now.0 <= 500);
         assert_eq!(period.look(now.after(501)), Some(Due::Renew), "then it is looked at again");
-        assert_eq!(period.look(now.after(501 + 250 + 2 * WORK)), Some(Due::Over), "and nothing came");
+        assert_eq!(period.look(now.after(501 + 500 + 2 * WORK)), Some(Due::Over), "and nothing came");
         period.rests(u64::MAX, &lengths);
         assert!(period.due().unwrap().0 - clock::now().0 <= 2_000, "never for longer than a period");
     }
@@ -124,8 +91,8 @@ mod tests {
             let now = clock::now();
             let renew = period.due().unwrap().0 - now.0;
             assert!(renew + lengths.window <= lengths.period, "{renew} of {lengths:?}");
-            // Whoever waits for a quote waits for the window too.
-            assert!(lengths.timing().round > lengths.window);
+            // Whoever waits for a quote waits for up to two windows too.
+            assert!(lengths.timing().round > 2 * lengths.window);
             assert_eq!(period.look(now.after(renew)), Some(Due::Renew));
             assert_eq!(period.look(now.after(renew)), None, "once");
             assert_eq!(period.look(now.after(lengths.period * 2 + 3 * WORK)), Some(Due::Over));

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 
 use gtvp_ipc::security::{Challenged, Quote, QuoteAnswer, Quoted};
 use gtvp_protocol::hsp::message::Ask;
-use gtvp_protocol::hsp::{Batcher, Binding, LogDelta, OwnEvidence};
+use gtvp_protocol::hsp::{Batcher, Binding, Lengths, LogDelta, OwnEvidence};
 
 use crate::clock;
 use crate::security::Security;
@@ -21,8 +21,8 @@ pub struct Wanted {
     pub binding: Box<Binding>,
     /// What is asked.
     pub ask: Ask,
-    /// How long it may wait for others, milliseconds; `None`, in a handshake: not at all.
-    pub window: Option<u64>,
+    /// For how long it may wait for others; `None`, in a handshake: not at all.
+    pub waits: Option<Lengths>,
     /// Takes what comes of it.
     pub reply: Box<dyn FnOnce(Outcome) + Send>,
 }
@@ -55,21 +55,21 @@ impl Quoter {
 /// Who waits.
 struct Line {
     batcher: Batcher<u64>,
-    window: u64,
+    lengths: Lengths,
     waiting: BTreeMap<u64, Wanted>,
     last: u64,
 }
 
 impl Line {
     fn add(&mut self, one: Wanted) {
-        if let Some(window) = one.window
-            && window != self.window
+        if let Some(lengths) = one.waits
+            && lengths != self.lengths
             && self.waiting.is_empty()
         {
-            (self.batcher, self.window) = (Batcher::new(window), window);
+            (self.batcher, self.lengths) = (Batcher::new(lengths), lengths);
         }
         self.last += 1;
-        let urgent = one.window.is_none();
+        let urgent = one.waits.is_none();
         match self.batcher.add(self.last, &one.binding, &one.ask.selection, urgent, clock::now()) {
             Ok(()) => drop(self.waiting.insert(self.last, one)),
             Err(full) => (one.reply)(Err(full.to_string())),
@@ -78,7 +78,9 @@ impl Line {
 }
 
 fn run(security: &dyn Security, wanted: &Receiver<Wanted>) {
-    let mut line = Line { batcher: Batcher::new(0), window: 0, waiting: BTreeMap::new(), last: 0 };
+    let at_once = Lengths { period: 0, window: 0 };
+    let mut line =
+        Line { batcher: Batcher::new(at_once), lengths: at_once, waiting: BTreeMap::new(), last: 0 };
     loop {
         let next = match line.batcher.deadline() {
             None => wanted.recv().map_err(|_| RecvTimeoutError::Disconnected),

@@ -13,7 +13,7 @@ use gtvp_model::ids::MemberName;
 use gtvp_model::token::Endpoint;
 use gtvp_model::union::MemberId;
 use gtvp_model::unionview::{ChannelRow, ChannelTook};
-use gtvp_protocol::hsp::{Grant, Millis};
+use gtvp_protocol::hsp::{Grant, Lengths, Millis};
 use gtvp_protocol::neighbour::{Endpoints, Place};
 
 use crate::asks::Asks;
@@ -22,7 +22,6 @@ use crate::engine::{Do, Engine, LinkId};
 use crate::link::Took;
 use crate::listen::Listening;
 use crate::node::{self, NodeThread};
-use crate::period::Lengths;
 use crate::places::Book;
 use crate::pool::Pool;
 use crate::quoter::Quoter;

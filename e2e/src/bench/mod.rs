@@ -5,6 +5,7 @@
 
 pub mod by_hand;
 pub mod figure;
+pub mod printed;
 pub mod processes;
 pub mod report;
 

@@ -1,6 +1,10 @@
 //! One quote for many challengers: leaves wait for each other, their tree's root is quoted, each gets its path.
 //!
-//! `security` has one of these for its TPM. It decides when to quote; it neither quotes nor knows who asked.
+//! A member has one of these for its TPM. It decides when to quote; it neither quotes nor knows who asked.
+//!
+//! Challengers whose answers come at one moment ask again at one moment. Those whose channels were opened at other times fall into step:
+//! one quote in a period is the *anchor*, and whoever comes before the next one is due waits for a second window, so that it comes later
+//! each time until it comes with the others. So all are answered by one quote in a period, from the eighth period on.
 
 use std::collections::VecDeque;
 
@@ -8,6 +12,7 @@ use gtvp_model::digest::Digest;
 
 use super::binding::{Binding, MAX_LEAVES, tree};
 use super::command::Millis;
+use super::lengths::Lengths;
 use super::message::{Path, Selection};
 
 /// What is to be quoted for whom.
@@ -29,21 +34,26 @@ pub struct Full;
 struct Group<K> {
     selection: Selection,
     due: Millis,
+    /// Somebody in it does not wait.
+    urgent: bool,
+    /// It has waited for a second window.
+    late: bool,
     leaves: Vec<(K, Digest)>,
 }
 
 /// Leaves that wait for a quote. One quote is under way at a time: a TPM does one thing at a time.
 pub struct Batcher<K> {
-    window: u64,
+    lengths: Lengths,
+    anchor: Option<Millis>,
     waiting: VecDeque<Group<K>>,
     quoting: bool,
     count: usize,
 }
 
 impl<K> Batcher<K> {
-    /// Leaves that can wait do so for at most `window` milliseconds: the attestation period for one quote a period.
-    pub fn new(window: u64) -> Self {
-        Self { window, waiting: VecDeque::new(), quoting: false, count: 0 }
+    /// Leaves that can wait do so for a window, or two.
+    pub fn new(lengths: Lengths) -> Self {
+        Self { lengths, anchor: None, waiting: VecDeque::new(), quoting: false, count: 0 }
     }
 
     /// Takes a leaf. An `urgent` one, of a handshake, takes those that wait with it at once.
@@ -61,14 +71,20 @@ impl<K> Batcher<K> {
         if self.count == MAX_LEAVES {
             return Err(Full);
         }
-        let due = if urgent { now } else { now.after(self.window) };
+        let due = if urgent { now } else { now.after(self.lengths.window) };
         let leaf = (key, binding.leaf());
         match self.waiting.iter_mut().find(|g| g.selection == *selection) {
             Some(group) => {
-                group.due = group.due.min(due);
+                group.urgent |= urgent;
+                if !group.late || urgent {
+                    group.due = group.due.min(due);
+                }
                 group.leaves.push(leaf);
             }
-            None => self.waiting.push_back(Group { selection: selection.clone(), due, leaves: vec![leaf] }),
+            None => {
+                let (selection, leaves) = (selection.clone(), vec![leaf]);
+                self.waiting.push_back(Group { selection, due, urgent, late: false, leaves });
+            }
         }
         self.count += 1;
         Ok(())
@@ -79,10 +95,21 @@ impl<K> Batcher<K> {
         if self.quoting {
             return None;
         }
+        let Lengths { period, window } = self.lengths;
+        // Those that the last anchor has answered come so early at most.
+        let early = self.anchor.is_some_and(|at| now < at.after(period.saturating_sub(window / 2)));
+        if early {
+            for group in self.waiting.iter_mut().filter(|g| g.due <= now && !g.urgent && !g.late) {
+                (group.due, group.late) = (group.due.after(window), true);
+            }
+        }
         // The one that has waited longest past its time, so that no selection starves another.
         let (at, _) =
             self.waiting.iter().enumerate().filter(|(_, g)| g.due <= now).min_by_key(|(_, g)| g.due)?;
         let group = self.waiting.remove(at)?;
+        if !early && !group.urgent {
+            self.anchor = Some(now);
+        }
         let leaves: Vec<Digest> = group.leaves.iter().map(|(_, leaf)| *leaf).collect();
         let tree = tree(&leaves)?;
         self.count -= leaves.len();
@@ -130,7 +157,7 @@ mod tests {
     #[test]
     fn n_challengers_in_a_period_make_one_quote() {
         for n in [2u8, 64, 200] {
-            let mut batcher = Batcher::new(2000);
+            let mut batcher = Batcher::new(Lengths { period: 16_000, window: 2000 });
             for i in 0..n {
                 batcher.add(i, &binding(i), &pcrs(1), false, Millis(u64::from(i))).unwrap();
                 assert_eq!(batcher.poll(Millis(u64::from(i))), None, "before the period's end");
@@ -151,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_handshake_does_not_wait_and_takes_the_others_with_it() {
-        let mut batcher = Batcher::new(2000);
+        let mut batcher = Batcher::new(Lengths { period: 16_000, window: 2000 });
         batcher.add('a', &binding(1), &pcrs(1), false, Millis(0)).unwrap();
         batcher.add('b', &binding(2), &pcrs(1), true, Millis(5)).unwrap();
         assert_eq!(batcher.poll(Millis(5)).unwrap().answers.len(), 2);
@@ -162,8 +189,30 @@ mod tests {
     }
 
     #[test]
+    fn challengers_that_began_at_other_times_fall_into_step() {
+        let lengths = Lengths { period: 2_000, window: 250 };
+        for offset in (0..2_000).step_by(50) {
+            let mut batcher = Batcher::new(lengths);
+            let (mut next, mut quotes) = ([Millis(0), Millis(offset)], Vec::new());
+            for ms in 0..40_000 {
+                let now = Millis(ms);
+                for who in (0..2).filter(|who| next[*who] == now) {
+                    batcher.add(who, &binding(u8::try_from(who).unwrap()), &pcrs(1), false, now).unwrap();
+                }
+                if let Some(sealed) = batcher.poll(now) {
+                    batcher.done();
+                    quotes.push(ms);
+                    sealed.answers.iter().for_each(|(who, _)| next[*who] = now.after(lengths.next(ms)));
+                }
+            }
+            let last = quotes.iter().filter(|ms| **ms >= 20_000).count();
+            assert!((9..=11).contains(&last), "{last} quotes in 10 periods, {offset} ms apart");
+        }
+    }
+
+    #[test]
     fn other_pcrs_are_another_quote_and_the_line_is_bounded() {
-        let mut batcher = Batcher::new(0);
+        let mut batcher = Batcher::new(Lengths { period: 0, window: 0 });
         batcher.add(0, &binding(1), &pcrs(1), true, Millis(0)).unwrap();
         batcher.add(1, &binding(1), &pcrs(2), true, Millis(0)).unwrap();
         assert_eq!(batcher.poll(Millis(0)).unwrap().selection, pcrs(1));

@@ -12,6 +12,7 @@ mod binding;
 mod channel;
 mod command;
 pub mod join;
+mod lengths;
 mod logs;
 pub mod message;
 mod refusal;
@@ -28,6 +29,7 @@ pub use channel::{AttestedChannel, Grant};
 pub use command::{
     Appraisable, Appraisal, Command, Context, Durable, Event, Millis, OwnEvidence, Request, Step,
 };
+pub use lengths::{Lengths, WORK};
 pub use logs::LogDelta;
 pub use message::Message;
 pub use refusal::{Awaited, Refusal, Rejection, RejectionKind};

@@ -19,7 +19,7 @@ const STORIES: [(&str, Option<Evil>); 4] = [
 ];
 
 /// The value of an option.
-fn option(args: &[&str], name: &str) -> Option<u64> {
+pub fn option(args: &[&str], name: &str) -> Option<u64> {
     let at = args.iter().position(|a| *a == name)?;
     args.get(at + 1)?.parse().ok()
 }

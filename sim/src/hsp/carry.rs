@@ -5,7 +5,7 @@ use gtvp_protocol::csp::page;
 use gtvp_protocol::frame::wire;
 use gtvp_protocol::hsp::join::{CredentialSecret, Joiner};
 use gtvp_protocol::hsp::message::{Credential, MAX_RECORD_PIECE, Message, Record};
-use gtvp_protocol::hsp::{Binding, Command, Durable, Event, Millis, OwnEvidence, Request, Sealed};
+use gtvp_protocol::hsp::{Binding, Command, Durable, Event, Lengths, Millis, OwnEvidence, Request, Sealed};
 
 use super::adversary::{Mischief, Trick};
 use super::appraiser::{appraise_keys, blank};
@@ -67,6 +67,7 @@ impl World {
             Command::Renewed(_) => {
                 end.fresh = now;
                 self.hsp.count("renewed");
+                self.hsp_renew_later(at);
             }
             Command::AppraiseKeys { request, keys, spki } => {
                 self.hsp_done(
@@ -199,13 +200,17 @@ impl World {
 
     pub(crate) fn hsp_renew(&mut self, at: At) {
         let nonce = self.hsp_nonce();
-        let jitter = self.rng.between(0, 200);
         let Some(end) = self.hsp_end(at).filter(|e| !e.over) else { return };
         let (Some(s), Some(channel)) = (end.server(), &end.channel) else { return };
         let ask = self.hsp.servers[s].appraiser.ask(channel.peer());
         self.hsp_asks(at);
         self.hsp_event(at, Event::Renew { nonce, ask });
-        self.hsp_after(u64::from(super::PERIOD) + jitter, What::Renew(at));
+    }
+
+    /// Evidence was believed just now.
+    pub(crate) fn hsp_renew_later(&mut self, at: At) {
+        let wait = Lengths::of(super::PERIOD).next(self.rng.bits());
+        self.hsp_after(wait, What::Renew(at));
     }
 
     /// Evidence answers what is asked now: of the TPM's clock it is not before what is known now.

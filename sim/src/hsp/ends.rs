@@ -1,7 +1,7 @@
 //! How a channel comes to be and how a connection ends, for the member's node and for the run.
 
 use gtvp_protocol::csp::node::Event as Told;
-use gtvp_protocol::hsp::{Event, Grant, Refusal};
+use gtvp_protocol::hsp::{Event, Grant, Lengths, Refusal};
 
 use super::invariant::Seen;
 use super::link::{End, Link, Machine, Who};
@@ -48,8 +48,7 @@ impl World {
             }
         }
         self.event(m, Told::Up(peer, grant));
-        let jitter = self.rng.between(0, 200);
-        self.hsp_after(u64::from(PERIOD) + jitter, What::Renew(at));
+        self.hsp_renew_later(at);
         if grant == Grant::RecordOnly && at.1 == 0 {
             self.hsp_after(3000, What::Narrow(at));
         }
@@ -121,7 +120,7 @@ impl World {
         }
         let server = &mut self.hsp.servers[s];
         server.life += 1;
-        server.batcher = gtvp_protocol::hsp::Batcher::new(u64::from(PERIOD) / 8);
+        server.batcher = gtvp_protocol::hsp::Batcher::new(Lengths::of(PERIOD));
         // Now and then power is gone, and not the processes alone.
         if self.rng.permille(500) {
             self.hsp_reboots(s);

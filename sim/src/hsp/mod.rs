@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use gtvp_model::token::JoinToken;
 use gtvp_protocol::frame::Frame;
 use gtvp_protocol::hsp::message::{Ask, Evidence};
-use gtvp_protocol::hsp::{Batcher, Event, Request};
+use gtvp_protocol::hsp::{Batcher, Event, Lengths, Request};
 
 pub use self::adversary::Mischief;
 use self::adversary::Trick;
@@ -149,7 +149,7 @@ impl State {
             Server {
                 tpm,
                 appraiser: Appraiser::new(config.omitted.clone()),
-                batcher: Batcher::new(u64::from(PERIOD) / 8),
+                batcher: Batcher::new(Lengths::of(PERIOD)),
                 life: 0,
                 token: None,
                 making: None,

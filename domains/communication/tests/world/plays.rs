@@ -13,7 +13,7 @@ use gtvp_protocol::csp::page;
 use gtvp_protocol::csp::{Act, Offer, SignedEntry};
 use gtvp_protocol::hsp::join::{CheckedKeys, CredentialSecret};
 use gtvp_protocol::hsp::message::{Ask, Bank, Certification, Credential, Held, JoinKeys, LogKind, Pcr};
-use gtvp_protocol::hsp::{Appraisal, Batcher, Durable, Millis, Rejection, RejectionKind};
+use gtvp_protocol::hsp::{Appraisal, Batcher, Durable, Lengths, Millis, Rejection, RejectionKind};
 
 use super::{P256, Player, extended, now};
 
@@ -80,7 +80,7 @@ impl Security for Player {
             std::thread::sleep(Duration::from_millis(20));
         }
         self.quotes.fetch_add(1, Ordering::SeqCst);
-        let mut batcher = Batcher::new(0);
+        let mut batcher = Batcher::new(Lengths { period: 0, window: 0 });
         for (i, c) in what.challenges.iter().enumerate() {
             batcher.add(i, &c.binding, &what.selection, true, Millis(0)).unwrap();
         }

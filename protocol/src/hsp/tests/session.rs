@@ -4,7 +4,7 @@ use gtvp_model::union::{Epoch, TpmClass, UnionSettings};
 
 use super::world::*;
 use crate::hsp::message::{MAX_LOG_PIECE, Message};
-use crate::hsp::{Batcher, Event, Expect, Grant, Millis, Refusal, Role};
+use crate::hsp::{Batcher, Event, Expect, Grant, Lengths, Millis, Refusal, Role};
 
 #[test]
 fn two_members_open_a_channel_and_keep_proving_themselves() {
@@ -139,7 +139,7 @@ fn one_quote_answers_many_challengers_and_each_only_itself() {
             (a, b)
         })
         .collect();
-    let mut batcher = Batcher::new(0);
+    let mut batcher = Batcher::new(Lengths { period: 0, window: 0 });
     for (i, (a, b)) in connections.iter_mut().enumerate() {
         straight(&lab, a, b);
         let (request, binding, ask) = a.held_quotes.pop().unwrap();
