@@ -91,6 +91,8 @@ pub struct AnswerAsk {
     pub ask: u64,
     /// Why there is none.
     pub refused: Option<String>,
+    /// Why there is none now: the same question may be answered later.
+    pub busy: bool,
 }
 
 /// Pass this member's status on, as `security` has signed it.

@@ -91,7 +91,7 @@ pub struct AttestBox {
     pub composition: Composition,
     /// What the one who asks has chosen, in hexadecimal: 16 to 64 bytes.
     pub nonce: String,
-    /// Another member asks, and not a person of this one.
+    /// Another member asks, and not a person of this one: see [`Attest`].
     pub for_member: bool,
 }
 
@@ -838,6 +838,9 @@ pub struct ShowPeer {
 pub struct Attest {
     /// What the one who asks has chosen, in hexadecimal: 16 to 64 bytes.
     pub nonce: String,
+    /// Another member asks, and not a person of this one: it comes after this member's own work, not often, and gets no more bytes than
+    /// are sent. `Unavailable` says when to ask again, `NoRoom` that it is too long.
+    pub for_member: bool,
 }
 
 crate::interface!("security" {

@@ -99,6 +99,9 @@ pub enum Part {
     /// There is no evidence: why, in UTF-8.
     #[n(2)]
     Refused(#[n(0)] Bytes<MAX_WHY>),
+    /// There is none now: why, and when to ask again, in UTF-8.
+    #[n(3)]
+    Busy(#[n(0)] Bytes<MAX_WHY>),
 }
 
 impl Ask {
@@ -138,12 +141,20 @@ impl Answer {
 
     /// The frame of a refusal.
     pub fn refusal(number: u64, why: &str) -> Frame {
+        Self { number, part: Part::Refused(Self::words(why)) }.frame()
+    }
+
+    /// The frame of a refusal that is not for ever: `why` says when to ask again.
+    pub fn busy(number: u64, why: &str) -> Frame {
+        Self { number, part: Part::Busy(Self::words(why)) }.frame()
+    }
+
+    fn words(why: &str) -> Bytes<MAX_WHY> {
         let mut end = why.len().min(MAX_WHY);
         while !why.is_char_boundary(end) {
             end -= 1;
         }
-        let why = why.get(..end).unwrap_or_default().as_bytes().to_vec();
-        Self { number, part: Part::Refused(why.try_into().unwrap_or_default()) }.frame()
+        why.get(..end).unwrap_or_default().as_bytes().to_vec().try_into().unwrap_or_default()
     }
 
     fn frame(&self) -> Frame {

@@ -3,6 +3,8 @@
 //!
 //! * One question at a time to each member: the next waits for its answer.
 //! * A member that asks more than [`AT_ONCE`] at once, or faster than [`EVERY`], is refused: each costs two quotes of a TPM.
+//! * About this member itself a person asks: no more than one a member and [`OWN_EVERY`]. `security` has a bound for all of them together.
+//! * Who is refused hears when to ask again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -25,6 +27,9 @@ const ALL_AT_ONCE: usize = 8;
 /// Questions of one member that may come at once after a quiet time, and how often one more may.
 const BURST: u32 = 8;
 const EVERY: Duration = Duration::from_millis(250);
+
+/// How often one member may ask about this one itself: the answer has whole logs.
+const OWN_EVERY: Duration = Duration::from_secs(5);
 
 /// What this member asked.
 struct Out {
@@ -62,12 +67,23 @@ impl Budget {
     }
 }
 
+/// Why another member gets no evidence.
+#[derive(Debug, Clone, Copy)]
+pub enum NoEvidence<'a> {
+    /// Whenever it asks.
+    Refused(&'a str),
+    /// Now: the words say when to ask again.
+    Busy(&'a str),
+}
+
 #[derive(Default)]
 struct State {
     last: u64,
     out: BTreeMap<u64, Out>,
     asked: BTreeMap<u64, In>,
     budgets: BTreeMap<MemberId, Budget>,
+    /// Who has asked about this member itself, and when.
+    own: BTreeMap<MemberId, Instant>,
     waiting: VecDeque<MemberAsks>,
     /// The newest who watches; `None`: nobody.
     watcher: Option<u64>,
@@ -165,14 +181,18 @@ impl Asks {
         let Some(out) = state.out.get_mut(&answer.number).filter(|o| o.to == from && o.done.is_none()) else {
             return Ok(());
         };
+        let refused = match answer.part {
+            Part::Piece(_) | Part::Last(_) => None,
+            Part::Refused(_) => Some(Fault::new(FaultKind::Denied, "that member gives no evidence of it")),
+            Part::Busy(_) => Some(unavailable("that member gives no evidence of it now")),
+        };
         let (bytes, last) = match answer.part {
             Part::Piece(bytes) => (bytes, false),
             Part::Last(bytes) => (bytes, true),
-            Part::Refused(why) => {
+            Part::Refused(why) | Part::Busy(why) => {
                 let why = String::from_utf8_lossy(why.as_slice());
                 let why: String = why.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-                let fault = Fault::new(FaultKind::Denied, "that member gives no evidence of it").because(why);
-                out.done = Some(Err(fault));
+                out.done = refused.map(|fault| Err(fault.because(why)));
                 self.changed.notify_all();
                 return Ok(());
             }
@@ -209,7 +229,10 @@ impl Asks {
             ASK_OWN => AskOwn::decode(frame).map(|a| (a.number, None, a.nonce.into_vec()))?,
             _ => Ask::decode(frame).map(|a| (a.number, Some(a.name), a.nonce.into_vec()))?,
         };
-        let refused = |why| Ok(Some(Answer::refusal(theirs, why)));
+        let refused = |why: &str, after: Duration| {
+            let seconds = after.as_millis().div_ceil(1000).max(1);
+            Ok(Some(Answer::busy(theirs, &format!("{why}: try again in {seconds} s"))))
+        };
         let now = Instant::now();
         let mut state = self.state();
         state.asked.retain(|_, a| now.saturating_duration_since(a.since) < ANSWER);
@@ -218,13 +241,21 @@ impl Asks {
         state.budgets.retain(|_, b| now.saturating_duration_since(b.at) < full);
         let budget = state.budgets.entry(from).or_insert(Budget { left: BURST, at: now });
         if !budget.take(now) || state.asked.values().filter(|a| a.from == from).count() >= AT_ONCE {
-            return refused("it is asked too much by this member");
+            return refused("it is asked too much by this member", EVERY);
         }
         if state.asked.len() >= ALL_AT_ONCE {
-            return refused("it is asked too much");
+            return refused("it is asked too much", EVERY);
         }
         if state.watcher.is_none() {
-            return refused("nobody there can answer at the moment");
+            return refused("nobody there can answer at the moment", EVERY);
+        }
+        if name.is_none() {
+            state.own.retain(|_, since| now.saturating_duration_since(*since) < OWN_EVERY);
+            if let Some(since) = state.own.get(&from) {
+                let rest = OWN_EVERY.saturating_sub(now.saturating_duration_since(*since));
+                return refused("it has just been asked about itself by this member", rest);
+            }
+            state.own.insert(from, now);
         }
         let number = state.next();
         state.asked.insert(number, In { from, theirs, since: now });
@@ -266,12 +297,13 @@ impl Asks {
     }
 
     /// The answer to another member's question: whom it goes to, and the frames. `None`: nobody waits for it.
-    pub fn answer(&self, ask: u64, outcome: Result<&[u8], &str>) -> Option<(MemberId, Vec<Frame>)> {
+    pub fn answer(&self, ask: u64, outcome: Result<&[u8], NoEvidence<'_>>) -> Option<(MemberId, Vec<Frame>)> {
         let asked = self.state().asked.remove(&ask)?;
         let frames = match outcome {
             Ok(evidence) if !evidence.is_empty() => Answer::frames(asked.theirs, evidence),
             Ok(_) => vec![Answer::refusal(asked.theirs, "there is no evidence")],
-            Err(why) => vec![Answer::refusal(asked.theirs, why)],
+            Err(NoEvidence::Refused(why)) => vec![Answer::refusal(asked.theirs, why)],
+            Err(NoEvidence::Busy(why)) => vec![Answer::busy(asked.theirs, why)],
         };
         Some((asked.from, frames))
     }
@@ -298,7 +330,7 @@ mod tests {
 
     fn refusal(frame: Option<Frame>) -> String {
         match Answer::decode(&frame.expect("an answer at once")).unwrap().part {
-            Part::Refused(why) => String::from_utf8(why.into_vec()).unwrap(),
+            Part::Refused(why) | Part::Busy(why) => String::from_utf8(why.into_vec()).unwrap(),
             other => panic!("{other:?}"),
         }
     }
@@ -354,9 +386,41 @@ mod tests {
         frames.iter().for_each(|f| ours.answered(m(2), f).unwrap());
         assert_eq!(asker.join().unwrap().unwrap(), b"evidence");
         assert_eq!(ours.ask(m(2), None, &[9; 65], |_| panic!("sent")).unwrap_err().kind, FaultKind::Invalid);
-        let own = |number| AskOwn { number, nonce: vec![9; 20].try_into().unwrap() }.frame();
-        assert_eq!((theirs.asked(m(1), &own(1)), theirs.asked(m(1), &ask(2))), (Ok(None), Ok(None)));
-        assert_eq!(refusal(theirs.asked(m(1), &own(3)).unwrap()), "it is asked too much by this member");
+        assert_eq!((theirs.asked(m(1), &ask(1)), theirs.asked(m(1), &ask(2))), (Ok(None), Ok(None)));
+        let said = "it is asked too much by this member: try again in 1 s";
+        assert_eq!(refusal(theirs.asked(m(1), &own(3)).unwrap()), said);
+    }
+
+    fn own(number: u64) -> Frame {
+        AskOwn { number, nonce: vec![9; 20].try_into().unwrap() }.frame()
+    }
+
+    #[test]
+    fn a_member_asks_about_another_itself_once_in_a_while_and_is_told_when() {
+        let (theirs, told) = watched();
+        assert_eq!(theirs.asked(m(1), &own(1)), Ok(None));
+        // Answered or not.
+        assert!(theirs.answer(told.recv().unwrap().ask, Ok(b"evidence")).is_some());
+        let again = theirs.asked(m(1), &own(2)).unwrap();
+        let said = "it has just been asked about itself by this member: try again in 5 s";
+        assert_eq!(refusal(again.clone()), said);
+        assert_eq!(theirs.asked(m(2), &own(1)), Ok(None), "another member is heard");
+        assert_eq!(theirs.asked(m(1), &ask(3)), Ok(None), "and so is a question about a box");
+        theirs.state().own.insert(m(1), Instant::now().checked_sub(OWN_EVERY).unwrap());
+        theirs.state().asked.clear();
+        assert_eq!(theirs.asked(m(1), &own(4)), Ok(None), "the control: it comes back with time");
+
+        // Whoever asked may ask again.
+        let ours = Arc::new(Asks::default());
+        let (sent, sends) = channel();
+        let asking = ours.clone();
+        let asker = std::thread::spawn(move || asking.ask(m(2), None, &[9; 20], |f| sent.send(f).unwrap()));
+        let number = AskOwn::decode(&sends.recv().unwrap()).unwrap().number;
+        let frame = Answer::busy(number, said);
+        ours.answered(m(2), &frame).unwrap();
+        let fault = asker.join().unwrap().unwrap_err();
+        assert!(fault.kind == FaultKind::Unavailable && fault.retryable, "{fault}");
+        assert_eq!(fault.causes, [said]);
     }
 
     #[test]
@@ -364,22 +428,23 @@ mod tests {
         let (theirs, told) = watched();
         assert_eq!(theirs.asked(m(1), &ask(1)), Ok(None));
         assert_eq!(theirs.asked(m(1), &ask(2)), Ok(None));
-        assert_eq!(refusal(theirs.asked(m(1), &ask(3)).unwrap()), "it is asked too much by this member");
+        let said = "it is asked too much by this member: try again in 1 s";
+        assert_eq!(refusal(theirs.asked(m(1), &ask(3)).unwrap()), said);
         assert_eq!(theirs.asked(m(2), &ask(1)), Ok(None), "another member is heard");
         for _ in 0..2 {
-            assert!(theirs.answer(told.recv().unwrap().ask, Err("no")).is_some());
+            assert!(theirs.answer(told.recv().unwrap().ask, Err(NoEvidence::Refused("no"))).is_some());
         }
         // Answered or not, only so many in a time.
         let mut taken = 0;
         for n in 0..100 {
             if theirs.asked(m(1), &ask(n)).unwrap().is_none() {
-                theirs.answer(told.recv().unwrap().ask, Err("no"));
+                theirs.answer(told.recv().unwrap().ask, Err(NoEvidence::Refused("no")));
                 taken += 1;
             }
         }
         assert!(taken <= BURST, "{taken} were taken");
         (0..20).for_each(|n| drop(theirs.asked(m(100 + n), &ask(1))));
-        assert_eq!(refusal(theirs.asked(m(200), &ask(1)).unwrap()), "it is asked too much");
+        assert_eq!(refusal(theirs.asked(m(200), &ask(1)).unwrap()), "it is asked too much: try again in 1 s");
     }
 
     #[test]
@@ -431,7 +496,7 @@ mod tests {
     fn without_somebody_who_listens_it_is_said() {
         let theirs = Asks::default();
         let said = refusal(theirs.asked(m(1), &ask(1)).unwrap());
-        assert_eq!(said, "nobody there can answer at the moment");
+        assert_eq!(said, "nobody there can answer at the moment: try again in 1 s");
         assert!(theirs.asked(m(1), &Frame { kind: 67, body: vec![0xff] }).is_err());
     }
 }

@@ -12,6 +12,7 @@ use gtvp_protocol::csp::node::Proposal;
 use gtvp_protocol::vouch::MAX_EVIDENCE;
 
 use crate::admit::DECISION;
+use crate::asks::NoEvidence;
 use crate::join::join;
 use crate::runtime::{Runtime, TOLD};
 use crate::union::is_member;
@@ -80,7 +81,8 @@ impl Communication {
             (None, Some(fd)) => bulk::take(fd, MAX_EVIDENCE)
                 .map_err(|_| "the evidence is longer than is sent to other members".to_owned()),
         };
-        let outcome = evidence.as_ref().map(Vec::as_slice).map_err(String::as_str);
+        let no = |why| if what.busy { NoEvidence::Busy(why) } else { NoEvidence::Refused(why) };
+        let outcome = evidence.as_ref().map(Vec::as_slice).map_err(|why| no(why.as_str()));
         if let Some((to, frames)) = self.runtime.asks.answer(what.ask, outcome) {
             frames.into_iter().for_each(|frame| self.runtime.switch.send(to, frame));
         }

@@ -74,7 +74,7 @@ impl Runtime {
     /// There is no such member; it is not reached, or gives none.
     pub fn attest_member(&self, name: Option<&MemberName>, nonce: String) -> Result<Vec<OwnedFd>, Fault> {
         let Some(name) = name.filter(|name| **name != self.config.name) else {
-            return peers::ask_fds(&Attest { nonce });
+            return peers::ask_fds(&Attest { nonce, for_member: false });
         };
         let member = peers::ask(&ListMembers {})?.into_iter().find(|m| m.name == name.as_str());
         let id = member.and_then(|m| m.id).and_then(|id| id.parse().ok()).ok_or_else(|| {
@@ -150,10 +150,10 @@ impl Runtime {
 
     fn member_asks(self: &Arc<Self>, asks: MemberAsks) {
         let ask = asks.ask;
-        let answer = move |fds: &[OwnedFd], refused| {
+        let answer = move |fds: &[OwnedFd], refused, busy| {
             let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
             // Whoever asked may be gone.
-            let _: Result<Nothing, Fault> = peers::give(&AnswerAsk { ask, refused }, &borrowed);
+            let _: Result<Nothing, Fault> = peers::give(&AnswerAsk { ask, refused, busy }, &borrowed);
         };
         let runtime = self.clone();
         let work = self.members_ask.begin().map(|turn| {
@@ -162,16 +162,18 @@ impl Runtime {
                 let nonce = HEXLOWER.encode(&asks.nonce);
                 let evidence = match &asks.name {
                     Some(name) => runtime.attest_box(name.as_str(), nonce, true),
-                    None => peers::ask_fds(&Attest { nonce }),
+                    None => peers::ask_fds(&Attest { nonce, for_member: true }),
                 };
                 match evidence {
-                    Ok(fds) => answer(&fds, None),
-                    Err(fault) => answer(&[], Some(fault.to_string())),
+                    Ok(fds) => answer(&fds, None, false),
+                    Err(fault) => answer(&[], Some(fault.to_string()), fault.retryable),
                 }
             })
         });
         if !matches!(work, Some(Ok(_))) {
-            std::thread::spawn(move || answer(&[], Some("too many ask at once".into())));
+            std::thread::spawn(move || {
+                answer(&[], Some("too many ask at once: try again in 1 s".into()), true)
+            });
         }
     }
 }

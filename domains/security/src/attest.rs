@@ -10,12 +10,15 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use gtvp_appraisal::appraise;
-use gtvp_appraisal::file::{Blob, Claims, EvidenceFile, MAX_MANIFESTS, NONCE};
+use gtvp_appraisal::file::{Blob, Claims, EvidenceFile, MAX_FILE, MAX_MANIFESTS, NONCE};
 use gtvp_ipc::security::AttestBox;
+use gtvp_ipc::supervisor::KernelLog;
 use gtvp_model::fault::{Fault, FaultKind};
+use gtvp_protocol::vouch::MAX_EVIDENCE as MAX_SENT;
 
 use crate::evidence;
 use crate::kernel_logs::KernelLogs;
+use crate::others::{About, Others};
 use crate::platform::{Platform, fault};
 use crate::reference;
 use crate::tpm::actor::Tpm;
@@ -24,18 +27,35 @@ use crate::vtpm::Vtpms;
 /// The file, in `/state`, for the moment in which it is written. Not in memory: IMA's log can have more than half of what this process may
 /// use, and whoever reads slowly must not hold it here.
 const NAME: &str = "evidence.new";
+/// The same for another member: the two are made at once.
+const NAME_FOR_MEMBER: &str = "evidence-for-member.new";
+/// Bytes of a file beside its logs and reference values: quote, keys, certificates, the form's own.
+const REST: usize = 64 * 1024;
 
 /// Signed manifests of reference values, each with the public area of the key that signed it: what counts in this member's union.
 pub type Manifests = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// A descriptor from which this member's evidence can be read. `nonce` is in hexadecimal, `state` this domain's folder.
-pub fn answer(
-    platform: &Platform,
-    manifests: Manifests,
-    state: &Path,
-    nonce: &str,
-) -> Result<OwnedFd, Fault> {
-    answer_with(platform, state, nonce, |_, file| Ok(with_references(file, manifests)))
+/// What a file is made of, and for whom.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// The TPM, and the kernel's logs.
+    pub platform: &'a Platform,
+    /// What counts in this member's union.
+    pub manifests: &'a dyn Fn() -> Manifests,
+    /// This domain's folder.
+    pub state: &'a Path,
+    /// In hexadecimal.
+    pub nonce: &'a str,
+    /// `None`: a person of this member asks.
+    pub others: Option<&'a Others>,
+}
+
+/// A descriptor from which this member's evidence can be read.
+///
+/// # Errors
+/// A nonce of another length; no TPM; of another member's question also that it is too long, or comes too soon.
+pub fn answer(asked: &Asked<'_>) -> Result<OwnedFd, Fault> {
+    answer_with(asked, About::Itself, |_, file| Ok(file))
 }
 
 /// The same file with what its reader can compare its entries with. Whether it trusts who signed that is for the reader to say.
@@ -53,37 +73,69 @@ pub fn with_references(file: EvidenceFile, manifests: Manifests) -> EvidenceFile
 }
 
 /// A descriptor from which a box's evidence can be read, with this member's.
-pub fn answer_box(
-    platform: &Platform,
-    vtpms: &Vtpms,
-    manifests: Manifests,
-    state: &Path,
-    asked: &AttestBox,
-) -> Result<OwnedFd, Fault> {
-    platform.tpm()?;
+///
+/// # Errors
+/// As [`answer`]; a box that has no vTPM.
+pub fn answer_box(asked: &Asked<'_>, vtpms: &Vtpms, about: &AttestBox) -> Result<OwnedFd, Fault> {
+    asked.platform.tpm()?;
     // Before the member's evidence is made: that must name its key.
-    let vtpm = vtpms.of(asked.slot, &asked.name)?;
-    answer_with(platform, state, &asked.nonce, |nonce, file| {
-        Vtpms::attest(&vtpm, asked, nonce, with_references(file, manifests))
-    })
+    let vtpm = vtpms.of(about.slot, &about.name)?;
+    answer_with(asked, About::Box, |nonce, file| Vtpms::attest(&vtpm, about, nonce, file))
 }
 
 fn answer_with(
-    platform: &Platform,
-    state: &Path,
-    nonce: &str,
+    asked: &Asked<'_>,
+    about: About,
     complete: impl FnOnce(&[u8], EvidenceFile) -> Result<EvidenceFile, Fault>,
 ) -> Result<OwnedFd, Fault> {
-    let nonce = parse_nonce(nonce)?;
+    let (platform, nonce) = (asked.platform, parse_nonce(asked.nonce)?);
     let tpm = platform.tpm()?;
     let no_tpm = || Fault::new(FaultKind::WrongState, "this member has no TPM");
     let class = reference::class(platform.class()).ok_or_else(no_tpm)?;
     let made = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let made = i64::try_from(made).unwrap_or(i64::MAX);
-    let _turn = evidence::turn();
-    let file = make(tpm, platform.kernel_logs(), class, nonce.clone(), made)?;
-    let file = complete(&nonce, file)?;
-    write(&state.join(NAME), &file).map_err(|e| Fault::internal("the evidence cannot be written", &e))
+    let file = |tpm: &Tpm, manifests| {
+        let file = make(tpm, platform.kernel_logs(), class, nonce.clone(), made)?;
+        complete(&nonce, with_references(file, manifests))
+    };
+    let written = match asked.others {
+        None => {
+            let _turn = evidence::turn();
+            write(&asked.state.join(NAME), &file(tpm, (asked.manifests)())?, MAX_FILE)
+        }
+        // The turn to have long logs in memory is for what may be long: quotes do not wait for this.
+        Some(others) => {
+            let _turn = others.begin(about)?;
+            let (tpm, manifests) = (tpm.for_member(), (asked.manifests)());
+            sendable(&tpm, platform.kernel_logs(), &manifests)?;
+            write(&asked.state.join(NAME_FOR_MEMBER), &file(&tpm, manifests)?, MAX_SENT)
+        }
+    };
+    written.map_err(|e| match e.kind() {
+        io::ErrorKind::FileTooLarge => too_long(),
+        _ => Fault::internal("the evidence cannot be written", &e),
+    })
+}
+
+fn too_long() -> Fault {
+    Fault::new(FaultKind::NoRoom, "this member's evidence is longer than is sent to other members")
+        .because(format!("with its logs and reference values it has more than {MAX_SENT} bytes"))
+        .hint("ask the member itself: gtvp --member NAME member attest")
+}
+
+/// Whether a file would be short enough to be sent, before anything of it is made.
+fn sendable(tpm: &Tpm, logs: Option<&KernelLogs>, manifests: &Manifests) -> Result<(), Fault> {
+    let fixed: usize = manifests.iter().map(|(key, manifest)| key.len() + manifest.len()).sum();
+    let fixed = fixed.saturating_add(REST).saturating_add(tpm.log_size().map_err(|e| fault(&e))?);
+    let mut room = MAX_SENT.checked_sub(fixed).ok_or_else(too_long)? as u64;
+    for log in [KernelLog::Boot, KernelLog::Ima] {
+        let length = logs.map_or(Ok(0), |l| l.length(log, room));
+        let length = length.map_err(|e| {
+            Fault::new(FaultKind::Unavailable, "a log of the kernel cannot be read").caused_by(&e)
+        })?;
+        room = room.checked_sub(length).ok_or_else(too_long)?;
+    }
+    Ok(())
 }
 
 fn parse_nonce(text: &str) -> Result<Vec<u8>, Fault> {
@@ -125,15 +177,32 @@ pub fn make(
     })
 }
 
-/// Written, opened again to be read only, and no longer in the folder.
-fn write(path: &Path, file: &EvidenceFile) -> io::Result<OwnedFd> {
+/// Written, opened again to be read only, and no longer in the folder. `FileTooLarge`: it has more than `most` bytes.
+fn write(path: &Path, file: &EvidenceFile, most: usize) -> io::Result<OwnedFd> {
     let made = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    let mut to = BufWriter::new(made);
-    file.write(&mut to)?;
-    to.flush()?;
-    let read = File::open(path)?;
+    let mut to = Bounded { to: BufWriter::new(made), left: most };
+    let written = file.write(&mut to).and_then(|()| to.to.flush());
+    let read = File::open(path);
     fs::remove_file(path)?;
-    Ok(read.into())
+    written?;
+    Ok(read?.into())
+}
+
+struct Bounded<W> {
+    to: W,
+    left: usize,
+}
+
+impl<W: Write> Write for Bounded<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.left = self.left.checked_sub(bytes.len()).ok_or(io::ErrorKind::FileTooLarge)?;
+        self.to.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
 }
 
 #[cfg(test)]

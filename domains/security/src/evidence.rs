@@ -14,7 +14,8 @@ use crate::platform::fault;
 use crate::tpm::actor::Tpm;
 use crate::tpm::pcrs::{Bank, Quote, Selection};
 
-/// Whoever has long logs in memory holds this: IMA's can have a quarter of what this process may use.
+/// Whoever has long logs in memory holds this: IMA's can have a quarter of what this process may use. What is made for other members is no
+/// longer than is sent to them, and one at a time (`others`): it does not take the turn of a quote.
 static TURN: Mutex<()> = Mutex::new(());
 
 /// Waits for the turn to have long logs in memory.

@@ -5,6 +5,7 @@ pub mod engine;
 pub mod evidence;
 pub mod kernel_logs;
 pub mod key;
+pub mod others;
 pub mod peers;
 pub mod platform;
 pub mod reference;

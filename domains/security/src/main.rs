@@ -1,6 +1,7 @@
 //! SSD (GTVP §2.2): keys, signatures, appraisal, policy verdicts.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,8 @@ use gtvp_ipc::security::{Ended, Request};
 use gtvp_ipc::{Answer, Caller, Place, Service, Session};
 use gtvp_model::fault::Fault;
 use gtvp_model::ids::Domain;
+use gtvp_security::attest::Asked;
+use gtvp_security::others::Others;
 use gtvp_security::peers::{Now, Peers};
 use gtvp_security::platform::{self, Platform};
 use gtvp_security::union::Union;
@@ -24,6 +27,7 @@ struct Security {
     peers: Peers,
     platform: Arc<Platform>,
     vtpms: Arc<Vtpms>,
+    others: Others,
 }
 
 impl Service for Security {
@@ -33,7 +37,7 @@ impl Service for Security {
         &self,
         _caller: &Caller,
         request: Request,
-        fds: Vec<std::os::fd::OwnedFd>,
+        fds: Vec<OwnedFd>,
         session: &mut Session,
     ) -> Result<Answer, Fault> {
         let now = now();
@@ -64,18 +68,12 @@ impl Service for Security {
                 if a.for_member {
                     self.peers.may_grant("answering another member", now)?;
                 }
-                let state = gtvp_ipc::place::STATE.as_ref();
-                attest::answer_box(&self.platform, &self.vtpms, self.union.manifests(), state, &a)
-                    .map(|fd| Answer::nothing().with_fds(vec![fd]))
+                self.file(&a.nonce, a.for_member, |asked| attest::answer_box(asked, &self.vtpms, &a))
             }
             Request::ChallengePeer(c) => self.peers.challenge_peer(&c, now).map(|c| Answer::of(&c)),
             Request::VouchForPeer(v) => self.peers.vouch_for_peer(&v, fds, now).map(|v| Answer::of(&v)),
             Request::Tpm(_) => Ok(Answer::of(&self.platform.view())),
-            Request::Attest(a) => {
-                let state = gtvp_ipc::place::STATE.as_ref();
-                attest::answer(&self.platform, self.union.manifests(), state, &a.nonce)
-                    .map(|fd| Answer::nothing().with_fds(vec![fd]))
-            }
+            Request::Attest(a) => self.file(&a.nonce, a.for_member, attest::answer),
             Request::SignTls(s) => self.platform.sign_tls(&s).map(|s| Answer::of(&s)),
 
             Request::BeginUnion(b) => self.union.begin(&b, now.unix()).map(|u| Answer::of(&u)),
@@ -155,6 +153,23 @@ impl Service for Security {
 }
 
 impl Security {
+    /// A file of evidence, for a person here or for another member.
+    fn file(
+        &self,
+        nonce: &str,
+        for_member: bool,
+        make: impl FnOnce(&Asked<'_>) -> Result<OwnedFd, Fault>,
+    ) -> Result<Answer, Fault> {
+        let asked = Asked {
+            platform: &self.platform,
+            manifests: &|| self.union.manifests(),
+            state: gtvp_ipc::place::STATE.as_ref(),
+            nonce,
+            others: for_member.then_some(&self.others),
+        };
+        make(&asked).map(|fd| Answer::nothing().with_fds(vec![fd]))
+    }
+
     /// Tells this member's attestation results, until the caller has gone.
     fn watch_results(&self, session: &mut Session) -> Answer {
         let mut told = 0;
@@ -210,7 +225,7 @@ fn run() -> Result<std::convert::Infallible, Box<dyn std::error::Error>> {
     vtpms.recover();
     let union = Arc::new(Union::open(state, place.config.name.clone(), platform.clone()));
     let peers = Peers::new(union.clone(), platform.clone(), state);
-    let security = Arc::new(Security { engine, union, peers, platform, vtpms });
+    let security = Arc::new(Security { engine, union, peers, platform, vtpms, others: Others::default() });
     Err(gtvp_ipc::serve(&listener, place.acl(), security).into())
 }
 

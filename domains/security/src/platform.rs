@@ -357,8 +357,14 @@ mod tests {
 
     #[test]
     fn a_member_without_a_tpm_has_no_evidence_and_says_what_to_do() {
-        let refused = crate::attest::answer(&none(), Vec::new(), Path::new("/nonexistent"), &"0a".repeat(32))
-            .unwrap_err();
+        let refused = crate::attest::answer(&crate::attest::Asked {
+            platform: &none(),
+            manifests: &Vec::new,
+            state: Path::new("/nonexistent"),
+            nonce: &"0a".repeat(32),
+            others: None,
+        })
+        .unwrap_err();
         assert_eq!(
             (refused.kind, refused.message.as_str()),
             (FaultKind::WrongState, "this member has no TPM")

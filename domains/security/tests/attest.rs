@@ -5,14 +5,25 @@
 #[allow(dead_code, reason = "what other tests need of it")]
 mod played;
 
+use std::fs::File;
+use std::sync::mpsc::channel;
+use std::thread;
+
 use gtvp_appraisal::appraise::{Check, NotMade, TpmClass};
 use gtvp_appraisal::ek::Roots;
 use gtvp_appraisal::evidence::LogPart;
 use gtvp_appraisal::file::{Conclusion, EvidenceFile, FileVerdict, Reader};
 use gtvp_appraisal::ownlog::{EntryKind, OwnLog, PCR};
 use gtvp_appraisal::tpm::{Attest, Name, Public};
+use gtvp_ipc::supervisor::KernelLog;
 use gtvp_model::digest::Digest;
-use gtvp_security::attest::{make, with_references};
+use gtvp_model::fault::FaultKind;
+use gtvp_protocol::vouch::MAX_EVIDENCE;
+use gtvp_security::attest::{Asked, answer, make, with_references};
+use gtvp_security::evidence;
+use gtvp_security::kernel_logs::KernelLogs;
+use gtvp_security::others::{About, Others};
+use gtvp_security::platform::Platform;
 use gtvp_security::tpm::actor::{Measured, Tpm};
 use gtvp_security::tpm::client::Client;
 use gtvp_security::tpm::pcrs::Bank;
@@ -118,4 +129,71 @@ fn a_file_of_a_unions_member_brings_what_it_can_be_compared_with() {
     let verdict = verify(&made(&m1), &[authority]);
     assert_eq!(verdict.conclusion(), Conclusion::Refused);
     assert!(verdict.member.told()[0].text.contains("GTVP log entry 5"));
+}
+
+/// A server that has measured something.
+fn booted(tpm: &SoftwareTpm) -> Tpm {
+    let actor = Tpm::start(tpm.address(), tpm.state()).unwrap();
+    actor.measure(measured("gtvpd", 1)).unwrap();
+    actor
+}
+
+/// The same with an IMA log of this many bytes.
+fn with_log(tpm: &SoftwareTpm, actor: &Tpm, bytes: u64) -> Platform {
+    let place = tpm.folder.join(format!("ima-log-{bytes}"));
+    File::create(&place).unwrap().set_len(bytes).unwrap();
+    let logs = KernelLogs::of([(KernelLog::Ima, File::open(&place).unwrap())]);
+    Platform::of(gtvp_model::union::TpmClass::Software, Some(actor.clone())).with_logs(logs)
+}
+
+fn asked<'a>(tpm: &'a SoftwareTpm, platform: &'a Platform, others: Option<&'a Others>) -> Asked<'a> {
+    Asked {
+        platform,
+        manifests: &Vec::new,
+        state: &tpm.folder,
+        nonce: "0707070707070707070707070707070707",
+        others,
+    }
+}
+
+#[test]
+fn a_member_that_asks_for_files_holds_up_no_quote_and_is_told_when_to_ask_again() {
+    let tpm = SoftwareTpm::start();
+    let (platform, others) = (with_log(&tpm, &booted(&tpm), 0), Others::default());
+    // A quote of this member's is being made, or a long log appraised.
+    let turn = evidence::turn();
+    assert!(
+        answer(&asked(&tpm, &platform, Some(&others))).is_ok(),
+        "it neither waits for that nor takes its turn"
+    );
+    let again = answer(&asked(&tpm, &platform, Some(&others))).unwrap_err();
+    assert!(again.kind == FaultKind::Unavailable && again.message.ends_with("try again in 1 s"), "{again}");
+    let at_work = others.begin(About::Box).unwrap();
+    thread::scope(|scope| {
+        // Control: what may be long waits for its turn; and whoever is at work for others keeps no person here waiting.
+        let (done, waits) = channel();
+        let (tpm, platform) = (&tpm, &platform);
+        scope.spawn(move || done.send(answer(&asked(tpm, platform, None)).map(drop)).unwrap());
+        assert!(waits.recv_timeout(std::time::Duration::from_millis(300)).is_err());
+        drop(turn);
+        waits.recv().unwrap().unwrap();
+    });
+    drop(at_work);
+}
+
+#[test]
+fn evidence_that_is_too_long_to_be_sent_is_refused_before_it_is_made() {
+    let mut tpm = SoftwareTpm::start();
+    let (actor, longest) = (booted(&tpm), MAX_EVIDENCE as u64);
+    let control = with_log(&tpm, &actor, longest / 2);
+    assert!(answer(&asked(&tpm, &control, Some(&Others::default()))).is_ok(), "the control");
+    let platform = with_log(&tpm, &actor, longest);
+    assert!(answer(&asked(&tpm, &platform, None)).is_ok(), "a person here gets it");
+    // Nobody asks the TPM any more: it is not even there.
+    tpm.kill();
+    let refused = answer(&asked(&tpm, &platform, Some(&Others::default()))).unwrap_err();
+    assert_eq!(refused.kind, FaultKind::NoRoom, "{refused}");
+    assert!(refused.message.contains("longer than is sent to other members"), "{refused}");
+    let refused = answer(&asked(&tpm, &control, Some(&Others::default()))).unwrap_err();
+    assert_eq!(refused.kind, FaultKind::Unavailable, "the control: {refused}");
 }

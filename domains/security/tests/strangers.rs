@@ -1,4 +1,4 @@
-//! Strangers who connect again and again, and a member's quote: counted in the commands that the TPM was given.
+//! Strangers who connect again and again, members that ask for files, and a member's quote: counted in the commands that the TPM was given.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test")]
 
@@ -12,6 +12,10 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use gtvp_model::union::TpmClass;
+use gtvp_security::attest::{Asked, answer};
+use gtvp_security::others::Others;
+use gtvp_security::platform::Platform;
 use gtvp_security::tpm::actor::Tpm;
 use gtvp_security::tpm::client::TpmError;
 use gtvp_security::tpm::codes::cc;
@@ -97,7 +101,7 @@ fn before_a_quote(role: Role, flood: usize) -> (usize, usize) {
     let rest: Vec<_> = (1..flood).map(|_| thread::spawn(handshake(actor.clone()))).collect();
     let most = if role == Role::Server { STRANGERS } else { flood - 1 };
     until("the others wait", || {
-        let (own, strangers) = actor.waiting();
+        let (own, _, strangers) = actor.waiting();
         own + strangers == most.min(flood - 1)
     });
     if role == Role::Server {
@@ -128,4 +132,46 @@ fn a_flood_of_strangers_holds_a_quote_up_by_one_command() {
     assert_eq!(before_a_quote(Role::Server, flood), (1, flood - 1 - STRANGERS));
     // Control: as many handshakes that this member wants itself all come first.
     assert_eq!(before_a_quote(Role::Client, flood), (flood, 0));
+}
+
+/// Whether a quote that is asked for after a file comes before it.
+fn before_a_file(for_member: bool) -> bool {
+    let tpm = SoftwareTpm::start();
+    let (gate, socket) = between(&tpm);
+    let actor = Tpm::start(Address::Software { socket, uid: None }, tpm.state()).unwrap();
+    actor.state().unwrap();
+    gate.close(true);
+    let begun = gate.commands().len();
+    thread::scope(|scope| {
+        scope.spawn(|| actor.sign_tls(CertificateVerify::new(Role::Client, vec![7; 32]).unwrap()).unwrap());
+        until("a command is at the TPM", || gate.commands().len() > begun);
+        scope.spawn(|| {
+            let (platform, others) =
+                (Platform::of(TpmClass::Software, Some(actor.clone())), Others::default());
+            let (state, nonce) = (tpm.state(), "07".repeat(16));
+            let others = for_member.then_some(&others);
+            answer(&Asked {
+                platform: &platform,
+                manifests: &Vec::new,
+                state: &state,
+                nonce: &nonce,
+                others,
+            })
+            .unwrap();
+        });
+        until("the file waits", || actor.waiting() == if for_member { (0, 1, 0) } else { (1, 0, 0) });
+        scope.spawn(|| actor.evidence(Selection::new(Bank::Sha256, [14]).unwrap(), vec![1; 32], 0).unwrap());
+        until("the quote waits", || actor.waiting().0 > usize::from(!for_member));
+        gate.close(false);
+    });
+    let commands = gate.commands();
+    // Whoever makes a file looks at the TPM's clock first.
+    let place = |code| commands[begun..].iter().position(|c| *c == code).unwrap();
+    place(cc::QUOTE) < place(cc::READ_CLOCK)
+}
+
+#[test]
+fn a_file_for_another_member_comes_after_whatever_this_one_owes() {
+    assert!(before_a_file(true));
+    assert!(!before_a_file(false), "control: a person's of this member comes in its turn");
 }

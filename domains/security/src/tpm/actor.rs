@@ -71,6 +71,7 @@ type Question = Box<dyn FnOnce(&mut Holder) + Send>;
 #[derive(Clone)]
 pub struct Tpm {
     way: Arc<Way>,
+    lane: Lane,
 }
 
 /// The thread ends when nobody has one any more.
@@ -105,14 +106,20 @@ impl Tpm {
             connected_before: false,
         };
         thread::Builder::new().name("tpm".into()).stack_size(STACK).spawn(move || serve(holder, &serving))?;
-        Ok(Self { way: Arc::new(Way(lanes)) })
+        Ok(Self { way: Arc::new(Way(lanes)), lane: Lane::Own })
+    }
+
+    /// The same TPM for what another member has asked for: whatever this one itself needs comes first.
+    #[must_use]
+    pub fn for_member(&self) -> Self {
+        Self { way: self.way.clone(), lane: Lane::Member }
     }
 
     fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&mut Holder) -> Result<T, TpmError> + Send + 'static,
     ) -> Result<T, TpmError> {
-        self.ask_in(Lane::Own, question)
+        self.ask_in(self.lane, question)
     }
 
     fn ask_in<T: Send + 'static>(
@@ -134,8 +141,8 @@ impl Tpm {
         wait.recv().map_err(|_| gone())?
     }
 
-    /// How many questions wait: this member's own, strangers'.
-    pub fn waiting(&self) -> (usize, usize) {
+    /// How many questions wait: this member's own, other members', strangers'.
+    pub fn waiting(&self) -> (usize, usize, usize) {
         self.way.0.waiting()
     }
 
@@ -169,6 +176,11 @@ impl Tpm {
                 Ok(Evidence { quote, log, log_size: entries.len() })
             })
         })
+    }
+
+    /// How long the log is, bytes.
+    pub fn log_size(&self) -> Result<usize, TpmError> {
+        self.ask(|holder| holder.with(|held| Ok(held.log.entries().len())))
     }
 
     /// The attestation key's word on the TLS identity key, over `qualifying`.

@@ -1,6 +1,6 @@
-//! Who waits for the TPM, in two lanes: this member's own work, quotes first of all, and what strangers cost, who have proved nothing yet.
-//! The TPM does one command after another, so a stranger can hold up a quote by the one command that has begun and by no more. It
-//! knows no TPM.
+//! Who waits for the TPM, in three lanes: this member's own work, quotes first of all; what other members have asked for themselves, one at
+//! a time (`others`); and what strangers cost, who have proved nothing yet. The TPM does one command after another, so whoever is in a
+//! lower lane can hold up a quote by the one command that has begun and by no more. It knows no TPM.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,8 +16,10 @@ const GIVEN_UP: Duration = Duration::from_secs(10);
 /// Whose question it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
-    /// This member's own, or a member's.
+    /// This member's own, and what it owes others to stay trusted.
     Own,
+    /// What another member asked for and can do without. One at a time asks, so nobody is counted here.
+    Member,
     /// Of somebody who may be anybody.
     Stranger,
 }
@@ -34,6 +36,7 @@ pub enum NotTaken {
 #[derive(Debug)]
 struct State<T> {
     own: VecDeque<T>,
+    members: VecDeque<T>,
     strangers: VecDeque<(Instant, T)>,
     closed: bool,
 }
@@ -51,7 +54,12 @@ pub struct Lanes<T> {
 impl<T> Default for Lanes<T> {
     /// Nobody waits.
     fn default() -> Self {
-        let state = State { own: VecDeque::new(), strangers: VecDeque::new(), closed: false };
+        let state = State {
+            own: VecDeque::new(),
+            members: VecDeque::new(),
+            strangers: VecDeque::new(),
+            closed: false,
+        };
         Self { state: Mutex::new(state), came: Condvar::new(), room: Condvar::new() }
     }
 }
@@ -73,28 +81,34 @@ impl<T> Lanes<T> {
                 state = self.room.wait_while(state, full).unwrap_or_else(PoisonError::into_inner);
             }
             Lane::Stranger if state.strangers.len() >= STRANGERS => return Err(NotTaken::Full),
-            Lane::Stranger => {}
+            Lane::Member | Lane::Stranger => {}
         }
         if state.closed {
             return Err(NotTaken::Closed);
         }
         match lane {
             Lane::Own => state.own.push_back(item),
+            Lane::Member => state.members.push_back(item),
             Lane::Stranger => state.strangers.push_back((Instant::now(), item)),
         }
         self.came.notify_one();
         Ok(())
     }
 
-    /// The next: a stranger's only where none of our own waits. `None` when it is closed and nobody waits.
+    /// The next: of a lower lane only where nobody waits in one above. `None` when it is closed and nobody waits.
     pub fn take(&self) -> Option<T> {
-        let nobody = |s: &mut State<T>| !s.closed && s.own.is_empty() && s.strangers.is_empty();
+        let nobody = |s: &mut State<T>| {
+            !s.closed && s.own.is_empty() && s.members.is_empty() && s.strangers.is_empty()
+        };
         loop {
             let mut state =
                 self.came.wait_while(self.state(), nobody).unwrap_or_else(PoisonError::into_inner);
             if let Some(own) = state.own.pop_front() {
                 self.room.notify_one();
                 return Some(own);
+            }
+            if let Some(member) = state.members.pop_front() {
+                return Some(member);
             }
             match state.strangers.pop_front() {
                 Some((since, item)) if since.elapsed() < GIVEN_UP => return Some(item),
@@ -114,18 +128,19 @@ impl<T> Lanes<T> {
     /// The same, and whoever waits is let go: nobody takes anything any more.
     pub fn end(&self) {
         self.close();
-        let (own, strangers) = {
+        let all = {
             let mut state = self.state();
-            (std::mem::take(&mut state.own), std::mem::take(&mut state.strangers))
+            let State { own, members, strangers, .. } = &mut *state;
+            (std::mem::take(own), std::mem::take(members), std::mem::take(strangers))
         };
         // Not under the lock: who waits may ask again.
-        drop((own, strangers));
+        drop(all);
     }
 
-    /// How many wait: our own, strangers.
-    pub fn waiting(&self) -> (usize, usize) {
+    /// How many wait: our own, other members', strangers.
+    pub fn waiting(&self) -> (usize, usize, usize) {
         let state = self.state();
-        (state.own.len(), state.strangers.len())
+        (state.own.len(), state.members.len(), state.strangers.len())
     }
 }
 
@@ -144,12 +159,21 @@ mod tests {
         lanes.put(Lane::Own, 100).unwrap();
         lanes.put(Lane::Own, 101).unwrap();
         assert_eq!([lanes.take(), lanes.take(), lanes.take()], [Some(100), Some(101), Some(1)]);
-        assert_eq!(lanes.waiting(), (0, STRANGERS - 2));
+        assert_eq!(lanes.waiting(), (0, 0, STRANGERS - 2));
         lanes.close();
         assert_eq!(lanes.put(Lane::Own, 1), Err(NotTaken::Closed));
         assert_eq!(lanes.take(), Some(2), "what waits is served");
         lanes.end();
-        assert_eq!((lanes.waiting(), lanes.take()), ((0, 0), None));
+        assert_eq!((lanes.waiting(), lanes.take()), ((0, 0, 0), None));
+    }
+
+    #[test]
+    fn what_other_members_ask_for_waits_for_our_own_and_for_no_stranger() {
+        let lanes = Lanes::default();
+        for (lane, item) in [(Lane::Stranger, 3), (Lane::Member, 2), (Lane::Own, 1)] {
+            lanes.put(lane, item).unwrap();
+        }
+        assert_eq!([lanes.take(), lanes.take(), lanes.take()], [Some(1), Some(2), Some(3)]);
     }
 
     #[test]
