@@ -91,6 +91,10 @@ checks! {
     Recovery,
     /// Only members with a TPM change the union.
     AuthorTpm,
+    /// No author has more entries written than its budget.
+    EntryBudget,
+    /// An entry's time is not ahead of the voters' clocks.
+    EntryTime,
     /// A voter signs one entry a number.
     OnePromise,
     /// A voter promises nothing under the highest number that its TPM remembers.

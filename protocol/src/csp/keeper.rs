@@ -8,13 +8,29 @@
 //! Raft decides which entry comes next, so that voters do not divide; that no two are ever taken rests on this file alone: a voter
 //! signs one head a number, whoever runs its Raft.
 
+use std::collections::BTreeSet;
+
 use gtvp_model::union::{MemberId, RecordHead, UnixTime};
 
-use super::entry::{Signatures, SignedEntry};
+use super::budget;
+use super::entry::{Entry, Signatures, SignedEntry};
 use super::follow::{Follower, Fork, Offer, OfferRefusal, Recoveries};
 use super::head::Head;
 use super::record::{Record, Refusal};
 use crate::planted::{Check, check};
+
+/// A voter takes no entry whose author's clock is so many seconds ahead. A leader has none decided that is [`MAX_LEAD`] ahead of its own: so
+/// voters, whose clocks are less apart, do not divide over one that it has decided.
+///
+/// [`MAX_LEAD`]: super::follow::MAX_LEAD
+pub const MAX_AHEAD: u64 = 2 * super::follow::MAX_LEAD;
+
+/// How many seconds an entry is ahead of a clock, if it is and counts for its author's budget.
+pub(super) fn ahead(signed: &SignedEntry, voters: &BTreeSet<MemberId>, now: UnixTime) -> Option<u64> {
+    let entry = Entry::decode(signed.entry.as_slice()).ok()?;
+    let ahead = entry.time.0.checked_sub(now.0).filter(|ahead| *ahead > 0)?;
+    (!budget::is_free(&entry.act, voters)).then_some(ahead)
+}
 
 /// Why a voter does not put its name to a head.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +44,9 @@ pub enum VoteRefusal {
     /// The entry does not follow, or breaks a rule.
     #[error(transparent)]
     Entry(#[from] Refusal),
+    /// Its author's clock, or its word for it, is ahead: what is counted by time would count for nothing.
+    #[error("its author's clock is {0} s ahead of this voter's")]
+    Ahead(u64),
     /// This voter has given its word for another one.
     #[error("this voter has signed another entry {0}")]
     Promised(u64),
@@ -129,6 +148,8 @@ impl Keeper {
         self.may_vote()?;
         let mut record = self.record().clone();
         record.apply(entry, signatures)?;
+        let ahead = ahead(entry, self.record().voters(), now).filter(|ahead| *ahead > MAX_AHEAD);
+        check(Check::EntryTime, ahead.is_none(), || VoteRefusal::Ahead(ahead.unwrap_or(0)))?;
         let at = record.view().head;
         let free = self.promised.is_none_or(|p| p.number < at.number || p == at);
         check(Check::OnePromise, free, || VoteRefusal::Promised(at.number))?;
@@ -194,6 +215,7 @@ impl Keeper {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Act;
     use super::super::testing::{Cheap, World};
     use super::*;
     use crate::planted::without;
@@ -281,6 +303,23 @@ mod tests {
         assert!(without(Check::LastPromise, || voter.refresh(NOW)).is_ok());
         voter.take(&offer, world.id("a"), NOW, &Cheap).unwrap();
         assert_eq!(voter.refresh(NOW).unwrap().at.number, number);
+    }
+
+    #[test]
+    fn an_author_whose_clock_is_ahead_has_no_time_to_spend_and_may_still_go() {
+        let world = World::begin(&["a", "b"]);
+        let token = || Act::TokenMade(World::token_for("z"));
+        let at = |ahead: u64, act| world.next_at("a", UnixTime(NOW.0 + ahead), act);
+        let mut voter = keeper(&world, "a");
+        let far = at(MAX_AHEAD + 1, token());
+        assert_eq!(voter.promise(&far, NOW, &Cheap), Err(VoteRefusal::Ahead(MAX_AHEAD + 1)));
+        assert!(
+            without(Check::EntryTime, || voter.clone().promise(&far, NOW, &Cheap)).is_ok(),
+            "the control"
+        );
+        let evict = Act::Evicted { member: world.id("b"), reason: String::new() };
+        assert!(voter.clone().promise(&at(1 << 40, evict), NOW, &Cheap).is_ok());
+        assert!(voter.promise(&at(MAX_AHEAD, token()), NOW, &Cheap).is_ok());
     }
 
     #[test]

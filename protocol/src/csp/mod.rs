@@ -12,6 +12,7 @@
 //! Raft library among the voters says which entry comes next, and everybody else pulls.
 
 pub mod act;
+pub mod budget;
 pub mod entry;
 pub mod follow;
 pub mod head;

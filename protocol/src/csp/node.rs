@@ -105,7 +105,8 @@ pub enum Event {
 pub enum NoVote {
     /// A rule of the record refuses the entry (`VoteRefusal::Entry`), as every voter will: another one may be next.
     Never(String),
-    /// It has promised another entry of this number (`VoteRefusal::Promised`, `Forgotten`): that one may be decided too.
+    /// It has promised another entry of this number (`VoteRefusal::Promised`, `Forgotten`), which may be decided too; or by its clock alone
+    /// (`Ahead`) it leaves this one to the others.
     Another(String),
     /// It cannot now: this one stays the one to be next.
     NotNow(String),
@@ -115,7 +116,9 @@ impl From<VoteRefusal> for NoVote {
     fn from(refusal: VoteRefusal) -> Self {
         match refusal {
             VoteRefusal::Entry(e) => Self::Never(e.to_string()),
-            VoteRefusal::Promised(_) | VoteRefusal::Forgotten(_) => Self::Another(refusal.to_string()),
+            VoteRefusal::Promised(_) | VoteRefusal::Forgotten(_) | VoteRefusal::Ahead(_) => {
+                Self::Another(refusal.to_string())
+            }
             other => Self::NotNow(other.to_string()),
         }
     }

@@ -11,6 +11,7 @@ use gtvp_model::union::{
 };
 
 use super::act::{Act, Blob, MAX_NAME, MAX_REASON, MAX_VOTERS};
+use super::budget::{Budgets, OverBudget, Spent};
 use super::entry::{BadEntry, Entry, Signatures, SignedEntry, signed_content};
 use crate::planted::{Check, check};
 
@@ -30,6 +31,7 @@ pub struct Record {
     view: UnionView,
     voters: BTreeSet<MemberId>,
     references: BTreeMap<String, Arc<Blob>>,
+    budgets: Budgets,
 }
 
 /// Why an entry is not taken.
@@ -118,6 +120,9 @@ pub enum Refusal {
     /// No majority is behind it.
     #[error("it replaces the voters, and nobody here has said that it may")]
     Recovery,
+    /// See [`OverBudget`].
+    #[error(transparent)]
+    Budget(#[from] OverBudget),
     /// Empty, or too long.
     #[error("a name of reference values has 1 to {MAX_NAME} bytes")]
     ReferenceName,
@@ -163,6 +168,7 @@ impl Record {
             },
             voters: [id].into(),
             references: BTreeMap::new(),
+            budgets: Budgets::begin(id, entry.time),
         })
     }
 
@@ -173,9 +179,25 @@ impl Record {
     pub fn apply(&mut self, signed: &SignedEntry, signatures: &dyn Signatures) -> Result<(), Refusal> {
         let entry = self.next(signed, signatures)?;
         self.may(&entry)?;
+        let spent = self.affordable(&entry, signed.entry.as_slice().len())?;
         self.act(&entry)?;
+        self.budgets.take(spent);
+        if let Act::Admitted(admission) = &entry.act {
+            self.budgets.joined(admission.member.id());
+        }
+        self.budgets.keep(|member| self.view.members.contains_key(member));
         self.view.head = RecordHead { number: entry.number, hash: signed.hash() };
         Ok(())
+    }
+
+    /// Whether its author may write an entry of so many bytes by now: the rule that can be asked before it is signed.
+    ///
+    /// # Errors
+    /// [`Refusal::Budget`].
+    pub fn affordable(&self, entry: &Entry, bytes: usize) -> Result<Spent, Refusal> {
+        self.budgets.spend(entry, bytes, &self.voters).or_else(|over| {
+            check(Check::EntryBudget, false, || Refusal::Budget(over)).map(|()| Spent::default())
+        })
     }
 
     /// The entry, if it is the next one and its author's.
@@ -351,6 +373,7 @@ impl Record {
             return Err(Refusal::NoMember(*unknown));
         }
         self.view.members.retain(|id, _| !lost.contains(id));
+        self.budgets.keep(|member| !lost.contains(member));
         self.voters = [entry.author].into();
         self.view.epoch = Epoch(self.view.epoch.0.saturating_add(1));
         self.view.head = RecordHead { number: entry.number, hash: signed.hash() };

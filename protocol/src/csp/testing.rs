@@ -122,13 +122,17 @@ impl World {
     }
 
     pub fn next(&self, author: &str, act: Act) -> SignedEntry {
+        self.next_at(author, UnixTime(10), act)
+    }
+
+    pub fn next_at(&self, author: &str, time: UnixTime, act: Act) -> SignedEntry {
         let head = self.record.view().head;
         let entry = Entry {
             union: self.union(),
             number: head.number + 1,
             previous: head.hash,
             author: self.id(author),
-            time: UnixTime(10),
+            time,
             act,
         };
         signed(&self.keys[author], &entry)
@@ -136,8 +140,12 @@ impl World {
 
     /// An entry by `author` that is the next one of this record.
     pub fn next_of(&self, record: &Record, author: &str, act: Act) -> SignedEntry {
+        self.next_of_at(record, author, UnixTime(10), act)
+    }
+
+    pub fn next_of_at(&self, record: &Record, author: &str, time: UnixTime, act: Act) -> SignedEntry {
         let here = Self { record: record.clone(), ..self.clone() };
-        here.next(author, act)
+        here.next_at(author, time, act)
     }
 
     pub fn entries(&self) -> &[SignedEntry] {
@@ -150,7 +158,11 @@ impl World {
     }
 
     pub fn write(&mut self, author: &str, act: Act) -> Result<(), Refusal> {
-        let entry = self.next(author, act);
+        self.write_at(author, UnixTime(10), act)
+    }
+
+    pub fn write_at(&mut self, author: &str, time: UnixTime, act: Act) -> Result<(), Refusal> {
+        let entry = self.next_at(author, time, act);
         self.record.apply(&entry, &Cheap)?;
         self.entries.push(entry);
         Ok(())

@@ -369,6 +369,12 @@ impl Union {
     /// none would take.
     fn seal(&self, draft: Draft) -> Result<SignedEntry, Fault> {
         let Draft { entry, mut after } = draft;
+        // Before the TPM is asked: whoever has this member write without end wears nothing.
+        after.affordable(&entry, entry.encode().len()).map_err(|over| {
+            Fault::new(FaultKind::Unavailable, "this member has written enough into the record for now")
+                .because(over.to_string())
+                .hint("gtvp union history says what it wrote; other members may write")
+        })?;
         let signed = self.sign(&entry)?;
         after.apply(&signed, &Ecdsa).map_err(|e| not_taken(e.to_string()))?;
         Ok(signed)

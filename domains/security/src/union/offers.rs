@@ -59,8 +59,8 @@ impl Union {
             }
             let head = kept.keeper.promise(signed, now, &Ecdsa).map_err(|e| match e {
                 VoteRefusal::Entry(e) => refused(causes(&e)),
-                e @ (VoteRefusal::Promised(_) | VoteRefusal::Forgotten(_)) => {
-                    Fault::new(FaultKind::InUse, "this member has promised otherwise").because(causes(&e))
+                e @ (VoteRefusal::Promised(_) | VoteRefusal::Forgotten(_) | VoteRefusal::Ahead(_)) => {
+                    Fault::new(FaultKind::InUse, "this member leaves it to others").because(causes(&e))
                 }
                 e => not_now(causes(&e)),
             })?;

@@ -7,6 +7,8 @@ use super::order::{Unfit, raft_id};
 use super::proposals::Place;
 use super::run::MAX_DECIDED;
 use super::{Command, Node, Proposal, limits};
+use crate::csp::follow::MAX_LEAD;
+use crate::csp::keeper::{VoteRefusal, ahead};
 use crate::csp::{Offer, SignedEntry};
 use crate::frame::Frame;
 use crate::frame::wire::BodyFault;
@@ -93,7 +95,13 @@ impl Node {
     pub(super) fn on_proposed(&mut self, from: MemberId, propose: Propose) {
         let Some(head) = self.head() else { return };
         let hash = propose.entry.hash();
-        if let Some((_, why)) = self.dead.iter().find(|(h, _)| *h == hash) {
+        // Each voter has a clock of its own: what some might not vote for is not decided at all.
+        let voters = self.union.as_ref().map(|u| &u.voters);
+        let ahead =
+            voters.filter(|_| self.leads()).and_then(|voters| ahead(&propose.entry, voters, self.wall));
+        let ahead = ahead.filter(|ahead| *ahead > MAX_LEAD).map(VoteRefusal::Ahead);
+        let dead = self.dead.iter().find(|(h, _)| *h == hash).map(|(_, why)| why.clone());
+        if let Some(why) = dead.or_else(|| ahead.map(|refusal| refusal.to_string())) {
             let cut =
                 why.char_indices().map(|(i, c)| i + c.len_utf8()).take_while(|i| *i <= MAX_REASON).last();
             let reason = why.get(..cut.unwrap_or(0)).unwrap_or_default().to_owned();

@@ -175,6 +175,10 @@ impl Union {
 
     fn propose(&mut self, name: &'static str, act: Act) -> u64 {
         let entry = self.world.next_of(self.members[name].keeper.record(), name, act);
+        self.propose_entry(name, entry)
+    }
+
+    fn propose_entry(&mut self, name: &'static str, entry: SignedEntry) -> u64 {
         self.tickets += 1;
         let ticket = self.tickets;
         self.event(name, Event::Propose { ticket, entry });

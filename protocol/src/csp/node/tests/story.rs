@@ -1,6 +1,7 @@
 //! What members that keep to the protocol come to.
 
 use super::*;
+use crate::csp::follow::MAX_LEAD;
 
 /// `a`, `b` and `c` vote, `d` does not.
 pub fn three() -> Union {
@@ -153,9 +154,11 @@ fn who_was_away_long_pulls_and_votes_again() {
     let gone = union.stop("c");
     union.run(5_000);
     for i in 0..60 {
-        let ticket = union.token("d", &format!("p{i}"));
+        // In turns: no author has so many at once.
+        let by = if i % 2 == 0 { "a" } else { "d" };
+        let ticket = union.token(by, &format!("p{i}"));
         union.run(1_500);
-        assert_eq!(union.outcome("d", ticket), Some(&Proposal::Taken), "{i} {:?}", union.numbers());
+        assert_eq!(union.outcome(by, ticket), Some(&Proposal::Taken), "{i} {:?}", union.numbers());
     }
     union.back(gone);
     union.run(10_000);
@@ -204,4 +207,33 @@ fn who_came_while_another_left_is_known_to_raft_by_who_learns_both_at_once() {
     node.on(told(&world), ctx);
     let known: BTreeSet<_> = node.ids.values().copied().collect();
     assert_eq!(known, world.record().view().members.keys().copied().collect());
+}
+
+#[test]
+fn an_entry_ahead_of_the_leaders_clock_is_never_decided_so_that_voters_do_not_divide_over_it() {
+    let mut union = three();
+    let leader = union.leader().unwrap();
+    let by = ["a", "b", "c"].into_iter().find(|n| *n != leader).unwrap();
+    let wall = union.ctx().wall.0;
+    for (ahead, taken) in [(MAX_LEAD + 60, false), (MAX_LEAD - 60, true)] {
+        let act = Act::TokenMade(World::token_for(&format!("t{ahead}")));
+        let record = union.members[by].keeper.record().clone();
+        let entry = union.world.next_of_at(&record, by, UnixTime(wall + ahead), act);
+        let hash = entry.hash();
+        let ticket = union.propose_entry(by, entry);
+        union.run(3_000);
+        let Some(outcome) = union.outcome(by, ticket) else { panic!("{ahead}: no outcome") };
+        if taken {
+            assert_eq!(*outcome, Proposal::Taken, "the control");
+        } else {
+            let Proposal::Refused(why) = outcome else { panic!("{outcome:?}") };
+            assert!(
+                why.starts_with("its author's clock is 3") && why.ends_with("ahead of this voter's"),
+                "{why}"
+            );
+            let promised = union.members.values().filter_map(|m| m.keeper.promised());
+            assert!(promised.into_iter().all(|p| p.hash != hash));
+        }
+    }
+    union.agree();
 }
