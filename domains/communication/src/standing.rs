@@ -64,6 +64,8 @@ mod tests {
         let m: MemberId = [1; 32].into();
         let why = Rejection { kind: RejectionKind::Reference, why: "a program".into() };
         // Its `security` is not there, or was started again: nothing of this member.
+        // Whoever quotes for another connection does so itself: both ends have this one's hellos.
+        let elsewhere = Rejection { kind: RejectionKind::BoundElsewhere, why: "another connection".into() };
         let own = Rejection { kind: RejectionKind::Unknown, why: "security is not there".into() };
         let heard = |refusal: Refusal| {
             End::Refused(Refusal::PeerRefused { code: refusal.code(), reason: "r".into() })
@@ -72,6 +74,7 @@ mod tests {
             (Refusal::NotInRoster { member: m }, Some(Standing::NoMember)),
             (Refusal::Evicted { member: m }, Some(Standing::NoMember)),
             (Refusal::from(why), Some(Standing::NotBelieved)),
+            (Refusal::from(elsewhere), Some(Standing::NotBelieved)),
             (Refusal::from(own), None),
             (Refusal::Ended, None),
             (Refusal::Lost, None),

@@ -25,7 +25,7 @@ use gtvp_protocol::csp::{CoSigned, Offer};
 use gtvp_protocol::frame::wire;
 use gtvp_protocol::hsp::join::{CredentialSecret, JoinBinding};
 use gtvp_protocol::hsp::message::{Certification, JoinKeys, LogKind};
-use gtvp_protocol::hsp::{Binding, Durable, Event, Rejection, RejectionKind, Role};
+use gtvp_protocol::hsp::{Binding, Durable, Event, Refusal, Rejection, RejectionKind, Role};
 use gtvp_security::peers::asks::{self, GOES_ON_MS};
 use gtvp_security::tpm::client::Client;
 use gtvp_security::tpm::pcrs::Bank;
@@ -287,17 +287,26 @@ fn evidence_that_is_bound_to_something_else_is_refused() {
     let bound = |change: &dyn Fn(&mut gtvp_protocol::hsp::Binding)| {
         let mut sent = m2.evidence(&m1, 0);
         change(&mut sent.binding);
-        kind(sent.appraised_by(&m1, 0)).0
+        let rejection = sent.appraised_by(&m1, 0).unwrap_err();
+        // What its attester signed for another connection counts against it (HSP's 20, docs/spec/csp.md, "standing"); what only this
+        // side has wrong does not (30).
+        let counts = Refusal::from(rejection.clone()).name() == "EvidenceRejected";
+        assert_eq!(counts, rejection.kind != RejectionKind::Unknown, "{rejection}");
+        rejection.kind
     };
-    let elsewhere = RejectionKind::BoundElsewhere;
+    let (elsewhere, ours) = (RejectionKind::BoundElsewhere, RejectionKind::Unknown);
     assert_eq!(bound(&|b| b.nonce = [0; 32]), RejectionKind::Unknown, "replayed: nobody asked that");
     assert_eq!(bound(&|b| b.exporter = [0; 32]), elsewhere, "relayed");
     assert_eq!(bound(&|b| b.role = Role::Initiator), elsewhere, "reflected");
     assert_eq!(bound(&|b| b.epoch.0 += 1), elsewhere);
-    assert_eq!(bound(&|b| b.challenger = [1; 32].into()), elsewhere, "diverted");
-    assert_eq!(bound(&|b| b.attester = m1.id()), elsewhere);
-    assert_eq!(bound(&|b| b.challenger_tls = vec![1]), elsewhere);
-    assert_eq!(bound(&|b| b.attester_tls = m1.identity().tls_name()), elsewhere);
+    assert_eq!(bound(&|b| b.challenger = [1; 32].into()), ours, "no connection of this member's");
+    assert_eq!(bound(&|b| b.attester = m1.id()), ours);
+    assert_eq!(bound(&|b| b.challenger_tls = vec![1]), ours);
+    assert_eq!(
+        bound(&|b| b.attester_tls = m1.identity().tls_name()),
+        ours,
+        "it has rejoined since, with new keys"
+    );
     assert_eq!(bound(&|b| b.transcript.0 = [0; 32]), elsewhere);
     assert_eq!(
         bound(&|b| b.union = [1; 32].into()),

@@ -248,6 +248,9 @@ impl Peers {
             }
         };
         let own = self.union.own_keys().map_err(|e| unknown(&e.to_string()))?.identity;
+        // What it must be bound to, this side's `communication` says: ends and keys that are not the record's are its own doing, or the
+        // record's that has gone on since the connection began. That says nothing of the attester, and must not count against it. What a
+        // quote is bound to, its attester says, from this very connection: no other connection, before or after it, comes into that.
         for (right, what) in [
             (binding.challenger == own.member_id(), "another challenger"),
             (binding.challenger_tls == own.tls_name(), "another TLS key of its challenger"),
@@ -255,7 +258,7 @@ impl Peers {
             (binding.attester_tls == entry.identity.tls_name(), "another TLS key of its attester"),
         ] {
             if !right {
-                return Err(refused(RejectionKind::BoundElsewhere, format!("it is bound to {what}")));
+                return Err(unknown(&format!("this member's communication has it bound to {what}")));
             }
         }
         let Identity::Tpm { ek, ak, tls, .. } = &entry.identity else {
