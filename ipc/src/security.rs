@@ -555,6 +555,8 @@ pub struct VerdictNow {
     pub reason: String,
     /// It was so when the watching began.
     pub begins: bool,
+    /// Nothing was told of this member yet, or it had gone: it has come, and what it is is no change by itself.
+    pub first: bool,
 }
 
 /// What a member holds of the union by its record, or what is left of one that has gone.

@@ -29,12 +29,14 @@ const ENDS: Duration = Duration::from_secs(1);
 pub struct Told(BTreeMap<MemberId, String>);
 
 impl Told {
-    /// Whether this is news: what was so when the watching began is none, unless it was told otherwise before.
+    /// Whether this is news: what was so when the watching began is none, unless it was told otherwise before; nor is it that a member of
+    /// whom nothing is known yet has come, or come again.
     fn is_news(&mut self, now: &VerdictNow) -> bool {
-        match self.0.insert(now.id, now.verdict.clone()) {
-            // Security tells changes only, unless it begins: what is the same is of a member that was gone in between.
-            Some(before) => before != now.verdict || (!now.begins && now.verdict != "unknown"),
-            None => !now.begins && now.verdict != "unknown",
+        let before = self.0.insert(now.id, now.verdict.clone());
+        match (now.begins, now.first) {
+            (true, _) => before.is_some_and(|before| before != now.verdict),
+            (false, true) => now.verdict != "unknown",
+            (false, false) => true,
         }
     }
 }
@@ -57,7 +59,7 @@ impl Runtime {
     }
 
     fn verdict_changed(&self, now: &VerdictNow) {
-        let VerdictNow { id, name, own, verdict, reason, begins: _ } = now;
+        let VerdictNow { id, name, own, verdict, reason, begins: _, first: _ } = now;
         let who = if *own { format!("{name} (this member)") } else { name.to_string() };
         let (severity, kind, message) = match verdict.as_str() {
             "trusted" => (Severity::Info, "member.trusted", format!("{who} is trusted: {reason}")),
@@ -158,7 +160,11 @@ mod tests {
     fn now(n: u8, verdict: &str, begins: bool) -> VerdictNow {
         let name = format!("m{n}").parse().unwrap();
         let (id, verdict, reason) = ([n; 32].into(), verdict.to_owned(), "r".to_owned());
-        VerdictNow { id, name, own: false, verdict, reason, begins }
+        VerdictNow { id, name, own: false, verdict, reason, begins, first: begins }
+    }
+
+    fn comes(n: u8, verdict: &str) -> VerdictNow {
+        VerdictNow { first: true, ..now(n, verdict, false) }
     }
 
     #[test]
@@ -169,11 +175,14 @@ mod tests {
         assert!(!told.is_news(&now(1, "untrusted", true)), "security has started again, and says it again");
         assert!(told.is_news(&now(1, "unknown", true)));
         // Somebody who was removed while trusted, and has joined again.
-        assert!(told.is_news(&now(4, "trusted", false)) && told.is_news(&now(4, "trusted", false)));
+        assert!(told.is_news(&comes(4, "trusted")) && told.is_news(&comes(4, "trusted")));
+        // And who was not looked at yet then: it comes, and is trusted; one event, and not that it was unknown in between.
+        assert!(!told.is_news(&comes(4, "unknown")) && told.is_news(&now(4, "trusted", false)));
+        assert!(told.is_news(&now(4, "unknown", false)), "the control: it was there all the time");
         // Somebody who came later.
-        assert!(!told.is_news(&now(2, "unknown", false)));
+        assert!(!told.is_news(&comes(2, "unknown")));
         assert!(told.is_news(&now(2, "trusted", false)));
-        assert!(told.is_news(&now(3, "untrusted", false)));
+        assert!(told.is_news(&comes(3, "untrusted")));
     }
 
     #[test]

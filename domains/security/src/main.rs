@@ -120,6 +120,9 @@ impl Service for Security {
             Request::TakeOffer(t) => {
                 let taken = self.union.take(t.from, fds, now.unix());
                 self.peers.head_taken(now);
+                if taken.as_ref().is_ok_and(|t| t.new > 0) {
+                    self.peers.entries_taken();
+                }
                 taken.map(|t| Answer::of(&t))
             }
             Request::WriteAdmission(a) => self.peers.write_admission(&a, now).map(|e| Answer::of(&e)),

@@ -8,10 +8,11 @@ mod played;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use gtvp_appraisal::ownlog::EntryKind;
 use gtvp_ipc::security::{HeldBy, Wish};
 use gtvp_model::union::UnixTime;
-use played::server::{NOW, Server, at};
-use played::union::{PERIOD, appraises, union};
+use played::server::{NOW, Server, at, measured};
+use played::union::{PERIOD, appraises, joins, token, union};
 
 #[test]
 fn each_change_of_a_verdict_is_told_once_with_its_reason() {
@@ -50,6 +51,32 @@ fn each_change_of_a_verdict_is_told_once_with_its_reason() {
     assert_eq!((bad.len(), bad[0].1.as_str(), bad[0].3), (1, "untrusted", false));
     assert!(bad[0].2.contains("PCR 14"), "the reason is the entry: {bad:?}");
     assert_eq!(news(late + 4), []);
+}
+
+#[test]
+fn who_comes_again_is_told_as_somebody_who_comes() {
+    let members = union(&["m1", "m2"]);
+    let [m1, m2] = <[Server; 2]>::try_from(members).ok().unwrap();
+    let mut told = BTreeMap::new();
+    let mut news = || {
+        let new = m1.peers.verdicts(&mut told, at(0)).unwrap();
+        new.into_iter().map(|v| (v.name.to_string(), v.verdict, v.begins, v.first)).collect::<Vec<_>>()
+    };
+    assert!(news().iter().all(|v| v.2 && v.3));
+    let evicted = m1.wish(Wish::Evict { member: "m2".parse().unwrap(), reason: String::new() }).unwrap();
+    Server::decide(&evicted.entry, &[&m1], &[&m1, &m2]).unwrap();
+    // It is looked at at once: it may be back soon.
+    let seen = m1.peers.wait_verdicts(u64::MAX, at(0), Duration::ZERO);
+    m1.peers.entries_taken();
+    assert_ne!(m1.peers.wait_verdicts(seen, at(0), Duration::from_secs(60)), seen);
+    assert_eq!(news(), []);
+    joins(&m2, &m1, &token(&[&m1]));
+    let comes = news();
+    assert_eq!(comes.iter().map(|v| (v.0.as_str(), v.2, v.3)).collect::<Vec<_>>(), [("m2", false, true)]);
+    // The control: what changes while it is there is a change.
+    m2.actor.measure(measured(EntryKind::Binary, "security", 66)).unwrap();
+    assert!(m2.evidence(&m1, 0).appraised_by(&m1, 0).is_err());
+    assert_eq!(news(), [("m2".to_owned(), "untrusted".to_owned(), false, false)]);
 }
 
 #[test]

@@ -38,7 +38,11 @@ impl Peers {
             .view
             .members
             .values()
-            .map(|m| VerdictNow { begins, ..self.verdict(&known, m, now) })
+            .map(|m| VerdictNow {
+                begins,
+                first: !told.contains_key(&m.id()),
+                ..self.verdict(&known, m, now)
+            })
             .collect();
         let new = |row: &VerdictNow| told.insert(row.id, row.verdict.clone()).as_ref() != Some(&row.verdict);
         Ok(rows.into_iter().filter(new).collect::<Vec<_>>())
@@ -69,7 +73,13 @@ impl Peers {
             verdict: row.verdict,
             reason: reason.chars().take(MAX_REASON).collect(),
             begins: false,
+            first: false,
         }
+    }
+
+    /// The record has new entries: whoever waits for verdicts looks again, as somebody may have gone, and may come again soon.
+    pub fn entries_taken(&self) {
+        self.turns.bump();
     }
 
     /// Waits until a verdict may have changed since there were `seen` changes: by an appraisal, a result, or the time; no longer than
