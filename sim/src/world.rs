@@ -724,6 +724,7 @@ fn beginning(keys: &[Keys]) -> (Vec<Committed>, CoSigned) {
             name: "sim".parse().unwrap_or_else(|_| unreachable!("a name")),
             founder: founder.entry.clone(),
             settings: UnionSettings::default(),
+            random: [7; 32],
         },
     });
     let good = "what a founder writes first is good";

@@ -93,6 +93,19 @@ fn a_union_begins_once_and_is_the_same_after_a_restart() {
 }
 
 #[test]
+fn a_union_that_begins_in_the_same_second_under_the_same_name_is_another_one() {
+    let m1 = founder();
+    let (first, settings) = (m1.view(), m1.view().settings);
+    assert!(m1.union.end().unwrap().is_some());
+    // The same server, keys, name, settings and time.
+    m1.begin().unwrap();
+    let second = m1.view();
+    assert_eq!((second.settings, &second.members), (settings, &first.members));
+    assert_ne!(second.union, first.union);
+    assert_eq!(m1.restart().view().union, second.union);
+}
+
+#[test]
 fn a_software_tpm_is_let_in_only_where_somebody_said_so() {
     let tpm = SoftwareTpm::start();
     let (platform, folder) = (platform(&tpm), tpm.state());

@@ -8,6 +8,8 @@ use gtvp_model::token::TokenId;
 use gtvp_model::union::{Admission, MemberId, RosterEntry, TokenRecord, UnionSettings};
 use serde::{Deserialize, Serialize};
 
+use crate::frame::wire::hex;
+
 /// Most voters: more make every decision slower and no union safer (Raft needs a majority of them for each entry).
 pub const MAX_VOTERS: usize = 7;
 /// Longest manifest of reference values, bytes: some 10,000 files. Longer lists are several manifests.
@@ -16,6 +18,9 @@ pub const MAX_BLOB: usize = 1024 * 1024;
 pub const MAX_NAME: usize = 64;
 /// Longest reason that an administrator gives, bytes: a sentence.
 pub const MAX_REASON: usize = 400;
+
+/// Bytes of randomness in what a union's id is of: as many as the id has.
+pub const RANDOM: usize = 32;
 
 /// What an entry does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +34,9 @@ pub enum Act {
         founder: RosterEntry,
         /// What it lets in.
         settings: UnionSettings,
+        /// Random, in hexadecimal: no two unions are one, whoever begins them, when, and under which name.
+        #[serde(with = "hex")]
+        random: [u8; RANDOM],
     },
     /// A join token is made.
     TokenMade(TokenRecord),

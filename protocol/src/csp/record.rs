@@ -142,7 +142,7 @@ impl Record {
     pub fn begin(signed: &SignedEntry, signatures: &dyn Signatures) -> Result<Self, Refusal> {
         let entry = Entry::decode(signed.entry.as_slice())?;
         let zero = [0; 32];
-        let Act::Genesis { name, founder, settings } = entry.act else { return Err(Refusal::Genesis) };
+        let Act::Genesis { name, founder, settings, .. } = entry.act else { return Err(Refusal::Genesis) };
         if entry.number != 0 || entry.previous.0 != zero || entry.union != UnionId::from(zero) {
             return Err(Refusal::Genesis);
         }

@@ -82,6 +82,7 @@ impl World {
                 name: "lab".parse().unwrap(),
                 founder: founder.entry.clone(),
                 settings: UnionSettings::default(),
+                random: [7; 32],
             },
         };
         let genesis = signed(founder, &entry);

@@ -121,7 +121,12 @@ impl World {
     pub fn begin(attest_every_ms: u32) -> (Arc<Self>, Arc<Keys>) {
         let founder = Keys::new("a");
         let settings = UnionSettings { attest_every_ms, ..UnionSettings::default() };
-        let act = Act::Genesis { name: "lab".parse().unwrap(), founder: founder.entry(), settings };
+        let act = Act::Genesis {
+            name: "lab".parse().unwrap(),
+            founder: founder.entry(),
+            settings,
+            random: [7; 32],
+        };
         let (union, previous) = ([0; 32].into(), Digest([0; 32]));
         let author = founder.id();
         let entry = signed(&founder, &Entry { union, number: 0, previous, author, time: now(), act });

@@ -9,6 +9,7 @@ use gtvp_model::union::{
     EkDigest, Identity, PlatformIdentity, RosterEntry, TpmClass, TpmKind, UnionId, UnionSettings, UnixTime,
 };
 use gtvp_model::unionview::{UnionBegin, UnionSummary};
+use gtvp_protocol::csp::act::RANDOM;
 use gtvp_protocol::csp::follow::Recoveries;
 use gtvp_protocol::csp::page::Committed;
 use gtvp_protocol::csp::{Act, CoSigned, Entry, Head, Keeper, Vote};
@@ -68,13 +69,15 @@ impl Union {
             .map_err(|e| Fault::internal("the founder has no level", &e))?;
         let founder = RosterEntry::new(self.name.clone(), identity, level, asked.hardware.clone());
         let own = founder.id();
+        let mut random = [0; RANDOM];
+        aws_lc_rs::rand::fill(&mut random).map_err(|e| Fault::internal("there is no randomness", &e))?;
         let genesis = Entry {
             union: UnionId::from([0; 32]),
             number: 0,
             previous: Digest([0; 32]),
             author: own,
             time: now,
-            act: Act::Genesis { name: asked.union.name.clone(), founder, settings },
+            act: Act::Genesis { name: asked.union.name.clone(), founder, settings, random },
         };
         let first = self.sign(&genesis)?;
         let (name, manifest) = reference::of_founder(&self.platform, in_tpm, &settings, now)?;
