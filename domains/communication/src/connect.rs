@@ -14,6 +14,7 @@ use gtvp_protocol::frame::Frame;
 use gtvp_protocol::hsp::join::{Verifier, VerifierSetup};
 use gtvp_protocol::hsp::message::LIMITS;
 use gtvp_protocol::hsp::{Context, Expect, Refusal, Role, Session, Setup, Step};
+use rustls::AlertDescription;
 
 use crate::clock;
 use crate::drive::Drive;
@@ -48,6 +49,19 @@ fn broken(e: &io::Error) -> End {
 
 fn failed(fault: &Fault) -> End {
     End::Broken(fault.to_string())
+}
+
+/// Why there is no TLS with somebody whom we dialled. By TLS's alert "internal error" they serve nobody by now: too many are there, of all or of
+/// this address, or their TPM does not sign.
+pub fn not_begun(e: &io::Error) -> End {
+    let tls = e.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(rustls::Error::AlertReceived(AlertDescription::InternalError)) => {
+            let reason = "it takes no more connections now, of all or of this server's address: try again in some seconds".into();
+            End::Refused(Refusal::PeerRefused { code: Refusal::Busy.code(), reason })
+        }
+        _ => broken(e),
+    }
 }
 
 /// Connects.
@@ -145,7 +159,7 @@ fn dialled(runtime: &Arc<Runtime>, id: LinkId, whom: MemberId, at: &Endpoint) ->
     let begun = Instant::now();
     let socket = connect(at).map_err(|e| End::Broken(format!("{at} does not answer: {e}")))?;
     let remote = socket.peer_addr().map_err(|e| broken(&e))?;
-    let (link, facts) = Link::begin(socket, begun, tls, LIMITS).map_err(|e| broken(&e))?;
+    let (link, facts) = Link::begin(socket, begun, tls, LIMITS).map_err(|e| not_begun(&e))?;
     let key = SpkiDigest::new(Digest::of(&facts.peer));
     let is_member = union.state.view.members.get(&whom).is_some_and(|m| m.identity.spki() == key);
     let step = session(runtime, &union, Role::Initiator, &facts, Some(whom))?;

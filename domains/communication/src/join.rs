@@ -15,7 +15,7 @@ use gtvp_protocol::hsp::join::{JoinSetup, Joiner};
 use gtvp_protocol::hsp::message::LIMITS;
 use gtvp_protocol::hsp::{Refusal, Role};
 
-use crate::connect::{STACK, begin, connect, stranger};
+use crate::connect::{STACK, begin, connect, not_begun, stranger};
 use crate::drive::Drive;
 use crate::ends::{Begin, End, Report};
 use crate::engine::LinkId;
@@ -59,7 +59,7 @@ pub fn join(
             Ok(None) => {}
             Err(fault) => break Err(fault),
         }
-        if !step(Some("waiting, as that member admits others just now")) {
+        if !step(Some("waiting, as that member serves others just now")) {
             break Err(Fault::new(FaultKind::Cancelled, "the join was ended"));
         }
         std::thread::sleep(PAUSE);
@@ -135,7 +135,7 @@ fn dial(
     let begun = Instant::now();
     let socket = connect(&at).map_err(|e| failed(format!("{at} does not answer: {e}")))?;
     let remote = socket.peer_addr().map_err(|e| failed(e.to_string()))?;
-    let (link, facts) = Link::begin(socket, begun, tls, LIMITS).map_err(|e| failed(e.to_string()))?;
+    let (link, facts) = Link::begin(socket, begun, tls, LIMITS).map_err(|e| not_begun(&e))?;
     let asked = security.ask_of(stranger()).map_err(|f| failed(f.to_string()))?;
     let setup = JoinSetup {
         token,

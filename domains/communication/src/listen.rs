@@ -1,5 +1,6 @@
 //! The members' port: open while this server is a member, and not before or after.
 
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,6 +9,10 @@ use rustix::net::Shutdown;
 
 use crate::connect;
 use crate::runtime::Runtime;
+
+/// What is said to whoever is not let in: TLS's alert "internal error" (RFC 8446 §6.2: unrelated to the peer), in the clear, before any handshake.
+/// Nobody has proved who says it, and whoever hears it tries again, as if the connection had been cut.
+const NOT_NOW: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
 /// See the module. Dropped, it closes.
 pub struct Listening {
@@ -58,8 +63,8 @@ fn accept(runtime: &Arc<Runtime>, listener: &TcpListener) {
 fn came(runtime: &Arc<Runtime>, socket: TcpStream, from: SocketAddr) {
     let address: IpAddr = from.ip().to_canonical();
     let Some(link) = runtime.engine().came(address) else {
-        // Nobody is told why: that would cost what is saved.
-        drop(socket);
+        // Seven bytes, which fit the buffer of any new socket; a signature is what is saved. Whoever has gone needs none.
+        let _ = (&socket).write(&NOT_NOW);
         return;
     };
     connect::accepted(runtime, link, socket, from);

@@ -1,6 +1,6 @@
 //! Whoever has proved nothing: what it can send, how many it can be, and that members go on meanwhile.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test")]
 
 mod world;
 
@@ -12,14 +12,16 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
+use gtvp_communication::connect::not_begun;
+use gtvp_communication::ends::End;
 use gtvp_communication::engine::{EASY, STRANGERS};
 use gtvp_communication::link::{Heard, Link};
 use gtvp_communication::tls::{Ends, IdentityKey};
 use gtvp_model::token::Endpoint;
 use gtvp_model::union::P256_SPKI_HEAD;
 use gtvp_protocol::frame::Frame;
-use gtvp_protocol::hsp::Message;
 use gtvp_protocol::hsp::message::{Accept, Refuse};
+use gtvp_protocol::hsp::{Message, Refusal};
 use gtvp_protocol::neighbour;
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use world::{connected, union, until};
@@ -53,12 +55,16 @@ fn from(address: [u8; 4], to: &Endpoint) -> TcpStream {
     TcpStream::from(socket)
 }
 
-/// A stranger that has shaken hands.
-fn stranger(to: &Endpoint) -> Link {
+/// A stranger that shakes hands.
+fn shakes_hands(address: [u8; 4], to: &Endpoint) -> std::io::Result<Link> {
     let key = Own(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap());
     let ends = Ends::new(Arc::new(key)).unwrap();
-    let socket = from([127, 0, 0, 1], to);
-    Link::begin(socket, Instant::now(), ends.calling().unwrap(), |_| Some(1 << 20)).unwrap().0
+    let socket = from(address, to);
+    Link::begin(socket, Instant::now(), ends.calling().unwrap(), |_| Some(1 << 20)).map(|(link, _)| link)
+}
+
+fn stranger(to: &Endpoint) -> Link {
+    shakes_hands([127, 0, 0, 1], to).unwrap()
 }
 
 /// What it hears until the end.
@@ -112,6 +118,16 @@ fn a_flood_of_strangers_is_bounded_and_members_go_on() {
     let flood: Vec<TcpStream> = (0..100).map(|_| from([127, 0, 0, 66], &to)).collect();
     let inside = || flood.iter().filter(|s| is_in(s)).count();
     until("the others are let go", || (inside() <= EASY).then_some(()));
+    // Whoever comes from there now hears that it is not about them, each time; from another address (the control) they are served.
+    for _ in 0..50 {
+        let ended = shakes_hands([127, 0, 0, 66], &to).err().expect("nobody else is let in");
+        let End::Refused(Refusal::PeerRefused { code, reason }) = not_begun(&ended) else {
+            panic!("{ended}")
+        };
+        assert_eq!(code, Refusal::Busy.code());
+        assert!(reason.contains("try again"), "{reason}");
+    }
+    assert!(shakes_hands([127, 0, 0, 67], &to).is_ok());
     // A member comes from another address, and goes on while they sit there.
     a.hears_of(b);
     b.hears_of(a);
