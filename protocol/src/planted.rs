@@ -79,8 +79,10 @@ checks! {
     EntryChain,
     /// An entry is signed by its author.
     EntrySignature,
-    /// The token of an admission is unused, and its secret was shown.
+    /// The token of an admission is unused, in time and this TPM's, and its secret was shown.
     EntryToken,
+    /// Nobody else has the keys or the name of who is admitted.
+    EntryFree,
     /// Who is pinned is named by its token.
     EntryPin,
     /// A majority of voters stands behind a head.

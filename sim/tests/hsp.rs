@@ -12,6 +12,7 @@ const LIFE: &str = "a session is one life of a TPM";
 const ONCE: &str = "a token admits one";
 const PROVED: &str = "who is admitted has proved its TPM for that token";
 const WHOLE: &str = "a join is whole or nothing";
+const STRANGERS: &str = "strangers hear nothing";
 
 /// Seeds that a defect has until it must be found.
 const SEEDS: u64 = 300;
@@ -74,6 +75,14 @@ planted! {
     fn a_token_that_is_used_twice() [TokenUnused, EntryToken] [] => ONCE;
     fn a_token_without_its_secret() [TokenSecret, EntryToken] [] => PROVED;
     fn an_entry_that_is_not_there() [OwnEntry] [] => WHOLE;
+    fn a_token_that_has_ended() [TokenExpiry, EntryToken] [] => PROVED;
+    fn a_token_for_another_tpm() [TokenEk, EntryToken] [] => PROVED;
+    fn a_name_that_a_member_has() [NameFree, EntryFree] [] => PROVED;
+    fn a_tls_key_that_is_in_no_tpm() [Certified] [] => PROVED;
+    /// It was not shown that the token is there: who has only seen its id is sent the record.
+    fn a_token_that_was_not_proved() [TokenProof] [] => STRANGERS;
+    /// An answer that was given before comes again while bad evidence is looked at.
+    fn an_answer_to_another_request() [Request] [] => CONTAINED;
 }
 
 /// A member's own words back to it, under its own key: three checks stand before the role in what is quoted, which stops it alone.
@@ -83,6 +92,16 @@ fn a_role_that_is_not_bound() {
     let before = [Check::NotOurselves, Check::NonceEchoed, Check::Dialled];
     found(&before, &[Omitted::Role], Some(Mischief::Reflect), &[OTHER]);
     assert_eq!(find(40, &before, &[], Some(Mischief::Reflect), |_| true), None);
+}
+
+/// A member whose random numbers stand still would ask twice with one nonce. The transcript, which has the round's number, stops the
+/// evidence of the round before, too.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "slow without optimization: cargo test --release -p gtvp-sim")]
+fn a_nonce_that_comes_again() {
+    found(&[Check::NonceFresh], &[Omitted::Transcript], None, &[CONTAINED]);
+    assert_eq!(find(170, &[], &[Omitted::Transcript], None, |_| true), None);
+    assert_eq!(find(170, &[Check::NonceFresh], &[], None, |_| true), None);
 }
 
 /// What a member said on a connection, once more on another: each of the three fields stops it alone.
@@ -95,4 +114,22 @@ fn evidence_that_is_bound_to_no_connection_and_no_nonce() {
     // The exporter alone lets relays through, and the other two together the evidence of a round before: not this.
     assert_eq!(find(40, &[], &all[1..2], attack, |_| true), None);
     assert_eq!(find(40, &[], &all[2..], attack, |_| true), None);
+}
+
+/// Between a joiner and a member somebody passes every byte on: each of the five has the connection in it, and stops it alone.
+#[test]
+#[cfg_attr(debug_assertions, ignore = "slow without optimization: cargo test --release -p gtvp-sim")]
+fn a_join_that_is_bound_to_no_connection() {
+    let attack = Some(Mischief::RelayedJoin);
+    let checks = [Check::TokenProof, Check::VerifierProof, Check::Certified];
+    let omitted = [Omitted::Exporter, Omitted::Credential];
+    found(&checks, &omitted, attack, &[OTHER]);
+    let without = |n: usize| {
+        let checks: Vec<Check> =
+            checks.iter().enumerate().filter(|(i, _)| *i != n).map(|(_, c)| *c).collect();
+        let omitted = omitted.iter().enumerate().filter(|(i, _)| i + 3 != n);
+        let omitted: Vec<Omitted> = omitted.map(|(_, o)| *o).collect();
+        find(20, &checks, &omitted, attack, |v| v.invariant == OTHER)
+    };
+    (0..5).for_each(|n| assert_eq!(without(n), None, "{n}"));
 }

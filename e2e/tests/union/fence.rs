@@ -43,10 +43,20 @@ pub fn who_is_cut_off_grants_nothing_new_and_what_runs_goes_on(lab: &Lab) {
     until("m2 has caught up", SOON, || fenced(m2).is_empty().then_some(()));
     m2.ok(&["box", "stop", "--grace", "1", "kept"]);
     m2.ok(&["box", "start", "kept"]);
-    // Whoever starts anew waits until it has heard of the voters, and is not refused.
-    m2.kill_domain("security");
+    // Whoever starts anew waits until it has heard of the voters, and is not refused. As long as it hears nobody, it waits.
     m2.ok(&["box", "stop", "--grace", "1", "kept"]);
-    m2.ok(&["box", "start", "kept"]);
+    cable(m2, false);
+    m2.kill_domain("security");
+    until("it has heard of nobody", SOON, || fenced(m2).contains("rule \"current\"").then_some(()));
+    let mut start = m2.command(&["box", "start", "kept"]).spawn().expect("gtvp runs");
+    until("the start waits", SOON, || {
+        let waits = "waiting until this member's record is current";
+        m2.json(&["operation", "ls"]).to_string().contains(waits).then_some(())
+    });
+    assert!(start.try_wait().expect("it runs").is_none(), "neither started nor refused");
+    cable(m2, true);
+    assert!(start.wait().expect("it ends").success(), "it was heard of in time");
+    assert_eq!(m2.state_of("kept"), "running");
     m2.remove("kept");
     all_trust(&[m1, m2, m3]);
 }

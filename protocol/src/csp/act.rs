@@ -46,7 +46,8 @@ pub enum Act {
     Admitted(Admission),
     /// The author leaves.
     Left,
-    /// A member is removed, and the epoch raised: every session of the epoch before ends.
+    /// A member is removed: its sessions end. The epoch is raised, so that who has not heard of it is given no new channel but one for the
+    /// record; sessions between others go on.
     Evicted {
         /// Who.
         member: MemberId,

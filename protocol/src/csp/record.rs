@@ -293,16 +293,12 @@ impl Record {
         }
         let secret = admission.secret.key() == token.key;
         check(Check::EntryToken, secret, || Refusal::TokenSecret)?;
-        if entry.time >= token.expires {
-            return Err(Refusal::TokenExpired(token.expires));
-        }
+        check(Check::EntryToken, entry.time < token.expires, || Refusal::TokenExpired(token.expires))?;
         let ek = match &joiner.identity {
             gtvp_model::union::Identity::Tpm { ek, .. } => Some(*ek),
             gtvp_model::union::Identity::Bare { .. } => None,
         };
-        if token.ek.is_some() && token.ek != ek {
-            return Err(Refusal::TokenEk);
-        }
+        check(Check::EntryToken, token.ek.is_none() || token.ek == ek, || Refusal::TokenEk)?;
         let named = joiner.identity.class() != TpmClass::Pinned || token.ek.is_some();
         check(Check::EntryPin, named, || Refusal::NotNamed)?;
         if token.platform_identity != joiner.platform_identity {
@@ -313,9 +309,7 @@ impl Record {
         let there = self.view.members.contains_key(&joiner.id())
             || self.view.members.values().any(|m| m.identity.spki() == joiner.identity.spki())
             || self.view.named(&joiner.name, joiner.id()).is_some();
-        if there {
-            return Err(Refusal::MemberThere(joiner.name.clone()));
-        }
+        check(Check::EntryFree, !there, || Refusal::MemberThere(joiner.name.clone()))?;
         if self.view.members.len() >= MAX_MEMBERS {
             return Err(Refusal::Full(MAX_MEMBERS, "members"));
         }

@@ -30,13 +30,35 @@ pub enum Mischief {
     Again,
     /// Wants in, and runs what it should not.
     Tampered,
+    /// Wants in by a token that has ended.
+    Late,
+    /// Wants in by a token that was made for another TPM.
+    Stray,
+    /// Wants in under a member's name.
+    Namesake,
+    /// Wants in with a TLS key that is in no TPM.
+    Graft,
+    /// Has seen a token's id, and no more of it.
+    Stranger,
+    /// Stands between a joiner and a member with both TLS keys.
+    RelayedJoin,
 }
 
 impl Mischief {
     /// On connections.
     const LINKS: [Self; 5] = [Self::Relay, Self::Divert, Self::Clone, Self::Replay, Self::Reflect];
     /// Of servers.
-    pub const ROGUES: [Self; super::ROGUES] = [Self::Forger, Self::Thief, Self::Again, Self::Tampered];
+    pub const ROGUES: [Self; super::ROGUES] = [
+        Self::Forger,
+        Self::Thief,
+        Self::Again,
+        Self::Tampered,
+        Self::Late,
+        Self::Stray,
+        Self::Namesake,
+        Self::Graft,
+        Self::Stranger,
+    ];
 
     /// In a word or two.
     pub fn name(self) -> &'static str {
@@ -50,6 +72,12 @@ impl Mischief {
             Self::Thief => "thief",
             Self::Again => "token again",
             Self::Tampered => "tampered joiner",
+            Self::Late => "ended token",
+            Self::Stray => "another's token",
+            Self::Namesake => "namesake",
+            Self::Graft => "key in no TPM",
+            Self::Stranger => "stranger",
+            Self::RelayedJoin => "relayed join",
         }
     }
 }
@@ -216,11 +244,17 @@ impl World {
     /// What is said in place of this.
     pub(crate) fn hsp_trick(&mut self, at: At, s: usize, message: Message) -> Vec<Message> {
         let server = &mut self.hsp.servers[s];
-        if server.rogue == Some(super::adversary::Mischief::Thief)
+        if server.rogue == Some(Mischief::Thief)
             && let Message::JoinAccept(mut accept) = message
         {
             accept.secret = TokenSecret::new([0; 16]);
             return vec![accept.into()];
+        }
+        if server.rogue == Some(Mischief::Stranger)
+            && let Message::JoinHello(mut hello) = message
+        {
+            hello.proof = [0; 32];
+            return vec![hello.into()];
         }
         // What it said while it was well, it has.
         if let (None, Message::Evidence(evidence)) = (server.trick, &message) {

@@ -47,6 +47,7 @@ impl World {
                 }
             }
             Command::Appraise { request, what } => {
+                let echo = end.said_yes.filter(|_| end.echoes);
                 let outcome = match server {
                     Some(s) => {
                         let asked = end.asked;
@@ -57,6 +58,13 @@ impl World {
                     // Who attacks believes everybody.
                     None => Ok(gtvp_protocol::hsp::Appraisal { result: Digest([0; 32]) }),
                 };
+                if let (Ok(yes), Some(end)) = (&outcome, self.hsp_end_mut(at)) {
+                    end.said_yes = Some((request, yes.clone()));
+                }
+                if let Some((before, yes)) = echo {
+                    // What was answered once is answered once more.
+                    self.hsp_done(at, (0, 0), Event::Appraised { request: before, outcome: Ok(yes) });
+                }
                 self.hsp_done(at, (1, 10), Event::Appraised { request, outcome });
             }
             Command::Established(channel) => {
@@ -98,7 +106,12 @@ impl World {
             }
             Command::Certify { request, binding } => {
                 let Some(s) = server else { return true };
-                let outcome = Ok(Box::new(self.hsp.servers[s].tpm.certify(&binding)));
+                let mut certification = self.hsp.servers[s].tpm.certify(&binding);
+                if self.hsp.servers[s].rogue == Some(Mischief::Graft) {
+                    // No AK certifies a key that is in no TPM.
+                    certification.signature = Default::default();
+                }
+                let outcome = Ok(Box::new(certification));
                 self.hsp_done(at, (50, 300), Event::Certified { request, outcome });
             }
             Command::AppraiseCertification { request, proof, certification, binding, keys } => {
@@ -133,6 +146,10 @@ impl World {
                 }
             }
             Command::SendRecord { to, .. } => {
+                let to_whom = self.hsp_end((at.0, 1 - at.1)).and_then(|e| e.server());
+                if let Some(to) = to_whom.filter(|s| self.hsp.servers[*s].rogue == Some(Mischief::Stranger)) {
+                    self.hsp_see(&Seen::Told { server: to });
+                }
                 let life = server.and_then(|m| self.members[m].alive.as_ref());
                 let upto = usize::try_from(to.number).unwrap_or(usize::MAX);
                 let bytes = life.and_then(|l| l.journal.get(..=upto)).map(page::join).unwrap_or_default();
@@ -201,6 +218,7 @@ impl World {
     pub(crate) fn hsp_renew(&mut self, at: At) {
         let nonce = self.hsp_nonce();
         let Some(end) = self.hsp_end(at).filter(|e| !e.over) else { return };
+        let nonce = end.stuck.unwrap_or(nonce);
         let (Some(s), Some(channel)) = (end.server(), &end.channel) else { return };
         let ask = self.hsp.servers[s].appraiser.ask(channel.peer());
         self.hsp_asks(at);

@@ -116,6 +116,7 @@ impl World {
         let born = if matches!(link.ends[at.1].who, Who::Clone(_)) { 0 } else { life.born };
         let (now, epoch) = (Millis(self.now - born), life.keeper.record().view().epoch);
         let nonce = self.hsp_nonce();
+        let (echoes, stuck) = (self.working && self.rng.permille(100), self.working && self.rng.permille(30));
         let Some(life) = &self.members[m].alive else { return };
         let view = life.keeper.record().view();
         let ctx = Context { now, wall: wall(self.now, self.members[m].skew), view };
@@ -124,6 +125,7 @@ impl World {
         let step: Step<Session> = Session::start(setup, nonce, &ctx);
         if let Some(end) = self.hsp_end_mut(at) {
             (end.epoch, end.expects) = (epoch, expects);
+            (end.echoes, end.stuck) = (echoes, stuck.then_some(nonce));
             end.called = if let Expect::Dialled(id) = expect { Some(id) } else { None };
         }
         self.hsp_asks(at);

@@ -17,6 +17,8 @@ use crate::world::World;
 
 /// Most tokens of a run.
 const TOKENS: u64 = 500_000;
+/// How long ago a token of who comes too late has ended, seconds: more than any clock of a run is off.
+const HOUR: u64 = 3600;
 
 /// An entry that a verifier has proposed.
 pub struct Commit {
@@ -52,7 +54,7 @@ impl World {
     /// An administrator has a token made, and hands it over once the record has it.
     fn hsp_token(&mut self, s: usize, m: usize) {
         let rogue = self.hsp.servers[s].rogue;
-        if matches!(rogue, Some(Mischief::Thief | Mischief::Again)) {
+        if matches!(rogue, Some(Mischief::Thief | Mischief::Again | Mischief::Stranger)) {
             // What somebody else was given. With its secret it is as good as theirs, once.
             let theirs = self.hsp.servers.iter().filter(|o| o.rogue.is_none()).find_map(|o| o.token.clone());
             if let (Some(token), Some(Mischief::Again)) = (&theirs, rogue) {
@@ -68,8 +70,10 @@ impl World {
             if let Some(TokenRecord { used_by: None, expires, ek, .. }) = record {
                 let endpoint = "192.0.2.1:7600".parse().unwrap_or_else(|_| unreachable!("an endpoint"));
                 let (union, head) = (view.union, view.head);
+                // What is written in the token its holder may change.
+                let ek = ek.filter(|_| rogue != Some(Mischief::Stray));
                 let given =
-                    JoinToken { union, head, endpoint, expires: *expires, ek: *ek, secret: secret(number) };
+                    JoinToken { union, head, endpoint, expires: *expires, ek, secret: secret(number) };
                 self.hsp_see(&Seen::Given { server: s, token: given.secret.key().id() });
                 self.hsp.servers[s].token = Some(given);
                 self.hsp.servers[s].making = None;
@@ -82,13 +86,20 @@ impl World {
         let number = TOKENS + self.tokens;
         self.tokens += 1;
         let mut record = token(number);
-        if self.rng.permille(300) {
-            record.ek = match self.hsp.servers[s].tpm.identity() {
+        let named = match rogue {
+            Some(Mischief::Stray) => Some(self.config.members),
+            _ => self.rng.permille(300).then_some(s),
+        };
+        if let Some(named) = named {
+            record.ek = match self.hsp.servers[named].tpm.identity() {
                 gtvp_model::union::Identity::Tpm { ek, .. } => Some(ek),
                 gtvp_model::union::Identity::Bare { .. } => None,
             };
         }
-        record.expires = UnixTime(crate::world::WALL + now / 1000 + self.rng.between(120, 600));
+        record.expires = match rogue {
+            Some(Mischief::Late) => UnixTime(crate::world::WALL - HOUR),
+            _ => UnixTime(crate::world::WALL + now / 1000 + self.rng.between(120, 600)),
+        };
         self.hsp.servers[s].making = Some((number, now));
         self.propose(m, Act::TokenMade(record));
     }
@@ -100,11 +111,12 @@ impl World {
         let l = self.hsp_new_link();
         let mut link = Link::new([End::new(Who::Joiner(s), 0), self.hsp_new_end(m)], [self.hsp_nonce(); 2]);
         link.ends[1].lies = self.working && self.rng.permille(100);
-        if self.working && rogue.is_none() && self.rng.permille(100) {
+        let often = if self.config.attack == Some(Mischief::RelayedJoin) { 1000 } else { 100 };
+        if self.working && rogue.is_none() && self.rng.permille(often) {
             // In the middle is one who has both TLS keys.
             link.exporters[1] = self.hsp_nonce();
-            link.suffers = Some(Mischief::Relay);
-            self.hsp.count("relayed join");
+            link.suffers = Some(Mischief::RelayedJoin);
+            self.hsp.count(Mischief::RelayedJoin.name());
         }
         let exporters = link.exporters;
         self.hsp.links.insert(l, link);
@@ -131,9 +143,10 @@ impl World {
         }
         let tpm = &self.hsp.servers[s].tpm;
         let (identity, keys) = (tpm.identity(), Some(tpm.keys()));
+        let name = if rogue == Some(Mischief::Namesake) { m } else { s };
         let setup = JoinSetup {
             token,
-            name: format!("m{s}").parse().unwrap_or_else(|_| unreachable!("a name")),
+            name: format!("m{name}").parse().unwrap_or_else(|_| unreachable!("a name")),
             hardware: Hardware::new(2, 4096, "sim").unwrap_or_else(|_| unreachable!("hardware")),
             keys,
             identity,

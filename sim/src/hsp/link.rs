@@ -7,7 +7,9 @@ use gtvp_model::union::{Epoch, MemberId, UnionView};
 use gtvp_protocol::csp::node::Event as Told;
 use gtvp_protocol::frame::Frame;
 use gtvp_protocol::hsp::join::{CredentialSecret, Joiner, Verifier};
-use gtvp_protocol::hsp::{AttestedChannel, Command, Context, Event, Grant, Millis, Session, Step};
+use gtvp_protocol::hsp::{
+    Appraisal, AttestedChannel, Command, Context, Event, Grant, Millis, Request, Session, Step,
+};
 
 use super::adversary::Mischief;
 use super::tpm::Tpm;
@@ -66,6 +68,12 @@ pub struct End {
     pub over: bool,
     /// It says that it has taken an entry, and has not.
     pub lies: bool,
+    /// Its appraisal says again what it said last, before it says what is so.
+    pub echoes: bool,
+    /// What its appraisal believed last.
+    pub said_yes: Option<(Request, Appraisal)>,
+    /// Its random numbers stand still: every nonce is this one.
+    pub stuck: Option<[u8; 32]>,
 }
 
 /// See the module.
@@ -104,6 +112,9 @@ impl End {
             timer: None,
             over: false,
             lies: false,
+            echoes: false,
+            said_yes: None,
+            stuck: None,
         }
     }
 

@@ -39,7 +39,7 @@ use crate::world::World;
 pub const PERIOD: u32 = 2000;
 /// Servers that join in a run, and those that must not.
 pub const JOINERS: usize = 2;
-pub const ROGUES: usize = 4;
+pub const ROGUES: usize = 9;
 
 /// One end of a connection: its number, and 0 for who dialled.
 type At = (u64, usize);
@@ -142,6 +142,9 @@ impl State {
             let mut tpm = Tpm::of(&format!("m{n}"));
             if rogue == Some(Mischief::Forger) {
                 tpm.ek = b"ek of a genuine TPM".to_vec();
+            }
+            if rogue == Some(Mischief::Graft) {
+                tpm.tls = b"a key in memory".to_vec();
             }
             if rogue == Some(Mischief::Tampered) {
                 tpm.extend("bad:program");

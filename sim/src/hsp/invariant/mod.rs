@@ -9,6 +9,7 @@ mod once;
 mod one_connection;
 mod one_life;
 mod proved;
+mod strangers;
 mod transaction;
 
 use gtvp_model::token::TokenId;
@@ -58,6 +59,8 @@ pub enum Seen {
     Given { server: usize, token: TokenId },
     /// The record has admitted somebody: the server whose keys those are, and whether they are in its TPM and it runs what it should.
     Admitted { token: TokenId, server: Option<usize>, genuine: bool },
+    /// A member sends its record to who has proved no token.
+    Told { server: usize },
     /// A server has written down that it is a member.
     Member { server: usize },
     /// A server's try to join is over: whether it has kept anything of the union.
@@ -84,6 +87,7 @@ impl Invariants {
             Box::new(proved::Proved::default()),
             Box::new(once::Once::default()),
             Box::new(transaction::Transaction::default()),
+            Box::new(strangers::Strangers),
             Box::new(one_connection::OneConnection),
             Box::new(contained::Contained),
             Box::new(epochs::Epochs),
