@@ -285,6 +285,30 @@ fn an_ek_certificate_leads_to_a_root_and_is_of_the_key_that_the_file_names() {
     assert_eq!(verdict.conclusion(), Conclusion::Consistent);
 }
 
+/// What `cli/tests/cli.rs` verifies: a machine that says that its TPM is ST's. Nobody has that TPM here; its certificate is a real one.
+#[test]
+#[ignore = "writes cli/tests/vectors/vendor.cbor anew"]
+fn the_vendors_file_of_the_cli_is_written() {
+    let path = format!("{}/tests/vectors/ek/", env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| std::fs::read(format!("{path}{name}")).unwrap();
+    let mut w = world();
+    let mut machine = Machine::booted("gtt_arch-linux-workstation.bin");
+    machine.start();
+    w.member = machine;
+    (w.file.references, w.file.authorities) = (Vec::new(), Vec::new());
+    let mut roots = Roots::new();
+    roots.add(&read("STM_RSA_05I.pem")).unwrap();
+    let claims = &mut w.file.claims;
+    claims.ek_certificate = read("st_sha256_with_rsa_der.der");
+    claims.ek = ek_public(&ek::verify(&claims.ek_certificate, &[], &roots, NOW).unwrap().key);
+    let middle = x509_parser::pem::Pem::iter_from_buffer(&read("STM_RSA_05I.pem")).next().unwrap().unwrap();
+    claims.intermediates = vec![Blob(middle.contents)];
+    w.file.evidence = w.member.evidence(&w.file.claims.qualifying_data(&w.member.ak.public).0);
+    w.file.about = None;
+    let to = format!("{}/../cli/tests/vectors/vendor.cbor", env!("CARGO_MANIFEST_DIR"));
+    std::fs::write(to, w.file.encode()).unwrap();
+}
+
 #[test]
 fn a_file_without_reference_values_compares_nothing_and_says_so() {
     let mut w = world();

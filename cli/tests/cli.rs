@@ -456,6 +456,58 @@ fn evidence_that_does_not_hold_is_refused_by_name() {
 }
 
 #[test]
+fn a_vendors_certificate_counts_by_the_roots_that_the_reader_gives() {
+    // Made by `the_vendors_file_of_the_cli_is_written` of appraisal: ST's certificate, with the one between it and the root.
+    let file = include_bytes!("vectors/vendor.cbor");
+    let roots = tempfile::tempdir().unwrap();
+    let given = |name: &str| {
+        let from = format!("{}/../appraisal/tests/vectors/ek/{name}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::copy(from, roots.path().join(name)).unwrap();
+    };
+    let words = ["--roots", roots.path().to_str().unwrap()];
+    let found = |bytes: &[u8], words: &[&str]| -> (Option<i32>, serde_json::Value) {
+        let out = verify(bytes, &[words, &["-o", "json"]].concat());
+        (out.status.code(), serde_json::from_slice(&out.stdout).unwrap())
+    };
+    // Nobody's word counts that the reader does not know.
+    let (code, said) = found(file, &[]);
+    assert_eq!((code, &said["conclusion"]), (Some(0), &"consistent".into()), "{said}");
+    assert!(said["authority"].as_str().unwrap().starts_with("nobody's"), "{said}");
+    assert!(
+        said["not_made"].to_string().contains("without --roots its certificate is not checked"),
+        "{said}"
+    );
+    // Another vendor's root: the certificate leads nowhere, and that is no small matter.
+    given("NUVO_2110.pem");
+    let (code, said) = found(file, &words);
+    assert_eq!((code, &said["conclusion"]), (Some(1), &"refused".into()), "{said}");
+    let failed = said["failed"].to_string();
+    assert!(failed.contains("ek-certificate") && failed.contains("is no root here"), "{said}");
+    let text_form = text(&verify(file, &words).stdout);
+    assert!(
+        text_form.contains("REFUSED") && text_form.contains("STM TPM EK Intermediate CA 05"),
+        "{text_form}"
+    );
+    // Its own.
+    given("STM_RSA_RT.pem");
+    let (code, said) = found(file, &words);
+    assert_eq!((code, &said["conclusion"]), (Some(0), &"consistent".into()), "{said}");
+    assert_eq!(said["verdict"], "unknown", "that EK and AK are in one TPM no file proves");
+    let authority = said["authority"].as_str().unwrap();
+    assert!(authority.starts_with("certified by ") && authority.contains("STM TPM EK Root CA"), "{said}");
+    assert!(said["passed"].to_string().contains("\"ek_certificate\""), "{said}");
+    assert!(said["not_made"].to_string().contains("was revoked: the roots have no list"), "{said}");
+    // One bit of the certificate: neither the vendor nor the quote stands behind it.
+    let mut changed = file.to_vec();
+    let at = changed.windows(11).position(|w| w == b"ST33HTPHAHB").unwrap();
+    changed[at] ^= 1;
+    let (code, said) = found(&changed, &words);
+    let failed = said["failed"].to_string();
+    assert_eq!(code, Some(1));
+    assert!(failed.contains("bound-elsewhere") && failed.contains("its key did not sign"), "{said}");
+}
+
+#[test]
 fn without_a_member_the_way_to_one_is_said() {
     let dir = tempfile::tempdir().unwrap();
     let command = |words: &[&str]| {
