@@ -367,6 +367,19 @@ mod tests {
         assert_ne!(exporters[0], exporters[1]);
     }
 
+    /// Who has no key.
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl rustls::client::ResolvesClientCert for Nobody {
+        fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+            None
+        }
+        fn has_certs(&self) -> bool {
+            false
+        }
+    }
+
     #[test]
     fn threat_13_14_whoever_has_no_key_or_less_than_all_of_it_gets_no_connection() {
         let ours = Ends::new(Software::new()).unwrap();
@@ -381,20 +394,6 @@ mod tests {
                 .and_then(|()| facts(&server).map_err(|e| Error::General(e.to_string())))
         };
         assert!(with(&|_| {}).is_ok(), "the control");
-        struct Nobody;
-        impl rustls::client::ResolvesClientCert for Nobody {
-            fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-                None
-            }
-            fn has_certs(&self) -> bool {
-                false
-            }
-        }
-        impl fmt::Debug for Nobody {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("Nobody")
-            }
-        }
         assert!(with(&|c| c.client_auth_cert_resolver = Arc::new(Nobody)).is_err());
         assert!(with(&|c| c.alpn_protocols = vec![b"h2".to_vec()]).is_err());
         // A server that offers less is refused by our client as well: it offers one group.
@@ -409,6 +408,42 @@ mod tests {
         let name = ServerName::try_from("member.invalid").unwrap();
         let mut client = Connection::from(ClientConnection::new(Arc::new(weak), name).unwrap());
         assert!(shake(&mut client, &mut ours.called().unwrap()).is_err());
+    }
+
+    /// The control of 13 and 14: who is less strict at both ends resumes, and takes whoever has no key.
+    #[test]
+    fn ends_that_are_less_strict_resume_and_answer_to_nobody() {
+        let (ours, theirs) = (Ends::new(Software::new()).unwrap(), Ends::new(Software::new()).unwrap());
+        let kinds = |server: ServerConfig, client: ClientConfig| {
+            let (server, client) = (Arc::new(server), Arc::new(client));
+            [0, 1].map(|_| {
+                let name = ServerName::try_from("member.invalid").unwrap();
+                let mut called = Connection::from(ServerConnection::new(server.clone()).unwrap());
+                let mut calling = Connection::from(ClientConnection::new(client.clone(), name).unwrap());
+                shake(&mut calling, &mut called).unwrap();
+                calling.handshake_kind().unwrap()
+            })
+        };
+        let mut resumes = (*theirs.client).clone();
+        resumes.resumption = Resumption::in_memory_sessions(8);
+        let mut remembers = (*ours.server).clone();
+        remembers.session_storage = rustls::server::ServerSessionMemoryCache::new(8);
+        remembers.send_tls13_tickets = 1;
+        let (full, resumed) = (rustls::HandshakeKind::Full, rustls::HandshakeKind::Resumed);
+        assert_eq!(kinds(remembers.clone(), resumes.clone()), [full, resumed], "without its guards");
+        // Either end's guard is enough.
+        assert_eq!(kinds((*ours.server).clone(), resumes), [full, full]);
+        assert_eq!(kinds(remembers, (*theirs.client).clone()), [full, full]);
+
+        let mut takes_all = ServerConfig::builder_with_provider(ours.server.crypto_provider().clone())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(ours.server.cert_resolver.clone());
+        takes_all.alpn_protocols = vec![ALPN.to_vec()];
+        let mut no_key = (*theirs.client).clone();
+        no_key.client_auth_cert_resolver = Arc::new(Nobody);
+        assert_eq!(kinds(takes_all, no_key)[0], full, "without its guard");
     }
 
     #[test]

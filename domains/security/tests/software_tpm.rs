@@ -140,10 +140,14 @@ fn results_are_signed_by_the_attestation_key_and_nothing_that_begins_like_a_quot
     let primary = client.create_primary(handle::ENDORSEMENT, &templates::storage()).unwrap();
     let wrapped = client.create(primary.handle, &templates::attestation()).unwrap();
     let ak = client.load(primary.handle, &wrapped).unwrap();
+    let wrapped = client.create(primary.handle, &templates::tls()).unwrap();
+    let unrestricted = client.load(primary.handle, &wrapped).unwrap();
     client.flush(primary.handle).unwrap();
     let forged = [&[0xff, 0x54, 0x43, 0x47, 0x80, 0x18][..], &[0; 200]].concat();
     assert!(matches!(client.sign_hashed(ak.handle, &forged), Err(TpmError::Refused { command: "Sign", .. })));
     client.sign_hashed(ak.handle, &forged[1..]).unwrap();
+    // The control: a key that is not restricted signs it.
+    client.sign_hashed(unrestricted.handle, &forged).unwrap();
 }
 
 #[test]
