@@ -6,6 +6,10 @@ use gtvp_appraisal::alg::{HashAlg, LogDigest};
 use gtvp_appraisal::bootlog::{BootLog, BootLogFault, Covers, EventType, Kind, LogFormat};
 use gtvp_appraisal::tpm::PcrIndex;
 
+#[path = "support/boot.rs"]
+mod boot;
+use boot::Builder;
+
 const LOGS: [(&str, usize, &[HashAlg]); 10] = {
     use HashAlg::{Sha1, Sha256, Sha384};
     [
@@ -193,46 +197,6 @@ fn entries_are_what_they_are() {
     assert_eq!(separators, 8);
     assert_eq!(EventType::EFI_GPT_EVENT.to_string(), "EV_EFI_GPT_EVENT");
     assert_eq!(EventType(0x77).to_string(), "event type 0x00000077");
-}
-
-/// A crypto-agile log by hand.
-struct Builder(Vec<u8>);
-
-impl Builder {
-    fn new(algs: &[(u16, u16)]) -> Self {
-        let mut data = b"Spec ID Event03\0".to_vec();
-        data.extend([0, 0, 0, 0, 0, 2, 0, 2]);
-        data.extend((algs.len() as u32).to_le_bytes());
-        for (alg, size) in algs {
-            data.extend(alg.to_le_bytes());
-            data.extend(size.to_le_bytes());
-        }
-        data.push(0);
-        let mut all = vec![0; 4];
-        all.extend(3u32.to_le_bytes());
-        all.extend([0; 20]);
-        all.extend((data.len() as u32).to_le_bytes());
-        all.extend(data);
-        Self(all)
-    }
-
-    fn event(mut self, pcr: u32, kind: u32, digests: &[(u16, &[u8])], data: &[u8]) -> Self {
-        self.0.extend(pcr.to_le_bytes());
-        self.0.extend(kind.to_le_bytes());
-        self.0.extend((digests.len() as u32).to_le_bytes());
-        for (alg, digest) in digests {
-            self.0.extend(alg.to_le_bytes());
-            self.0.extend(*digest);
-        }
-        self.0.extend((data.len() as u32).to_le_bytes());
-        self.0.extend(data);
-        self
-    }
-
-    fn fault(&self) -> (usize, &'static str) {
-        let e = BootLog::parse(&self.0).unwrap_err();
-        (e.entry, e.reason.name())
-    }
 }
 
 const SM3: u16 = 0x12;

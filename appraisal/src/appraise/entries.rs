@@ -7,7 +7,7 @@ use crate::alg::{HashAlg, LogDigest};
 use crate::bootlog::{BootLog, Event, EventType};
 use crate::ima::ImaLog;
 use crate::ownlog::{EntryKind, OwnLog};
-use crate::reference::{BootVerdict, FileVerdict, OwnVerdict, ReferenceSet};
+use crate::reference::{BootVerdict, FileVerdict, OwnVerdict, ReferenceSet, Separated};
 use crate::tpm::{PcrIndex, PcrValues};
 
 /// Signatures of files that are checked in one appraisal, a second's work: what a server executes in its first hours is a few thousand
@@ -59,13 +59,15 @@ impl Seen<'_> {
                 continue;
             }
             if event.kind_id == EventType::SEPARATOR {
-                if !references.is_good_separator(event, bank) {
-                    self.fail(Guard::BootEntries, || Failure::FirmwareError {
-                        at: boot_at(event),
-                        pcr: event.pcr,
-                    });
+                match references.separator(event, bank) {
+                    Separated::Well => continue,
+                    Separated::Failed => {
+                        let (at, pcr) = (boot_at(event), event.pcr);
+                        self.fail(Guard::BootEntries, || Failure::FirmwareError { at, pcr });
+                        continue;
+                    }
+                    Separated::Otherwise => {}
                 }
-                continue;
             }
             match references.boot(event, bank) {
                 BootVerdict::Healthy { next, part } => self.healthy(next, part),

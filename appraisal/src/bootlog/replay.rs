@@ -1,6 +1,6 @@
 //! A boot log's PCR values: what a TPM holds that was started and extended as the log says.
 
-use super::{BootLog, EventType};
+use super::{BootLog, Event, EventType};
 use crate::alg::{HashAlg, LogDigest};
 use crate::tpm::{MAX_PCR, PcrIndex};
 
@@ -70,9 +70,10 @@ impl BootLog<'_> {
     /// The PCR values of `bank` that this log gives.
     pub fn replay(&self, bank: HashAlg) -> Result<Replayed, BankMissing> {
         let mut out = Replayed::fresh(bank);
-        // PFP §10.4.5.3: the locality of TPM2_Startup is PCR 0's first value; 4 after an H-CRTM sequence.
-        let h_crtm = || self.events.iter().any(|e| e.kind_id == EventType::EFI_HCRTM_EVENT);
-        let start = self.locality.or_else(|| h_crtm().then_some(4)).unwrap_or(0);
+        // PFP §10.4.5.3: the locality of TPM2_Startup is PCR 0's first value. After an H-CRTM sequence, which comes before it, it is 4
+        // wherever TPM2_Startup comes from (TPM 2.0 Part 1, "H-CRTM Event Sequence").
+        let h_crtm = |e: &Event<'_>| e.kind_id == EventType::EFI_HCRTM_EVENT && e.pcr == 0;
+        let start = if self.events.iter().any(h_crtm) { 4 } else { self.locality.unwrap_or(0) };
         if start != 0 {
             let mut first = [0u8; crate::alg::MAX_DIGEST];
             if let Some(last) = first.get_mut(bank.size() - 1) {

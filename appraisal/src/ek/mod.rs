@@ -21,8 +21,9 @@ pub use revoked::Revocation;
 /// Longest certificate taken: NV indices hold at most 2 KiB, certificates of CAs stay below 4 KiB.
 pub const MAX_CERTIFICATE: usize = 8192;
 
-/// Longest chain above the EK certificate: vendors have two intermediates at most.
-pub const MAX_DEPTH: usize = 5;
+/// Longest chain above the EK certificate: Intel's keys that are made on the die have five intermediates between them and the root, other
+/// vendors' two at most.
+pub const MAX_DEPTH: usize = 8;
 
 /// Most certificates that a member may send beside its EK certificate.
 pub const MAX_INTERMEDIATES: usize = 8;

@@ -1,13 +1,14 @@
 //! Rules from a log that an administrator accepts: the first member's at `gtvp union init`, or an update's.
 
-use super::{BootMatch, BootRule, FileRule, OwnMatch, OwnRule, Pattern, Rule, Separators, Status};
+use super::{BootMatch, BootRule, FileRule, OwnMatch, OwnRule, Pattern, Rule, Separated, Separators, Status};
 use crate::alg::{HashAlg, LogDigest};
 use crate::appraise::Failure;
 use crate::bootlog::{BootLog, EventType, Kind};
 use crate::ownlog::{EntryKind, OwnLog};
 use crate::tpm::PcrIndex;
 
-/// A rule for each boot event of `log` whose entry number `accept` says yes to. Separators need none. Digests in `bank`
+/// A rule for each boot event of `log` whose entry number `accept` says yes to. Separators need none, unless they say what none
+/// should, and for those that say that firmware failed there is none. Digests in `bank`
 /// only; entries without one, or in PCRs that do not exist, give no rule.
 pub fn rules_for_boot(
     log: &BootLog<'_>,
@@ -18,7 +19,8 @@ pub fn rules_for_boot(
     let mut rules: Vec<Rule> = Vec::new();
     let separators = Separators::new();
     for event in log.events().iter().filter(|e| e.extends() && accept(e.number)) {
-        if separators.is_good(event, bank) {
+        let separates = event.kind_id == EventType::SEPARATOR;
+        if separates && separators.says(event, bank) != Separated::Otherwise {
             continue;
         }
         let pcr = u8::try_from(event.pcr).ok().and_then(PcrIndex::new);

@@ -21,6 +21,6 @@ pub use manifest::{
 pub use pattern::Pattern;
 pub use rule::{BootMatch, BootRule, FileRule, OwnMatch, OwnRule, Rule, RuleRefusal, Status};
 use set::Separators;
-pub(crate) use set::{BootVerdict, FileVerdict, OwnVerdict};
+pub(crate) use set::{BootVerdict, FileVerdict, OwnVerdict, Separated};
 pub use set::{ComposeRefusal, ReferenceSet};
 pub use signer::{SignerKey, SignerRule};

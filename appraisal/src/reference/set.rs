@@ -308,9 +308,9 @@ impl ReferenceSet {
         }
     }
 
-    /// Whether a separator says that firmware succeeded.
-    pub(crate) fn is_good_separator(&self, event: &Event<'_>, bank: HashAlg) -> bool {
-        self.separators.is_good(event, bank)
+    /// What a separator says.
+    pub(crate) fn separator(&self, event: &Event<'_>, bank: HashAlg) -> Separated {
+        self.separators.says(event, bank)
     }
 
     pub(crate) fn file(&self, digest: &LogDigest, path: &str) -> FileVerdict {
@@ -369,21 +369,38 @@ impl Found {
     }
 }
 
-/// EV_SEPARATOR's two values that say that firmware succeeded (PFP §10.4.1), hashed in each bank. The third says that it
-/// failed.
+/// What a separator says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Separated {
+    /// Firmware has ended its use of the PCR.
+    Well,
+    /// Firmware has failed.
+    Failed,
+    /// Neither: some firmware measures nothing, or a word of its own.
+    Otherwise,
+}
+
+/// EV_SEPARATOR's two values that say that firmware succeeded, and the one that says that it failed, in either order of bytes (PFP
+/// §10.4.1), hashed in each bank. It is the digest that counts: what stands in the log beside it nobody vouches for.
 #[derive(Debug, Clone)]
-pub(crate) struct Separators([[LogDigest; 2]; HashAlg::ALL.len()]);
+pub(crate) struct Separators([[LogDigest; 4]; HashAlg::ALL.len()]);
 
 impl Separators {
     pub(crate) fn new() -> Self {
-        Self(HashAlg::ALL.map(|bank| [bank.hash(&[0; 4]), bank.hash(&[0xff; 4])]))
+        Self(
+            HashAlg::ALL
+                .map(|bank| [[0; 4], [0xff; 4], [1, 0, 0, 0], [0, 0, 0, 1]].map(|value| bank.hash(&value))),
+        )
     }
 
-    /// Whether firmware ended its use of a PCR with this event, without an error.
     #[inline]
-    pub(crate) fn is_good(&self, event: &Event<'_>, bank: HashAlg) -> bool {
-        let Some(digest) = event.digest_bytes(bank) else { return false };
-        let good = self.0.get(bank as usize);
-        event.kind_id == EventType::SEPARATOR && good.into_iter().flatten().any(|d| d.as_bytes() == digest)
+    pub(crate) fn says(&self, event: &Event<'_>, bank: HashAlg) -> Separated {
+        let known = self.0.get(bank as usize).into_iter().flatten();
+        let is = |digest: &[u8]| known.clone().position(|d| d.as_bytes() == digest);
+        match event.digest_bytes(bank).and_then(is) {
+            Some(0 | 1) => Separated::Well,
+            Some(_) => Separated::Failed,
+            None => Separated::Otherwise,
+        }
     }
 }
