@@ -120,6 +120,35 @@ fn dates_and_issuers_count() {
 }
 
 #[test]
+fn a_root_that_another_one_issued_is_one_or_leads_to_that() {
+    // GlobalSign issued ST's.
+    let found = st(&["STM_RSA_05I.pem", "STM_RSA_RT.pem"], &["GLOBALSIGN_RT.pem"], NOW).unwrap();
+    assert_eq!(found.intermediates, 2);
+    assert!(found.root.contains("GlobalSign"), "{}", found.root);
+    // Where both are roots, the nearer one is enough; without the one between, GlobalSign's is none.
+    let both = st(&["STM_RSA_05I.pem"], &["GLOBALSIGN_RT.pem", "STM_RSA_RT.pem"], NOW).unwrap();
+    assert_eq!((both.intermediates, both.key), (1, found.key));
+    assert!(matches!(st(&["STM_RSA_05I.pem"], &["GLOBALSIGN_RT.pem"], NOW), Err(EkRefusal::Unchained { .. })));
+}
+
+#[test]
+fn the_certificate_of_a_tpm_1_2_is_refused_for_its_hash_and_its_issuer_is_read() {
+    let leaf = der("stm_sha1_oaep_leaf.pem");
+    for at in [&["STM_RSA_02.pem"][..], &["STM_RSA_RT.pem"]] {
+        let between = [der("STM_RSA_02.pem")];
+        let refused = verify(&leaf, &between, &roots(at), NOW).unwrap_err();
+        assert!(
+            matches!(&refused, EkRefusal::WeakSignature { algorithm, .. } if algorithm == "RSA with SHA-1"),
+            "{refused:?}"
+        );
+        assert!(refused.proves_nothing(), "an administrator's pin may stand in its place");
+    }
+    // Its issuer's number is written with zeros before it, and it leads to ST's root all the same.
+    let refused = verify(&der("STM_RSA_02.pem"), &[], &roots(&["STM_RSA_RT.pem"]), NOW);
+    assert!(refused.is_ok_and(|f| f.oddities.contains(&Oddity::IsCa)));
+}
+
+#[test]
 fn roots_that_are_none_are_refused() {
     let mut roots = Roots::new();
     assert_eq!(roots.add(b""), Err(RootsRefusal::Empty));
