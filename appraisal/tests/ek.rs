@@ -128,7 +128,10 @@ fn a_root_that_another_one_issued_is_one_or_leads_to_that() {
     // Where both are roots, the nearer one is enough; without the one between, GlobalSign's is none.
     let both = st(&["STM_RSA_05I.pem"], &["GLOBALSIGN_RT.pem", "STM_RSA_RT.pem"], NOW).unwrap();
     assert_eq!((both.intermediates, both.key), (1, found.key));
-    assert!(matches!(st(&["STM_RSA_05I.pem"], &["GLOBALSIGN_RT.pem"], NOW), Err(EkRefusal::Unchained { .. })));
+    assert!(matches!(
+        st(&["STM_RSA_05I.pem"], &["GLOBALSIGN_RT.pem"], NOW),
+        Err(EkRefusal::Unchained { .. })
+    ));
 }
 
 #[test]
