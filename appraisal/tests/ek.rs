@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
-use gtvp_appraisal::ek::{EkRefusal, Oddity, Pin, Roots, RootsRefusal, VerifiedEk, verify};
+use gtvp_appraisal::ek::{EkRefusal, Oddity, Pin, Roots, RootsRefusal, VerifiedEk, stacked, verify};
 use gtvp_appraisal::tpm::Public;
 use x509_parser::pem::Pem;
 
@@ -117,6 +117,30 @@ fn dates_and_issuers_count() {
     pinned.add(&vector("gce_uca_tpm_ecc_enc_cert.pem")).unwrap();
     assert!(verify(&der("gce_uca_tpm_rsa_enc_cert.pem"), &[], &pinned, NOW).is_err());
     assert!(verify(&leaf, &[], &pinned, NOW).is_err(), "a certificate is no pin");
+}
+
+#[test]
+fn a_chain_that_stands_behind_its_certificate_is_its_chain() {
+    let at = roots(&["STM_RSA_RT.pem"]);
+    let padded = der("st_sha256_with_rsa_der.der");
+    let leaf = stacked(&padded)[0];
+    assert_eq!((leaf.len(), padded.len()), (1169, 1600));
+    let middle = der("STM_RSA_05I.pem");
+    let with = |parts: &[&[u8]]| verify(&parts.concat(), &[], &at, NOW);
+    assert_eq!(with(&[leaf, &middle]).unwrap().intermediates, 1);
+    let odd = with(&[leaf, &der("STM_RSA_02.pem"), &middle, &[0xff; 40]]).unwrap();
+    assert!(odd.oddities.contains(&Oddity::Padded(40)), "{:?}", odd.oddities);
+    assert_eq!(stacked(&[leaf, &middle, &[0; 9]].concat()), [leaf, &middle]);
+    // What stands there is believed for nothing but its signatures, and the first one is whose key it is.
+    assert!(matches!(with(&[leaf, &der("STM_RSA_02.pem")]), Err(EkRefusal::Unchained { .. })));
+    assert_ne!(with(&[&middle, leaf]).unwrap().key, odd.key);
+    // Padding between them, one that is cut, more than any vendor has.
+    assert!(matches!(with(&[leaf, &[0xff; 4], &middle]), Err(EkRefusal::Trailing(_))));
+    assert!(matches!(with(&[leaf, &middle[..middle.len() - 1]]), Err(EkRefusal::NotACertificate(_))));
+    let short = der("gce_uca_tpm_ecc_enc_cert.pem");
+    let nine: Vec<&[u8]> = std::iter::once(leaf).chain(std::iter::repeat_n(&short[..], 9)).collect();
+    let refused = with(&nine).unwrap_err();
+    assert!(matches!(refused, EkRefusal::TooManyIntermediates(_) | EkRefusal::TooLong(_)), "{refused:?}");
 }
 
 #[test]

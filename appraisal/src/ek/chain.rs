@@ -177,8 +177,49 @@ fn unwrapped(bytes: &[u8]) -> Option<&[u8]> {
     Some(inner.strip_prefix(&[0x10, 0x02]).unwrap_or(inner))
 }
 
+/// The certificates that lie one behind the other at the beginning of `bytes`, each as it is, up to what is none: a vendor's chain in a TPM's
+/// memory is written so (EK Credential Profile §2.2.1.5.2), and so is [`verify`]'s `certificate`. Nothing but their lengths is looked at.
+pub fn stacked(bytes: &[u8]) -> Vec<&[u8]> {
+    let (mut found, mut rest) = (Vec::new(), bytes);
+    while let Some((one, after)) = sequence(rest).and_then(|length| rest.split_at_checked(length)) {
+        found.push(one);
+        rest = after;
+    }
+    found
+}
+
+/// The length of the SEQUENCE at the beginning, header and all. Certificates are longer than 127 bytes and shorter than 64 KiB.
+fn sequence(bytes: &[u8]) -> Option<usize> {
+    match bytes {
+        [0x30, 0x81, length, ..] => Some(3 + usize::from(*length)),
+        [0x30, 0x82, high, low, ..] => Some(4 + usize::from(u16::from_be_bytes([*high, *low]))),
+        _ => None,
+    }
+}
+
+/// A certificate, those of its chain behind it, and the bytes of padding after them.
+fn parse_stacked(bytes: &[u8]) -> Result<(X509Certificate<'_>, Vec<X509Certificate<'_>>, usize), EkRefusal> {
+    let (leaf, mut rest) = one(bytes)?;
+    let mut behind = Vec::new();
+    while rest.first() == Some(&0x30) {
+        if behind.len() == MAX_INTERMEDIATES {
+            return Err(EkRefusal::TooManyIntermediates(behind.len() + 1));
+        }
+        let (next, after) = one(rest)?;
+        behind.push(next);
+        rest = after;
+    }
+    padding(rest).map(|padding| (leaf, behind, padding))
+}
+
 /// A certificate and the bytes of padding after it.
 fn parse(bytes: &[u8]) -> Result<(X509Certificate<'_>, usize), EkRefusal> {
+    let (cert, rest) = one(bytes)?;
+    padding(rest).map(|padding| (cert, padding))
+}
+
+/// A certificate and what follows it.
+fn one(bytes: &[u8]) -> Result<(X509Certificate<'_>, &[u8]), EkRefusal> {
     if bytes.len() > MAX_CERTIFICATE {
         return Err(EkRefusal::TooLong(bytes.len()));
     }
@@ -188,16 +229,20 @@ fn parse(bytes: &[u8]) -> Result<(X509Certificate<'_>, usize), EkRefusal> {
     if !cert.as_raw().ends_with(&cert.signature_value.data) {
         return Err(EkRefusal::NotACertificate("its length is not its contents'".to_owned()));
     }
-    // NV indices are as long as they were made; the rest of them is all ones or zeros.
+    Ok((cert, rest))
+}
+
+/// NV indices are as long as they were made; the rest of them is all ones or zeros.
+fn padding(rest: &[u8]) -> Result<usize, EkRefusal> {
     let padding = rest.first().copied().unwrap_or(0xff);
     if (padding != 0xff && padding != 0) || rest.iter().any(|b| *b != padding) {
         return Err(EkRefusal::Trailing(rest.len()));
     }
-    Ok((cert, rest.len()))
+    Ok(rest.len())
 }
 
-/// Takes an EK certificate to one of `roots`, through `intermediates` (untrusted, DER) if need be. `now` in seconds since
-/// 1970. `roots` are believed whatever their dates.
+/// Takes an EK certificate to one of `roots`, through `intermediates` (untrusted, DER) if need be, which may also stand behind it
+/// ([`stacked`]). `now` in seconds since 1970. `roots` are believed whatever their dates.
 pub fn verify(
     certificate: &[u8],
     intermediates: &[Vec<u8>],
@@ -205,11 +250,14 @@ pub fn verify(
     now: i64,
 ) -> Result<VerifiedEk, EkRefusal> {
     let inner = unwrapped(certificate);
-    let (leaf, padding) = parse(inner.unwrap_or(certificate))?;
-    if intermediates.len() > MAX_INTERMEDIATES {
-        return Err(EkRefusal::TooManyIntermediates(intermediates.len()));
+    let (leaf, mut between, padding) = parse_stacked(inner.unwrap_or(certificate))?;
+    let count = between.len() + intermediates.len();
+    if count > MAX_INTERMEDIATES {
+        return Err(EkRefusal::TooManyIntermediates(count));
     }
-    let between: Vec<_> = intermediates.iter().map(|i| parse(i).map(|(c, _)| c)).collect::<Result<_, _>>()?;
+    for one in intermediates {
+        between.push(parse(one)?.0);
+    }
     let anchors: Vec<_> =
         roots.certificates.iter().map(|r| parse(r).map(|(c, _)| c)).collect::<Result<_, _>>()?;
     let mut oddities = leaf_rules(&leaf)?;

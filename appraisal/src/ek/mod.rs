@@ -14,7 +14,7 @@ mod key;
 mod revoked;
 mod signed;
 
-pub use chain::{Oddity, Roots, RootsRefusal, VerifiedEk, verify};
+pub use chain::{Oddity, Roots, RootsRefusal, VerifiedEk, stacked, verify};
 pub use key::{EkKey, Pin};
 pub use revoked::Revocation;
 

@@ -411,6 +411,24 @@ fn of_two_certified_endorsement_keys_the_elliptic_one_is_taken() {
     assert_eq!((identity.ek_kind, identity.ek_certificate), (EkKind::EccP256, Some(certificate)));
 }
 
+#[test]
+fn the_chain_that_lies_beside_a_certificate_goes_with_it() {
+    let tpm = SoftwareTpm::start();
+    let certificate =
+        |size: u16, fill: u8| [&[0x30, 0x82], &size.to_be_bytes()[..], &vec![fill; size.into()]].concat();
+    let (own, one, two) = (certificate(700, 1), certificate(600, 2), certificate(900, 3));
+    let mut client = Client::open(&tpm.address()).unwrap();
+    // Padded, and the chain cut where an index ends, as vendors have it; the last one is more than others take.
+    define(&mut client, handle::EK_CERTIFICATE_ECC, &[&own[..], &[0xff; 90]].concat());
+    let chain = [&one[..], &two, &certificate(2500, 4), &[0; 20]].concat();
+    for (n, part) in chain.chunks(1100).enumerate() {
+        define(&mut client, handle::EK_CHAIN.start + n as u32, part);
+    }
+    drop(client);
+    let identity = actor(&tpm).state().unwrap().identity;
+    assert_eq!(identity.ek_certificate, Some([own, one, two].concat()));
+}
+
 /// Makes a non-volatile index with these contents, as a vendor does.
 fn define(client: &mut Client, index: u32, contents: &[u8]) {
     // Owner and password may write and read, no dictionary lockout.

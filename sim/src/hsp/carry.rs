@@ -59,7 +59,7 @@ impl World {
                     None => Ok(gtvp_protocol::hsp::Appraisal { result: Digest([0; 32]) }),
                 };
                 if let (Ok(yes), Some(end)) = (&outcome, self.hsp_end_mut(at)) {
-                    end.said_yes = Some((request, yes.clone()));
+                    end.said_yes = Some((request, *yes));
                 }
                 if let Some((before, yes)) = echo {
                     // What was answered once is answered once more.

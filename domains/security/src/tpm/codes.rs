@@ -45,6 +45,8 @@ pub mod handle {
     /// EK certificates (TCG EK Credential Profile, §2.2.1.4): RSA 2048 and ECC P-256 of the low range.
     pub const EK_CERTIFICATE_RSA: u32 = 0x01c0_0002;
     pub const EK_CERTIFICATE_ECC: u32 = 0x01c0_000a;
+    /// The chain above them (§2.2.1.5.2), of as many indices as it needs: Intel's needs four. Sixteen are 64 KiB.
+    pub const EK_CHAIN: std::ops::Range<u32> = 0x01c0_0100..0x01c0_0110;
     /// What this member has promised (`promises.rs`): of the range that the TPM's owner gives out (Registry of Reserved TPM 2.0 Handles, §2.2.2).
     pub const PROMISES: u32 = 0x0180_4754;
     /// First handle of transient objects, of loaded and of saved sessions (TPM_HT, §7.2).

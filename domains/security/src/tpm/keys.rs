@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use gtvp_appraisal::ek::stacked;
+
 use super::client::{Client, TpmError};
 use super::codes::{Rc, handle};
 use super::commands::{Loaded, MAX_CERTIFICATE, Wrapped};
@@ -15,7 +17,7 @@ pub struct Identity {
     pub ek_kind: EkKind,
     /// Its public area (contents of TPM2B_PUBLIC).
     pub ek_public: Vec<u8>,
-    /// Its certificate (DER, as it lies in the TPM), where the vendor put one.
+    /// Its certificate (DER, as it lies in the TPM), where the vendor put one, and behind it those of its chain that are there.
     pub ek_certificate: Option<Vec<u8>>,
     /// The attestation key's public area.
     pub ak_public: Vec<u8>,
@@ -104,13 +106,47 @@ fn endorsement(client: &mut Client) -> Result<(EkKind, Option<Vec<u8>>), TpmErro
         [(EkKind::EccP256, handle::EK_CERTIFICATE_ECC), (EkKind::Rsa2048, handle::EK_CERTIFICATE_RSA)]
     {
         match client.nv_read(index, MAX_CERTIFICATE) {
-            Ok(Some(certificate)) => return Ok((kind, Some(certificate))),
+            Ok(Some(certificate)) => {
+                let chain = chain(client)?;
+                return Ok((kind, Some(with_chain(certificate, &chain))));
+            }
             // One that may not be read is of no more use than none; that there is none is shown.
             Ok(None) | Err(TpmError::Refused { .. }) => {}
             Err(e) => return Err(e),
         }
     }
     Ok((EkKind::EccP256, None))
+}
+
+/// The certificates between the endorsement key's and what its vendor has published, where they were made on the die and so are nowhere
+/// else: one behind the other, over as many indices as they need (EK Credential Profile §2.2.1.5.2).
+fn chain(client: &mut Client) -> Result<Vec<u8>, TpmError> {
+    let mut chain = Vec::new();
+    for index in handle::EK_CHAIN {
+        match client.nv_read(index, MAX_CERTIFICATE) {
+            Ok(Some(part)) => chain.extend(part),
+            Ok(None) | Err(TpmError::Refused { .. }) => break,
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(chain)
+}
+
+/// As many of them as other members take with it. They are believed by nobody for lying there.
+fn with_chain(certificate: Vec<u8>, chain: &[u8]) -> Vec<u8> {
+    let more = stacked(chain);
+    // A certificate in TPM 1.2's wrapping has no chain.
+    let [own] = stacked(&certificate)[..] else { return certificate };
+    if more.is_empty() {
+        return certificate;
+    }
+    let mut all = own.to_vec();
+    for one in more {
+        if all.len() + one.len() <= MAX_CERTIFICATE {
+            all.extend(one);
+        }
+    }
+    all
 }
 
 fn load(client: &mut Client, saved: &SavedKeys) -> Result<Keys, TpmError> {
