@@ -136,14 +136,15 @@ fn what_a_certificate_says_of_its_tpm_is_found_in_each_form() {
     };
     let [maker, model, version] = tpm("id:4E544300", "NPCT75x");
     let all = (Some("id:4E544300".into()), Some("NPCT75x".into()), Some("id:00070002".into()));
-    let apart = seq(&[&set(&[maker.clone()]), &set(&[model.clone()]), &set(&[version.clone()])]);
+    let alone = |a: &Vec<u8>| set(std::slice::from_ref(a));
+    let apart = seq(&[&alone(&maker), &alone(&model), &alone(&version)]);
     assert_eq!(says(&[alt_name(false, &[&directory(&apart)])]), all);
     // All in one set (Nuvoton), in an order that DER does not have.
     let together = seq(&[&set(&[version.clone(), maker.clone(), model.clone()])]);
     assert_eq!(says(&[alt_name(true, &[&directory(&together)])]), all);
     // Beside other names; one directory for each.
     let uri = tlv(0x86, &[b"urn:a"]);
-    let one = |a: &Vec<u8>| directory(&seq(&[&set(&[a.clone()])]));
+    let one = |a: &Vec<u8>| directory(&seq(&[&alone(a)]));
     assert_eq!(says(&[alt_name(false, &[&uri, &one(&maker), &one(&model), &one(&version)])]), all);
     // In the subject.
     let subject = w.root.issue(&together, &w.ek.spki(), &[ek_usage()]);
