@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use gtvp_e2e::bench::processes::{rss, watch};
+use gtvp_e2e::bench::processes::{pss, rss, watch};
 use gtvp_e2e::bench::{Bench, Figure};
 use gtvp_e2e::union::{all_trust, extend, made, reset, verdict};
 use gtvp_e2e::{Lab, Member, SOON, until};
@@ -158,14 +158,15 @@ fn hold(bench: &mut Bench, of: &Member, members: u64) {
     let during = if bench.short { WATCHED.1 } else { WATCHED.0 };
     let pids = FIVE.map(|d| of.domain_pid(d).expect("the domain runs"));
     let did = watch(&pids, Duration::from_secs(during));
-    let memory = pids.iter().map(|p| rss(*p) as f64).sum::<f64>() / f64::from(1 << 20);
+    let sum = |of: fn(i32) -> u64| pids.iter().map(|p| of(*p) as f64).sum::<f64>() / f64::from(1 << 20);
+    let (alone, shared) = (sum(rss), sum(pss));
     let switches = did.iter().map(|d| d.switches).sum::<u64>() as f64 / during as f64;
     bench.figure(Figure {
         what: format!(
-            "the five domains of a member of a union of {members}, idle: memory (RSS), context switches"
+            "the five domains of a member of a union of {members}, idle: memory (PSS alone on its server, which is RSS; PSS among these members), context switches"
         ),
         target: String::new(),
-        result: format!("{memory:.2} MiB, {switches:.1}/s"),
+        result: format!("{alone:.2} MiB; {shared:.2} MiB; {switches:.1}/s"),
         reached: None,
         count: during,
         full: WATCHED.0,
