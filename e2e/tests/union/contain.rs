@@ -19,7 +19,7 @@ fn failed(at: &Member, of: &str) -> Vec<String> {
 }
 
 /// What `at` has told of `of` by events of this kind.
-fn events(at: &Member, kind: &str, of: &str) -> Vec<String> {
+pub fn events(at: &Member, kind: &str, of: &str) -> Vec<String> {
     let all = at.json(&["events"]).as_array().expect("an array").clone();
     let about =
         |e: &serde_json::Value| e["kind"] == kind && e["message"].as_str().is_some_and(|m| m.starts_with(of));

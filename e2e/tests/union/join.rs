@@ -3,6 +3,8 @@
 use gtvp_e2e::union::{PERIOD, all_trust, made, verdict};
 use gtvp_e2e::{Lab, SOON, until};
 
+use crate::contain::events;
+
 pub fn servers_join_by_attestation(lab: &Lab) {
     let (m1, m2, m3) = (lab.member(1), lab.member(2), lab.member(3));
     let said = m1.refused(&["token", "create"]);
@@ -64,6 +66,8 @@ pub fn what_does_not_fit_joins_nothing(lab: &Lab) {
 pub fn a_member_leaves_and_comes_back(lab: &Lab) {
     made(lab);
     let (m1, m3) = (lab.member(1), lab.member(3));
+    let told = |kind| events(m1, kind, "m3").len();
+    let before = (told("member.unknown"), told("member.trusted"));
     m3.ok(&["member", "leave"]);
     until("m1 knows that m3 has left", SOON, || (verdict(m1, "m3") == "no member").then_some(()));
     until("m3 knows it too", SOON, || (m3.gtvp(&["union", "show"]).code != 0).then_some(()));
@@ -83,4 +87,7 @@ pub fn a_member_leaves_and_comes_back(lab: &Lab) {
     let said = lab.member(2).refused(&["join", token.trim()]);
     assert!(!said.is_empty());
     all_trust(&[m1, lab.member(2), m3]);
+    // It has come again, and is trusted: that is one change.
+    until("m1 tells that m3 is trusted", SOON, || (told("member.trusted") > before.1).then_some(()));
+    assert_eq!((told("member.unknown"), told("member.trusted")), (before.0, before.1 + 1));
 }

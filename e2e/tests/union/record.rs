@@ -52,7 +52,14 @@ pub fn a_member_gives_fresh_evidence_of_another_as_a_file(lab: &Lab) {
     let ek = m2.json(&["member", "show"])["tpm"]["ek"].as_str().expect("an EK").to_owned();
     let said = m1.ok(&["verify", path, "--nonce", &nonce]);
     assert!(said.contains("consistent"), "{said}");
-    let explained = m1.ok(&["member", "attest", "m2", "--explain"]);
+    // A member is not asked without pause: it says when again. Another one, and persons of its own, get it meanwhile.
+    let busy = m1.refused(&["member", "attest", "m2", "--explain"]);
+    assert!(busy.contains("try again in "), "{busy}");
+    m2.ok(&["member", "attest", "--explain"]);
+    let explained = until("m2 gives m1 its evidence again", SOON, || {
+        let ran = m1.gtvp(&["member", "attest", "m2", "--explain"]);
+        (ran.code == 0).then_some(ran.out)
+    });
     assert!(explained.contains(&ek[..12]) || said.contains(&ek[..12]), "{ek}: {explained}");
     assert_ne!(m1.gtvp(&["verify", path, "--nonce", &"5f".repeat(20)]).code, 0, "another question");
     std::fs::remove_file(&file).unwrap();
