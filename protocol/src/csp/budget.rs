@@ -4,6 +4,9 @@
 //! An author has so many entries at once, and one more each two minutes. Time is what the entries say, and does not go back: an author whose
 //! clock is behind gains nothing by it, and one ahead is held up by the voters (`keeper`, and the leader before it has anything decided).
 //! What takes somebody out of the union, or a voter out of its voters, is free. It decides nothing about who may write what.
+//!
+//! A member could let in others of its own making, who have a budget each. So new members have one together, beside each its own: those whom one
+//! member has let in, and whom these let in. Its own is apart from it, so they hold up nobody but each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,9 +17,14 @@ use super::entry::Entry;
 
 /// Entries at once, after a quiet time, and of whoever begins a union: a hundred servers that join by one administrator's tokens.
 pub const BURST: u64 = 256;
-/// Entries at once of who has just joined: so a member gains little by having others of its own admitted.
+/// Entries at once of who has just joined.
 pub const FIRST: u64 = 64;
-/// One more each so many seconds: 720 a day, by which one author wears a TPM out (100,000 writes) in five months, in everybody's sight.
+/// Entries at once of all new members together that one member has let in, itself or by them.
+pub const FAMILY: u64 = 512;
+/// For so long somebody is a new member, seconds: 30 days, in which people see whom nobody wanted.
+pub const NEW: u64 = 30 * 24 * 3600;
+/// One more each so many seconds: 720 a day, and as many of an author's new members. By both one author wears a TPM out (100,000 writes) in
+/// two months, in everybody's sight.
 pub const EVERY: u64 = 120;
 /// Entries that are kept for what keeps a union going: new voters, the end of a token or of reference values.
 pub const RESERVE: u64 = 16;
@@ -28,7 +36,16 @@ pub const UNIT: usize = 64 * 1024;
 pub struct Budgets {
     /// The latest that a counted entry has said.
     time: UnixTime,
-    of: BTreeMap<MemberId, Left>,
+    of: BTreeMap<MemberId, Author>,
+    /// Of new members, by who has let them in. One that is full needs no place, also if there is nobody of it any more.
+    families: BTreeMap<MemberId, Left>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Author {
+    left: Left,
+    /// Whose new member it is, and until when.
+    new: Option<(MemberId, UnixTime)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,19 +55,46 @@ struct Left {
     at: u64,
 }
 
+impl Left {
+    fn by(self, now: UnixTime, most: u64) -> Self {
+        let gone = now.0.saturating_sub(self.at);
+        let entries = self.entries.saturating_add(gone / EVERY).min(most);
+        let at = if entries == most { now.0 } else { now.0.saturating_sub(gone % EVERY) };
+        Self { entries, at }
+    }
+
+    /// What is left of so many when this is spent; or how many seconds are missing until there are `kept` more.
+    fn spend(self, now: UnixTime, cost: u64, kept: u64) -> Result<Self, u64> {
+        let need = cost.saturating_add(kept);
+        match need.checked_sub(self.entries).filter(|missing| *missing > 0) {
+            Some(missing) => Err(missing.saturating_mul(EVERY).saturating_sub(now.0.saturating_sub(self.at))),
+            None => Ok(Self { entries: self.entries.saturating_sub(cost), ..self }),
+        }
+    }
+}
+
 /// An author has written enough for now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("its author {author} has written too many entries lately: the next one in {wait} s")]
+#[error("its author {author}{} written too many entries lately: the next one in {wait} s", if *family { " and others that are as new have" } else { " has" })]
 pub struct OverBudget {
     /// Whose entry it is.
     pub author: MemberId,
+    /// Whether new members have, together.
+    pub family: bool,
     /// Seconds until it would be taken.
     pub wait: u64,
 }
 
 /// What an entry leaves of its author's budget.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Spent(Option<(MemberId, Left, UnixTime)>);
+pub struct Spent(Option<Taken>);
+
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    author: (MemberId, Author),
+    family: Option<(MemberId, Left)>,
+    time: UnixTime,
+}
 
 /// Whether an act counts for nothing: it takes somebody away, of whom there are only so many.
 pub fn is_free(act: &Act, voters: &BTreeSet<MemberId>) -> bool {
@@ -64,7 +108,8 @@ pub fn is_free(act: &Act, voters: &BTreeSet<MemberId>) -> bool {
 impl Budgets {
     /// Of a union that begins.
     pub fn begin(founder: MemberId, time: UnixTime) -> Self {
-        Self { time, of: [(founder, Left { entries: BURST, at: time.0 })].into() }
+        let founder = (founder, Author { left: Left { entries: BURST, at: time.0 }, new: None });
+        Self { time, of: [founder].into(), families: BTreeMap::new() }
     }
 
     /// What is left when this entry, of so many bytes, has been taken.
@@ -81,43 +126,67 @@ impl Budgets {
             return Ok(Spent(None));
         }
         let now = self.time.max(entry.time);
-        let before = self.of.get(&entry.author).copied().unwrap_or_else(|| self.first());
-        let gone = now.0.saturating_sub(before.at);
-        let entries = before.entries.saturating_add(gone / EVERY).min(BURST);
-        let at = if entries == BURST { now.0 } else { now.0.saturating_sub(gone % EVERY) };
+        let author = self.of.get(&entry.author).copied().unwrap_or_else(|| self.first(None));
         let cost = 1u64.saturating_add((bytes / UNIT) as u64);
         let kept = match entry.act {
             Act::Voters(_) | Act::TokenEnded(_) | Act::ReferenceRetired { .. } => 0,
             _ => RESERVE,
         };
-        let need = cost.saturating_add(kept);
-        if entries < need {
-            let wait = need.saturating_sub(entries).saturating_mul(EVERY).saturating_sub(gone % EVERY);
-            return Err(OverBudget { author: entry.author, wait });
-        }
-        Ok(Spent(Some((entry.author, Left { entries: entries.saturating_sub(cost), at }, now))))
+        let over = |family| move |wait| OverBudget { author: entry.author, family, wait };
+        let left = author.left.by(now, BURST).spend(now, cost, kept).map_err(over(false))?;
+        let family = match author.new.filter(|(_, until)| now < *until) {
+            Some((of, _)) => {
+                let all = self.family(&of, now).spend(now, cost, kept).map_err(over(true))?;
+                Some((of, all))
+            }
+            None => None,
+        };
+        Ok(Spent(Some(Taken { author: (entry.author, Author { left, ..author }), family, time: now })))
     }
 
     /// The entry was taken.
     pub fn take(&mut self, spent: Spent) {
-        if let Spent(Some((author, left, time))) = spent {
-            self.of.insert(author, left);
+        if let Spent(Some(Taken { author: (id, author), family, time })) = spent {
+            self.of.insert(id, author);
+            self.families.extend(family);
             self.time = time;
         }
     }
 
-    /// Somebody is a member from now on.
-    pub fn joined(&mut self, member: MemberId) {
-        self.of.insert(member, self.first());
+    /// Somebody is a member from now on, by this author's entry.
+    pub fn joined(&mut self, member: MemberId, by: &MemberId) {
+        let new = self.of.get(by).and_then(|by| by.new).filter(|(_, until)| self.time < *until);
+        let family = new.map_or(*by, |(of, _)| of);
+        let until = UnixTime(self.time.0.saturating_add(NEW));
+        self.of.insert(member, self.first(Some((family, until))));
     }
 
-    /// Forgets who is no member any more.
+    /// Forgets who is no member any more. What their families have spent is not forgotten: others may come in their place.
     pub fn keep(&mut self, is_member: impl Fn(&MemberId) -> bool) {
+        let time = self.time;
         self.of.retain(|member, _| is_member(member));
+        self.families.retain(|_, left| left.by(time, FAMILY).entries < FAMILY);
     }
 
-    fn first(&self) -> Left {
-        Left { entries: FIRST, at: self.time.0 }
+    fn family(&self, of: &MemberId, now: UnixTime) -> Left {
+        let full = Left { entries: FAMILY, at: now.0 };
+        self.families.get(of).map_or(full, |left| left.by(now, FAMILY))
+    }
+
+    /// What an author has left of its own, as it was counted last.
+    #[cfg(test)]
+    fn left(&self, author: &MemberId) -> u64 {
+        self.of.get(author).map_or(FIRST, |a| a.left.entries)
+    }
+
+    /// Whose new member it is.
+    #[cfg(test)]
+    fn family_of(&self, member: &MemberId, now: UnixTime) -> Option<MemberId> {
+        self.of.get(member)?.new.filter(|(_, until)| now < *until).map(|(of, _)| of)
+    }
+
+    fn first(&self, new: Option<(MemberId, UnixTime)>) -> Author {
+        Author { left: Left { entries: FIRST, at: self.time.0 }, new }
     }
 }
 
@@ -202,6 +271,56 @@ mod tests {
             assert_eq!(w.write_at("a", UnixTime(BEGUN), evict), Ok(()));
         }
         assert_eq!(w.write_at("b", UnixTime(BEGUN), Act::Left), Ok(()));
+    }
+
+    #[test]
+    fn members_of_ones_own_making_bring_little_more_and_hold_up_nobody_else() {
+        let mut w = world();
+        // Each lets the next one in, writes what it may, and goes.
+        let (mut by, mut taken) = ("b".to_owned(), 0);
+        let refused = (0..100).find_map(|n| {
+            let name = format!("s{n}");
+            w.knows(&name);
+            let lets_in = [Act::TokenMade(World::token_for(&name)), Act::Admitted(World::admission(&name))];
+            for act in lets_in {
+                if let Err(refused) = w.write_at(&by, UnixTime(BEGUN), act) {
+                    return Some(refused);
+                }
+                taken += 1;
+            }
+            loop {
+                let n = w.record().view().head.number;
+                let left = w.record().budgets().left(&w.id(&name));
+                if left <= RESERVE + 2 {
+                    break;
+                }
+                if let Err(refused) = w.write_at(&name, UnixTime(BEGUN), token(&name, n)) {
+                    return Some(refused);
+                }
+                taken += 1;
+            }
+            w.write_at(&by, UnixTime(BEGUN), Act::Left).unwrap();
+            by = name;
+            None
+        });
+        assert!(taken <= FAMILY - RESERVE && taken > FAMILY / 2, "{taken}");
+        assert!(matches!(refused, Some(Refusal::Budget(OverBudget { family: true, .. }))), "{refused:?}");
+        let told = refused.unwrap().to_string();
+        assert!(told.contains("and others that are as new have written too many entries lately"), "{told}");
+        let last = w.record().view().members.values().find(|m| m.name.as_str().starts_with('s')).cloned();
+        let last = last.unwrap();
+        // The control: without the rule it goes on; and who let the first of them in is held up by none of it.
+        let more = || w.clone().write_at(last.name.as_str(), UnixTime(BEGUN), token("x", 1));
+        assert!(more().is_err() && without(Check::EntryBudget, more).is_ok());
+        assert!(w.write_at("a", UnixTime(BEGUN), token("a", 1)).is_ok());
+        assert!(
+            w.write_at("a", UnixTime(BEGUN), Act::Evicted { member: last.id(), reason: String::new() })
+                .is_ok()
+        );
+        // Who is new no more has its own budget.
+        let later = UnixTime(BEGUN + NEW);
+        assert!(w.record().clone().budgets().family_of(&w.id("x"), later).is_none());
+        assert!(w.record().clone().budgets().family_of(&w.id("x"), UnixTime(BEGUN)).is_some());
     }
 
     #[test]

@@ -183,7 +183,7 @@ impl Record {
         self.act(&entry)?;
         self.budgets.take(spent);
         if let Act::Admitted(admission) = &entry.act {
-            self.budgets.joined(admission.member.id());
+            self.budgets.joined(admission.member.id(), &entry.author);
         }
         self.budgets.keep(|member| self.view.members.contains_key(member));
         self.view.head = RecordHead { number: entry.number, hash: signed.hash() };
@@ -372,6 +372,12 @@ impl Record {
         self.view.epoch = Epoch(self.view.epoch.0.saturating_add(1));
         self.view.head = RecordHead { number: entry.number, hash: signed.hash() };
         Ok(())
+    }
+
+    /// What authors may still write.
+    #[cfg(test)]
+    pub(super) fn budgets(&self) -> &Budgets {
+        &self.budgets
     }
 
     /// A member that nobody has admitted.

@@ -114,6 +114,11 @@ impl World {
         id
     }
 
+    /// Can write in the name of somebody who may be admitted.
+    pub fn knows(&mut self, name: &str) {
+        self.keys.insert(name.to_owned(), Keys::of(name));
+    }
+
     pub fn genesis(&self) -> SignedEntry {
         self.entries[0].clone()
     }
