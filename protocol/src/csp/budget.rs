@@ -1,7 +1,7 @@
 //! How much one author may write. Each entry wears the memory of every voter's TPM, which counts it, and makes the record longer for good: so
 //! no member, whatever has become of it, has entries written without end. It is a rule of the record: all members come to the same.
 //!
-//! An author has so many entries at once, and one more each two minutes. Time is what the entries say, and does not go back: an author whose
+//! An author has so many entries at once, and one more each minute. Time is what the entries say, and does not go back: an author whose
 //! clock is behind gains nothing by it, and one ahead is held up by the voters (`keeper`, and the leader before it has anything decided).
 //! What takes somebody out of the union, or a voter out of its voters, is free. It decides nothing about who may write what.
 //!
@@ -15,17 +15,17 @@ use gtvp_model::union::{MemberId, UnixTime};
 use super::act::Act;
 use super::entry::Entry;
 
-/// Entries at once, after a quiet time, and of whoever begins a union: a hundred servers that join by one administrator's tokens.
-pub const BURST: u64 = 256;
+/// Entries at once, after a quiet time, and of whoever begins a union: two hundred servers that join by one administrator's tokens.
+pub const BURST: u64 = 512;
 /// Entries at once of who has just joined.
-pub const FIRST: u64 = 64;
+pub const FIRST: u64 = 128;
 /// Entries at once of all new members together that one member has let in, itself or by them.
-pub const FAMILY: u64 = 512;
+pub const FAMILY: u64 = 1024;
 /// For so long somebody is a new member, seconds: 30 days, in which people see whom nobody wanted.
 pub const NEW: u64 = 30 * 24 * 3600;
-/// One more each so many seconds: 720 a day, and as many of an author's new members. By both one author wears a TPM out (100,000 writes) in
-/// two months, in everybody's sight.
-pub const EVERY: u64 = 120;
+/// One more each so many seconds: 1,440 a day, and as many of an author's new members. By both one author wears a TPM out (100,000 writes) in
+/// five weeks, in everybody's sight.
+pub const EVERY: u64 = 60;
 /// Entries that are kept for what keeps a union going: new voters, the end of a token or of reference values.
 pub const RESERVE: u64 = 16;
 /// So many bytes count as another entry: the longest one, reference values of 1 MiB, as 22.
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn an_author_writes_so_many_entries_and_then_one_each_two_minutes() {
+    fn an_author_writes_so_many_entries_and_then_one_each_minute() {
         let mut w = world();
         let (taken, waits) = exhaust(&mut w, "b", BEGUN);
         assert!(taken <= FIRST - RESERVE && taken > 0, "{taken} by who has just joined");
@@ -331,7 +331,7 @@ mod tests {
             manifest: Blob::new(vec![1; super::super::act::MAX_BLOB]).unwrap(),
         };
         let taken = (0..).take_while(|n| w.write_at("b", UnixTime(BEGUN), long(*n)).is_ok()).count();
-        assert_eq!(taken, 2, "of a megabyte each");
+        assert!((4..=6).contains(&taken), "{taken} of a megabyte each");
         assert!(exhaust(&mut w, "b", BEGUN).0 > 0);
     }
 }
