@@ -1,7 +1,7 @@
 //! This member's own evidence: a quote, and the logs that explain it, read after it. What is quoted is put together by whoever asks here,
 //! inside `security`.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use gtvp_appraisal::alg::{HashAlg, LogDigest};
 use gtvp_appraisal::evidence::{Evidence, LogPart, QUOTED, VERSION};
@@ -16,11 +16,63 @@ use crate::tpm::pcrs::{Bank, Quote, Selection};
 
 /// Whoever has long logs in memory holds this: IMA's can have a quarter of what this process may use. What is made for other members is no
 /// longer than is sent to them, and one at a time (`others`): it does not take the turn of a quote.
-static TURN: Mutex<()> = Mutex::new(());
+static TURN: Turns = Turns::new();
 
-/// Waits for the turn to have long logs in memory.
-pub fn turn() -> MutexGuard<'static, ()> {
-    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+/// Waits for the turn to have long logs in memory. A quote that others wait for ([`turn_for_quote`]) comes first.
+pub fn turn() -> Turn<'static> {
+    TURN.take(false)
+}
+
+/// The same for a quote that this member must give to stay trusted.
+pub fn turn_for_quote() -> Turn<'static> {
+    TURN.take(true)
+}
+
+struct Turns {
+    state: Mutex<Waiting>,
+    free: Condvar,
+}
+
+struct Waiting {
+    taken: bool,
+    quotes: usize,
+    others: usize,
+}
+
+/// Whoever has it has the turn.
+pub struct Turn<'a>(&'a Turns);
+
+impl Turns {
+    const fn new() -> Self {
+        Self { state: Mutex::new(Waiting { taken: false, quotes: 0, others: 0 }), free: Condvar::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, Waiting> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, quote: bool) -> Turn<'_> {
+        let mut state = self.state();
+        *state.lane(quote) += 1;
+        let waits = |s: &mut Waiting| s.taken || (!quote && s.quotes > 0);
+        let mut state = self.free.wait_while(state, waits).unwrap_or_else(PoisonError::into_inner);
+        *state.lane(quote) -= 1;
+        state.taken = true;
+        Turn(self)
+    }
+}
+
+impl Waiting {
+    fn lane(&mut self, quote: bool) -> &mut usize {
+        if quote { &mut self.quotes } else { &mut self.others }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.state().taken = false;
+        self.0.free.notify_all();
+    }
 }
 
 /// The PCRs that evidence must be over, SHA-256.
@@ -67,4 +119,40 @@ pub fn values(quote: &Quote) -> Result<PcrValues, Fault> {
         }
     }
     Ok(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quote_comes_before_whatever_else_has_long_logs_in_memory() {
+        let turns = Turns::new();
+        let order = Mutex::new(Vec::new());
+        let until = |quotes, others| {
+            let waiting = || {
+                let state = turns.state();
+                (state.quotes, state.others)
+            };
+            while waiting() != (quotes, others) {
+                std::thread::yield_now();
+            }
+        };
+        std::thread::scope(|scope| {
+            let turn = turns.take(false);
+            let takes = |quote, name: &'static str| {
+                let (turns, order) = (&turns, &order);
+                scope.spawn(move || {
+                    let _turn = turns.take(quote);
+                    order.lock().unwrap().push(name);
+                });
+            };
+            (0..3).for_each(|_| takes(false, "file"));
+            until(0, 3);
+            takes(true, "quote");
+            until(1, 3);
+            drop(turn);
+        });
+        assert_eq!(*order.lock().unwrap(), ["quote", "file", "file", "file"]);
+    }
 }

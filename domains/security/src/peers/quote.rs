@@ -13,7 +13,7 @@ use gtvp_protocol::hsp::message::{Bank as WireBank, LogKind, PCRS, Pcr};
 use gtvp_protocol::hsp::{Binding, tree};
 
 use super::Peers;
-use crate::evidence::{kernel_log, turn};
+use crate::evidence::{kernel_log, turn_for_quote};
 use crate::platform::fault;
 use crate::tpm::pcrs::{Bank, Selection};
 use crate::union::OwnKeys;
@@ -98,7 +98,7 @@ impl Peers {
         let tree = tree(&leaves).ok_or_else(|| invalid("no challenge, or more than one quote answers"))?;
         let selection = selection(asked.selection.as_slice())
             .ok_or_else(|| invalid("a quote is of PCRs of one bank, SHA-256 or SHA-384"))?;
-        let _turn = turn();
+        let _turn = turn_for_quote();
         let bound = tree.qualifying_data.0.to_vec();
         let found = self.platform.tpm()?.evidence(selection, bound, 0).map_err(|e| fault(&e))?;
         let mut parts = Vec::new();
