@@ -11,8 +11,13 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::console::say;
 
-/// Where the initramfs has the modules, decompressed, and `order`: their file names in the order of insertion.
+/// Where the initramfs has the modules, decompressed, and lists of their file names in the order of insertion.
 const MODULES: &str = "/modules";
+/// What is inserted at once: pure software, and the way to the host.
+pub const EARLY_MODULES: &str = "order";
+/// What is inserted when the box is told who it is: drivers of the devices that are its own (disk, network, random numbers, memory).
+/// A template (docs/design/templates.md) is saved before that, so nothing in it knows another box's devices.
+pub const LATE_MODULES: &str = "late";
 /// Descriptors that a process may have unasked, and may ask for: systemd's figures, which packages expect.
 const OPEN_FILES: (u64, u64) = (1024, 524_288);
 
@@ -112,12 +117,12 @@ pub fn limits() {
     }
 }
 
-/// Inserts the modules of `/modules/order`. One that is missing or does not fit is said, and no reason to stop: what
+/// Inserts the modules of the list `list`. One that is missing or does not fit is said, and no reason to stop: what
 /// needs it will say what it lacks, and kernels differ in what they have built in.
-pub fn insert_modules() {
-    let order = match fs::read_to_string(format!("{MODULES}/order")) {
+pub fn insert_modules(list: &str) {
+    let order = match fs::read_to_string(format!("{MODULES}/{list}")) {
         Ok(order) => order,
-        Err(e) => return say!("no modules: {MODULES}/order: {e}"),
+        Err(e) => return say!("no modules: {MODULES}/{list}: {e}"),
     };
     for name in module_names(&order) {
         if let Err(e) = insert(name) {

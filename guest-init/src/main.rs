@@ -47,7 +47,7 @@ fn main() {
         power::off();
     }
     early::limits();
-    early::insert_modules();
+    early::insert_modules(early::EARLY_MODULES);
     peer_command::place();
     let mut agent = match agent::Agent::start(PORT_WAIT) {
         Ok(agent) => agent,

@@ -71,6 +71,15 @@ pub struct OpenRoot {
     pub view: View,
 }
 
+/// What a box boots, and the answer to [`OpenRoot`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootParts {
+    /// SHA-256 of the kernel image.
+    pub kernel: Digest,
+    /// SHA-256 of the initramfs.
+    pub initramfs: Digest,
+}
+
 /// End a box's file-system server and forget what it linked.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct CloseRoot {
@@ -237,7 +246,7 @@ crate::interface!("components" {
     /// See [`Compose`].
     Compose = "compose" -> Composed, progress Progress;
     /// See [`OpenRoot`].
-    OpenRoot = "open_root" -> Nothing, progress Progress;
+    OpenRoot = "open_root" -> BootParts, progress Progress;
     /// See [`CloseRoot`].
     CloseRoot = "close_root" -> Nothing;
     /// See [`ShowComposition`].

@@ -16,12 +16,14 @@ use crate::memory::{GuestMemory, Region};
 use crate::pool::STACK;
 use crate::queue::agree;
 use crate::ring::{Layout, MAX_SIZE};
+use crate::stream;
 use crate::vhost::{
-    EVENT_INDEX, INDIRECT, Message, PROTOCOL_FEATURES, PROTOCOL_MQ, PROTOCOL_REPLY_ACK, VERSION_1,
+    EVENT_INDEX, INDIRECT, LOG_ALL, Message, PROTOCOL_FEATURES, PROTOCOL_LOG, PROTOCOL_MQ, PROTOCOL_REPLY_ACK,
+    PROTOCOL_STATE, VERSION_1,
 };
 
 const FEATURES: u64 = VERSION_1 | PROTOCOL_FEATURES | EVENT_INDEX | INDIRECT;
-const PROTOCOL: u64 = PROTOCOL_MQ | PROTOCOL_REPLY_ACK;
+const PROTOCOL: u64 = PROTOCOL_MQ | PROTOCOL_REPLY_ACK | PROTOCOL_LOG | PROTOCOL_STATE;
 
 /// A queue in words.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +79,8 @@ pub struct Device {
     memory: Arc<GuestMemory>,
     region_fds: Vec<Arc<OwnedFd>>,
     queues: Vec<Parts>,
+    /// Where the state is that QEMU has us load; lost with this process, and the machine with it that was to start.
+    loading: Option<OwnedFd>,
 }
 
 /// What the descriptors that were held are.
@@ -112,7 +116,15 @@ impl Device {
     pub fn new(engine: Arc<Engine>, inflight: Arc<Inflight>) -> Self {
         let words = Words { queues: vec![QueueWords::default(); MAX_QUEUES], ..Words::default() };
         let queues = (0..MAX_QUEUES).map(|_| Parts::default()).collect();
-        Self { engine, inflight, words, memory: Arc::default(), region_fds: Vec::new(), queues }
+        Self {
+            engine,
+            inflight,
+            words,
+            memory: Arc::default(),
+            region_fds: Vec::new(),
+            queues,
+            loading: None,
+        }
     }
 
     /// The device that a process before us left.
@@ -145,7 +157,7 @@ impl Device {
     /// has an answer.
     pub fn apply(&mut self, message: &Message, fds: Vec<OwnedFd>) -> Result<Option<u64>, Refused> {
         match message {
-            Message::GetFeatures => return Ok(Some(FEATURES)),
+            Message::GetFeatures => return Ok(Some(FEATURES | LOG_ALL)),
             Message::GetProtocolFeatures => return Ok(Some(PROTOCOL)),
             Message::GetQueueNum => return Ok(Some(MAX_QUEUES as u64)),
             Message::SetFeatures(f) if f & !FEATURES == 0 && f & VERSION_1 != 0 => self.words.features = *f,
@@ -153,6 +165,20 @@ impl Device {
             Message::SetProtocolFeatures(f) if f & !PROTOCOL == 0 => self.words.protocol = *f,
             Message::SetProtocolFeatures(_) => return Err("protocol features that were not offered".into()),
             Message::Ignored => {}
+            Message::SetLogBase => return Ok(Some(0)),
+            Message::SetDeviceState { load } => {
+                let fd = fds.into_iter().next().ok_or("no descriptor for the state")?;
+                if *load {
+                    self.loading = Some(fd);
+                } else {
+                    stream::save(fd, self.unanswered())?;
+                }
+                return Ok(Some(stream::TAKEN));
+            }
+            Message::CheckDeviceState => {
+                self.loading.take().map_or(Ok(()), stream::load)?;
+                return Ok(Some(0));
+            }
             Message::SetMemTable(regions) => {
                 let fds: Vec<_> = fds.into_iter().map(Arc::new).collect();
                 let memory = GuestMemory::map(regions, &fds).map_err(|e| Refused(e.to_string()))?;
@@ -210,6 +236,12 @@ impl Device {
         self.words(queue)?;
         self.halt(queue);
         self.words(queue)
+    }
+
+    /// How many requests are unanswered, of queues that are stopped.
+    fn unanswered(&self) -> usize {
+        let of = |n| self.inflight.unanswered(n, self.inflight.used(n)).len();
+        (0..MAX_QUEUES).map(of).sum()
     }
 
     /// Stops a queue; what is unanswered stays in the record.

@@ -90,6 +90,11 @@ impl Inflight {
         self.word(queue, USED).store(u64::from(used), Ordering::SeqCst);
     }
 
+    /// The used index that was noted last for `queue`.
+    pub fn used(&self, queue: usize) -> u16 {
+        u16::try_from(self.word(queue, USED).load(Ordering::SeqCst) & 0xffff).unwrap_or(0)
+    }
+
     /// The heads to do again, in the order in which they were taken, given the used index that the guest sees.
     pub fn unanswered(&self, queue: usize, used: u16) -> Vec<u16> {
         let noted = self.word(queue, USED).load(Ordering::SeqCst);

@@ -19,10 +19,16 @@ pub const VERSION_1: u64 = 1 << 32;
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 /// VIRTIO_RING_F_EVENT_IDX.
 pub const EVENT_INDEX: u64 = 1 << 29;
+/// VHOST_F_LOG_ALL. QEMU saves no machine whose back end does not offer it; see [`Message::SetLogBase`].
+pub const LOG_ALL: u64 = 1 << 26;
 /// VIRTIO_RING_F_INDIRECT_DESC.
 pub const INDIRECT: u64 = 1 << 28;
 /// VHOST_USER_PROTOCOL_F_MQ: says how many queues there may be.
 pub const PROTOCOL_MQ: u64 = 1;
+/// VHOST_USER_PROTOCOL_F_LOG_SHMFD: as [`LOG_ALL`].
+pub const PROTOCOL_LOG: u64 = 1 << 1;
+/// VHOST_USER_PROTOCOL_F_DEVICE_STATE: the back end's state travels in QEMU's stream.
+pub const PROTOCOL_STATE: u64 = 1 << 19;
 /// VHOST_USER_PROTOCOL_F_REPLY_ACK.
 pub const PROTOCOL_REPLY_ACK: u64 = 1 << 3;
 
@@ -49,6 +55,15 @@ pub enum Message {
     GetQueueNum,
     /// SET_OWNER, RESET_OWNER, SET_VRING_ERR and the like: nothing to do.
     Ignored,
+    /// Where to note which pages were written. It is answered and nothing more: QEMU then asks for [`LOG_ALL`], which is refused,
+    /// so a machine is saved only while it is stopped.
+    SetLogBase,
+    /// Where to write the state to, or to read it from.
+    SetDeviceState {
+        load: bool,
+    },
+    /// Whether that worked.
+    CheckDeviceState,
     SetMemTable(Vec<Region>),
     SetVringNum {
         queue: usize,
@@ -94,6 +109,17 @@ pub struct Received {
     /// Whether QEMU waits for an acknowledgement, if the message has no answer of its own.
     pub acknowledge: bool,
     bytes: usize,
+}
+
+impl Received {
+    /// What a refusal is answered with, for a message that QEMU always waits for an answer of.
+    pub fn refusal(&self) -> Option<u64> {
+        match self.message {
+            Message::SetDeviceState { .. } => Some(crate::stream::TAKEN | 1),
+            Message::CheckDeviceState => Some(1),
+            _ => None,
+        }
+    }
 }
 
 /// Waits for the next message and looks at it. `None` when QEMU has gone.
@@ -171,6 +197,7 @@ impl Message {
     fn descriptors(&self) -> usize {
         match self {
             Self::SetMemTable(regions) => regions.len(),
+            Self::SetDeviceState { .. } | Self::SetLogBase => 1,
             Self::SetVringKick { descriptor, .. } | Self::SetVringCall { descriptor, .. } => {
                 usize::from(*descriptor)
             }
@@ -191,8 +218,9 @@ fn parse(code: u32, payload: &[u8]) -> Option<Message> {
     Some(match code {
         1 => Message::GetFeatures,
         2 => Message::SetFeatures(u64_at(0)?),
-        // SET_OWNER, RESET_OWNER, SET_LOG_BASE, SET_LOG_FD, SET_VRING_ERR.
-        3 | 4 | 6 | 7 | 14 => Message::Ignored,
+        // SET_OWNER, RESET_OWNER, SET_LOG_FD, SET_VRING_ERR.
+        3 | 4 | 7 | 14 => Message::Ignored,
+        6 => Message::SetLogBase,
         5 => {
             let n = usize::try_from(u32_at(0)?).ok()?;
             if n > MAX_REGIONS || payload.len() != 8 + 32 * n {
@@ -224,6 +252,12 @@ fn parse(code: u32, payload: &[u8]) -> Option<Message> {
         16 => Message::SetProtocolFeatures(u64_at(0)?),
         17 => Message::GetQueueNum,
         18 => Message::SetVringEnable { queue: queue()?, on: u32_at(4)? != 0 },
+        // Direction 0 saves, 1 loads; phase 0, the only one, is a machine that is stopped.
+        42 => match (u32_at(0)?, u32_at(4)?) {
+            (direction @ (0 | 1), 0) => Message::SetDeviceState { load: direction == 1 },
+            _ => return None,
+        },
+        43 => Message::CheckDeviceState,
         _ => return None,
     })
 }

@@ -5,15 +5,14 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use gtvp_ipc::components::BootParts;
 use gtvp_model::component::{EntryKind, Manifest};
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
-use serde::{Deserialize, Serialize};
-
 use crate::import::Importer;
 use crate::store::{Record, Store};
 
-/// The modules that guest-init inserts, in this order, as far as the kernel's package has them and does not have them built
+/// The modules that guest-init inserts at once, in this order, as far as the kernel's package has them and does not have them built
 /// in (guest-init's README names them).
 const MODULES: &[&str] = &[
     "virtio_ring",
@@ -25,6 +24,9 @@ const MODULES: &[&str] = &[
     "fuse",
     "virtiofs",
     "overlay",
+];
+/// Those that it inserts once it knows which box it is: the drivers of devices that are the box's own.
+const LATE_MODULES: &[&str] = &[
     "virtio_blk",
     "failover",
     "net_failover",
@@ -33,7 +35,7 @@ const MODULES: &[&str] = &[
     "virtio_balloon",
 ];
 /// Version of how they are made.
-const FORMAT: &str = "gtvp-boot 1";
+const FORMAT: &str = "gtvp-boot 2";
 /// Most bytes of a compressed kernel, of one unpacked, and of a module.
 const MAX_KERNEL: u64 = 64 * 1024 * 1024;
 /// See [`MAX_KERNEL`].
@@ -41,22 +43,15 @@ const MAX_VMLINUX: u64 = 512 * 1024 * 1024;
 /// See [`MAX_KERNEL`].
 const MAX_MODULE: u64 = 32 * 1024 * 1024;
 
-/// Digests of what was made.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct Made {
-    kernel: Digest,
-    initramfs: Digest,
-}
-
-/// Kernel and initramfs, open for reading and checked.
-pub fn open(importer: &Importer, kernel: &Record, guest_init: &Path) -> Result<(File, File), Fault> {
+/// Kernel and initramfs, open for reading and checked, and their digests.
+pub fn open(importer: &Importer, kernel: &Record, guest_init: &Path) -> Result<(File, File, BootParts), Fault> {
     let store = &importer.store;
     let init = std::fs::read(guest_init)
         .map_err(|e| Fault::internal("guest-init is not where gtvpd puts it", &e))?;
     let key = Digest::of(format!("{FORMAT} {} {}", kernel.manifest, Digest::of(&init)).as_bytes());
-    if let Some(made) = store.noted::<Made>("boot", &key) {
+    if let Some(made) = store.noted::<BootParts>("boot", &key) {
         if let (Ok(k), Ok(i)) = (store.open_checked(&made.kernel), store.open_checked(&made.initramfs)) {
-            return Ok((k, i));
+            return Ok((k, i, made));
         }
         store.set_aside(&made.kernel)?;
         store.set_aside(&made.initramfs)?;
@@ -75,8 +70,9 @@ pub fn open(importer: &Importer, kernel: &Record, guest_init: &Path) -> Result<(
     };
     let initramfs = staged.bytes(&initramfs(store, &manifest, &init)?)?;
     staged.commit_objects()?;
-    store.note("boot", &key, &Made { kernel, initramfs })?;
-    Ok((store.open_checked(&kernel)?, store.open_checked(&initramfs)?))
+    let made = BootParts { kernel, initramfs };
+    store.note("boot", &key, &made)?;
+    Ok((store.open_checked(&kernel)?, store.open_checked(&initramfs)?, made))
 }
 
 /// The first file whose path is wanted.
@@ -101,18 +97,21 @@ fn initramfs(store: &Store, manifest: &Manifest, init: &[u8]) -> Result<Vec<u8>,
     archive.folder("dev");
     archive.folder("modules");
     archive.file("init", 0o755, init);
-    let mut order = String::new();
-    for name in MODULES {
-        let is_it = |p: &str| {
-            let file = p.rsplit('/').next().unwrap_or_default();
-            p.starts_with("usr/lib/modules/") && file.strip_prefix(name).is_some_and(|r| r.starts_with(".ko"))
-        };
-        let Some(module) = contents(store, manifest, is_it, MAX_MODULE)? else { continue };
-        let module = unpack(&module, MAX_MODULE).unwrap_or(module);
-        archive.file(&format!("modules/{name}.ko"), 0o644, &module);
-        order.push_str(&format!("{name}.ko\n"));
+    for (list, names) in [("order", MODULES), ("late", LATE_MODULES)] {
+        let mut order = String::new();
+        for name in names {
+            let is_it = |p: &str| {
+                let file = p.rsplit('/').next().unwrap_or_default();
+                p.starts_with("usr/lib/modules/")
+                    && file.strip_prefix(name).is_some_and(|r| r.starts_with(".ko"))
+            };
+            let Some(module) = contents(store, manifest, is_it, MAX_MODULE)? else { continue };
+            let module = unpack(&module, MAX_MODULE).unwrap_or(module);
+            archive.file(&format!("modules/{name}.ko"), 0o644, &module);
+            order.push_str(&format!("{name}.ko\n"));
+        }
+        archive.file(&format!("modules/{list}"), 0o644, order.as_bytes());
     }
-    archive.file("modules/order", 0o644, order.as_bytes());
     Ok(archive.finish())
 }
 

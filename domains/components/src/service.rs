@@ -344,7 +344,7 @@ impl Components {
         let kernel =
             self.importer.package(&closure.kernel, &sources, &mut |_| ControlFlow::Continue(()))?.record;
         self.appraise(&kernel, None)?;
-        let (kernel, initramfs) = boot::open(&self.importer, &kernel, &self.guest_init)?;
+        let (kernel, initramfs, parts) = boot::open(&self.importer, &kernel, &self.guest_init)?;
         self.kill(asked.slot)?;
         let root = crate::roots::Record {
             box_name: asked.box_name.clone(),
@@ -361,7 +361,7 @@ impl Components {
         });
         match linked_all.and_then(|()| self.spawn(asked.slot)) {
             Ok(socket) => {
-                Ok(Answer::nothing().with_fds(vec![socket.into(), kernel.into(), initramfs.into()]))
+                Ok(Answer::of(&parts).with_fds(vec![socket.into(), kernel.into(), initramfs.into()]))
             }
             Err(fault) => {
                 let _ = self.roots.remove(asked.slot);

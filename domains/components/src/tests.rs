@@ -198,7 +198,7 @@ fn needs_become_a_composition_that_is_the_same_every_time() {
     let init = m.folder.0.join("init");
     fs::write(&init, b"init").unwrap();
     let t = std::time::Instant::now();
-    let (mut kernel, _initramfs) = crate::boot::open(&m.composer.importer, &kernel, &init).unwrap();
+    let (mut kernel, _initramfs, _parts) = crate::boot::open(&m.composer.importer, &kernel, &init).unwrap();
     let mut magic = [0; 4];
     kernel.read_exact(&mut magic).unwrap();
     eprintln!("kernel {:?} {} bytes in {:?}", magic, kernel.metadata().unwrap().len(), t.elapsed());

@@ -1,6 +1,6 @@
 //! The host's clock and the host's entropy, before any program of the box can look at either.
 
-use std::io::{self, Write};
+use std::io;
 
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
@@ -8,6 +8,8 @@ use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 const NEAR_MS: u64 = 500;
 /// Bytes of entropy that a host may give.
 const MAX_ENTROPY: usize = 64;
+/// Fewer do not make one box's numbers another's: 256 bits are what the kernel's generator is keyed with.
+const MIN_ENTROPY: usize = 32;
 /// `RNDADDENTROPY` and `RNDRESEEDCRNG` of Linux's include/uapi/linux/random.h.
 const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
 const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
@@ -35,8 +37,8 @@ struct Pool {
 
 /// Mixes the host's entropy in and has the kernel draw from it at once.
 pub fn add_entropy(hexadecimal: &str) -> io::Result<()> {
-    let bytes = from_hex(hexadecimal).ok_or(io::ErrorKind::InvalidInput)?;
-    let mut random = std::fs::OpenOptions::new().write(true).open("/dev/urandom")?;
+    let bytes = from_hex(hexadecimal).filter(|b| b.len() >= MIN_ENTROPY).ok_or(io::ErrorKind::InvalidInput)?;
+    let random = std::fs::OpenOptions::new().write(true).open("/dev/urandom")?;
     let mut pool = Pool { bits: 0, bytes: 0, buffer: [0; MAX_ENTROPY] };
     pool.buffer[..bytes.len()].copy_from_slice(&bytes);
     pool.bytes = libc::c_int::try_from(bytes.len()).unwrap_or(0);
@@ -47,11 +49,7 @@ pub fn add_entropy(hexadecimal: &str) -> io::Result<()> {
         libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, &pool) == 0
             && libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG) == 0
     };
-    if done {
-        return Ok(());
-    }
-    // Uncredited is better than not at all.
-    random.write_all(&bytes)
+    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {

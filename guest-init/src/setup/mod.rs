@@ -1,4 +1,6 @@
-//! Turning a booted kernel into the box that the host describes: clock and entropy, root, names, /run, network.
+//! Turning a booted kernel into the box that the host describes: entropy and clock, its own devices, root, names, /run, network.
+//! Everything here is *late*: whatever of the machine is the box's own comes after the point at which templates are saved
+//! (docs/design/templates.md). A box that is booted cold goes the same way.
 
 mod clock;
 mod names;
@@ -11,6 +13,7 @@ use std::fmt::Display;
 use gtvp_model::guest::GuestConfig;
 
 use crate::console::say;
+use crate::early;
 use crate::export::Own;
 pub use root::Root;
 
@@ -40,13 +43,14 @@ pub struct Setup {
 
 /// Does it all. After this the process's root is the box's.
 pub fn set_up(config: &GuestConfig) -> Result<Setup, SetupFailed> {
-    // Before anything draws random numbers or takes the time.
-    if let Err(e) = clock::add_entropy(&config.entropy) {
-        say!("entropy: {e}");
-    }
+    // Before anything draws random numbers or takes the time. Another box may have begun with the same memory: without entropy of
+    // its own it would draw the same numbers, so none is started then.
+    clock::add_entropy(&config.entropy)
+        .map_err(|e| SetupFailed::new("entropy", "the host's entropy cannot be mixed in", e))?;
     if let Err(e) = clock::set(config.time_ms) {
         say!("clock: {e}");
     }
+    early::insert_modules(early::LATE_MODULES);
     rustix::system::sethostname(config.hostname.as_bytes())
         .map_err(|e| SetupFailed::new("names", "the host name cannot be set", e))?;
     let root = root::enter()?;

@@ -22,13 +22,15 @@ pub fn up(network: Option<&GuestNetwork>) -> Result<(), SetupFailed> {
         .map_err(|e| failed("there is no IPv4", e.into()))?;
     Interface::new("lo").and_then(|lo| lo.up(&socket)).map_err(|e| failed("loopback does not come up", e))?;
     let Some(network) = network else { return Ok(()) };
-    let name = wait_for(&network.mac).ok_or_else(|| {
-        let why = io::Error::new(io::ErrorKind::NotFound, "the kernel shows none");
-        failed(&format!("no interface with address {}", network.mac), why)
+    let name = wait_for_one().ok_or_else(|| {
+        failed("no interface", io::Error::new(io::ErrorKind::NotFound, "the kernel shows none"))
     })?;
     let mask = mask_of(network.prefix)
         .ok_or_else(|| failed("prefix", io::Error::new(io::ErrorKind::InvalidInput, "longer than 32")))?;
     let interface = Interface::new(&name).map_err(|e| failed(&name, e))?;
+    interface
+        .set_hardware_address(&socket, &network.mac)
+        .map_err(|e| failed(&format!("{name}: hardware address {}", network.mac), e))?;
     let address = |what: &str, call, value| {
         interface.set_address(&socket, call, value).map_err(|e| failed(&format!("{name}: {what}"), e))
     };
@@ -39,13 +41,12 @@ pub fn up(network: Option<&GuestNetwork>) -> Result<(), SetupFailed> {
         .map_err(|e| failed(&format!("no route by {}", network.gateway), e))
 }
 
-/// The interface with a hardware address, as soon as the kernel shows it.
-fn wait_for(mac: &str) -> Option<String> {
+/// The interface of a device, as soon as the kernel shows it: a box has one. Its hardware address says nothing: in a machine that was
+/// started from a template it is still the template's.
+fn wait_for_one() -> Option<String> {
     let end = Instant::now() + INTERFACE_WAIT;
     loop {
-        let ours = |dir: &fs::DirEntry| {
-            fs::read_to_string(dir.path().join("address")).is_ok_and(|a| a.trim().eq_ignore_ascii_case(mac))
-        };
+        let ours = |dir: &fs::DirEntry| dir.path().join("device").exists();
         let found = fs::read_dir("/sys/class/net").ok()?.flatten().find(ours);
         if let Some(dir) = found {
             return dir.file_name().into_string().ok();
@@ -94,6 +95,22 @@ impl Interface {
         request.ifr_ifru.ifru_addr = socket_address(address);
         // SAFETY: the call reads an ifreq with an address in it.
         check(unsafe { libc::ioctl(socket.as_raw_fd(), call, &request) })
+    }
+
+    /// Gives an interface that is down its hardware address.
+    fn set_hardware_address(&self, socket: &OwnedFd, mac: &str) -> io::Result<()> {
+        let mut bytes = mac.split(':').map(|b| u8::from_str_radix(b, 16).ok());
+        let mac: Option<[u8; 6]> = (|| Some([(); 6].map(|()| bytes.next().flatten())))()
+            .and_then(|found| found.into_iter().collect::<Option<Vec<u8>>>()?.try_into().ok());
+        let mac = mac.filter(|_| bytes.next().is_none()).ok_or(io::ErrorKind::InvalidInput)?;
+        let mut request = self.0;
+        let mut address = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: [0; 14] };
+        for (to, from) in address.sa_data.iter_mut().zip(mac) {
+            *to = from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_hwaddr = address;
+        // SAFETY: the call reads an ifreq with a hardware address in it.
+        check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFHWADDR, &request) })
     }
 
     fn up(&self, socket: &OwnedFd) -> io::Result<()> {

@@ -33,25 +33,27 @@ impl Parts {
     /// An initramfs as guest-init's README asks for.
     pub fn initramfs(&self, init: &Path) -> Vec<u8> {
         let readme = include_str!("../../README.md");
-        let list = readme.split("```modules\n").nth(1).unwrap().split("```").next().unwrap();
         let mut cpio = Cpio::default();
         cpio.add("init", 0o100755, &fs::read(init).unwrap());
         cpio.add("modules", 0o040755, b"");
-        let mut order = String::new();
-        for name in list.lines() {
-            let plain = format!("{name}.ko");
-            let Some(file) = find(&self.modules, &|n| n == plain || n == format!("{plain}.xz")) else {
-                continue;
-            };
-            let bytes = if file.extension().is_some_and(|e| e == "xz") {
-                run(Command::new("xz").arg("-dc").arg(&file))
-            } else {
-                fs::read(&file).unwrap()
-            };
-            cpio.add(&format!("modules/{plain}"), 0o100644, &bytes);
-            order.push_str(&format!("{plain}\n"));
+        for (in_readme, name) in [("modules", "order"), ("late", "late")] {
+            let list = readme.split(&format!("```{in_readme}\n")).nth(1).unwrap().split("```").next().unwrap();
+            let mut order = String::new();
+            for name in list.lines() {
+                let plain = format!("{name}.ko");
+                let Some(file) = find(&self.modules, &|n| n == plain || n == format!("{plain}.xz")) else {
+                    continue;
+                };
+                let bytes = if file.extension().is_some_and(|e| e == "xz") {
+                    run(Command::new("xz").arg("-dc").arg(&file))
+                } else {
+                    fs::read(&file).unwrap()
+                };
+                cpio.add(&format!("modules/{plain}"), 0o100644, &bytes);
+                order.push_str(&format!("{plain}\n"));
+            }
+            cpio.add(&format!("modules/{name}"), 0o100644, order.as_bytes());
         }
-        cpio.add("modules/order", 0o100644, order.as_bytes());
         cpio.end()
     }
 
