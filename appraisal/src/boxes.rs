@@ -17,6 +17,9 @@ use crate::tpm::{Attest, Attested, Malformed, PcrValues, Signature, SignatureRef
 /// Most packages of a composition in evidence: the largest desktop closures have some thousands.
 pub const MAX_ITEMS: usize = 16_384;
 
+/// Subject of the entry that names the template from which a box was started.
+pub const TEMPLATE: &str = "template";
+
 const LABEL: &[u8] = b"gtvp-box/1\0";
 
 /// What a box shows, together with its member's evidence.
@@ -99,6 +102,14 @@ pub enum BoxRefusal {
     /// The box's log does not give the quoted value.
     #[error("the box's log does not give the quoted PCR")]
     PcrMismatch,
+    /// It was started from more than one template.
+    #[error("entry {entry} of the box's log at byte {offset} names a second template")]
+    SecondTemplate {
+        /// Its number.
+        entry: usize,
+        /// Its offset.
+        offset: usize,
+    },
     /// An entry that does not belong into a box's log.
     #[error("entry {entry} of the box's log at byte {offset} is a {kind}")]
     OtherEntry {
@@ -132,6 +143,9 @@ pub struct BoxFinding {
     pub linked: Vec<String>,
     /// Components that were linked later and are in no composition: reference, digest. Each is for the reader to know.
     pub later: Vec<(String, Digest)>,
+    /// The template that it was started from, which its member says it booted; none when the box booted by itself. A memory image
+    /// cannot be appraised: this is the member's word, and worth what the member is.
+    pub template: Option<Digest>,
 }
 
 /// Checks the chain from a member's own log and quote to a box, for the `nonce` that was asked with.
@@ -158,9 +172,15 @@ pub fn check(
         .map(|i| (i.reference.as_str(), i.source))
         .collect();
     let mut finding =
-        BoxFinding { name: evidence.name.clone(), composition, linked: Vec::new(), later: Vec::new() };
+        BoxFinding { name: evidence.name.clone(), composition, linked: vec![], later: vec![], template: None };
     for placed in log.entries() {
         let (entry, offset, e) = (placed.number, placed.offset, placed.entry);
+        if e.kind == EntryKind::Booted && e.subject == TEMPLATE {
+            if finding.template.replace(e.value).is_some() {
+                return Err(BoxRefusal::SecondTemplate { entry, offset });
+            }
+            continue;
+        }
         if e.kind != EntryKind::Component {
             return Err(BoxRefusal::OtherEntry { entry, offset, kind: e.kind });
         }

@@ -80,6 +80,9 @@ kinds! {
     /// A component is about to be linked to a box. In the box's vTPM only. Subject: its reference. Value: SHA-256 of its
     /// package, from the signed index.
     Component = 9, "component";
+    /// The box is about to be started from a template that its member booted, and does not boot itself. In the box's vTPM only.
+    /// Subject: `template`. Value: the template's digest.
+    Booted = 10, "booted";
 }
 
 impl fmt::Display for EntryKind {

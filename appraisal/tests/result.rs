@@ -145,6 +145,7 @@ fn a_result_about_a_box_says_which() {
         composition: Digest::of(b"nginx"),
         linked: vec!["deb:nginx=1.22.1-9:amd64".to_owned()],
         later: (0..100).map(later).collect(),
+        template: None,
     };
     made.claims = made.claims.about(&finding, asked.clone());
     let bytes = signed(&verifier, &made);

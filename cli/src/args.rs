@@ -83,6 +83,9 @@ pub enum Command {
     /// List, show and import components.
     #[command(subcommand, alias = "components", arg_required_else_help = true)]
     Component(ComponentCommand),
+    /// List, boot and remove templates: booted machines that boxes start from.
+    #[command(subcommand, alias = "templates", arg_required_else_help = true)]
+    Template(TemplateCommand),
     /// Show this member, and list those of its union.
     #[command(subcommand, alias = "members", arg_required_else_help = true)]
     Member(MemberCommand),
@@ -161,6 +164,9 @@ pub struct Run {
     /// Working directory of the application [default: /].
     #[arg(long, short, value_name = "DIR")]
     pub workdir: Option<String>,
+    /// Boot it at each start, and never start it from a template (gtvp template --help).
+    #[arg(long)]
+    pub cold: bool,
     /// Return when it is ready, and leave it running.
     #[arg(long, short)]
     pub detach: bool,
@@ -406,6 +412,49 @@ pub enum ComponentCommand {
         /// Print no progress.
         #[arg(long, short)]
         quiet: bool,
+    },
+}
+
+/// A template is a machine that this member booted up to the point where it would hear which box it is, and saved. A box that starts
+/// from one need not boot. The first start of a box of a new shape (memory, processors, kernel) boots, and a template is made after it.
+/// What boxes that start from one template have in common is written in SECURITY.md; `gtvp run --cold` boots.
+#[derive(Debug, Subcommand)]
+#[command(after_help = "Examples:
+  gtvp template ls
+  gtvp template build --memory 1G
+  gtvp template rm 3f9a")]
+pub enum TemplateCommand {
+    /// List templates.
+    #[command(
+        visible_alias = "list",
+        after_help = "Examples:
+  gtvp template ls
+  gtvp template ls -o json | jq -r '.[].digest'"
+    )]
+    Ls(Output),
+    /// Boot a template now, for boxes of this memory and so many processors.
+    #[command(after_help = "Examples:
+  gtvp template build
+  gtvp template build --memory 1G --cpus 2")]
+    Build {
+        /// Memory of the boxes, for example 512M [default: 512M].
+        #[arg(long, value_name = "SIZE")]
+        memory: Option<Bytes>,
+        /// Virtual processors of the boxes [default: 1].
+        #[arg(long, value_name = "N")]
+        cpus: Option<u16>,
+        #[command(flatten)]
+        output: Output,
+        /// Print no progress.
+        #[arg(long, short)]
+        quiet: bool,
+    },
+    /// Remove templates. Boxes that were started from them run on.
+    #[command(visible_alias = "remove", after_help = "Examples:\n  gtvp template rm 3f9a")]
+    Rm {
+        /// Their digests, or unique beginnings of them.
+        #[arg(required = true, value_name = "DIGEST")]
+        digests: Vec<String>,
     },
 }
 

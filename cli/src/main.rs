@@ -24,7 +24,7 @@ use gtvp_model::fault::Fault;
 use crate::args::{Cli, Command};
 use crate::client::{Api, runtime};
 use crate::commands::{
-    boxes, components, docs, doctor, events, exec, member, operations, run, union, verify,
+    boxes, components, docs, doctor, events, exec, member, operations, run, templates, union, verify,
 };
 use crate::failure::{FAILED, GTVP_FAILED, tell};
 
@@ -76,6 +76,7 @@ async fn ask(api: &Api, command: &Command) -> Result<u8, Fault> {
         Command::Exec(words) => exec::exec(api, words).await,
         Command::Shell(words) => exec::shell(api, words).await,
         Command::Component(words) => components::run(api, words).await,
+        Command::Template(words) => templates::run(api, words).await,
         Command::Member(words) => member::run(api, words).await.map(|()| 0),
         Command::Union(words) => union::run(api, words).await.map(|()| 0),
         Command::Token(words) => union::token(api, words).await.map(|()| 0),

@@ -30,11 +30,12 @@ struct SpecFile {
     cpus: Option<u16>,
     disk: Option<Bytes>,
     publish: Option<Vec<Publish>>,
+    cold: Option<bool>,
 }
 
 /// The keys that a file may have.
-const KEYS: [&str; 10] =
-    ["name", "needs", "command", "env", "user", "workdir", "memory", "cpus", "disk", "publish"];
+const KEYS: [&str; 11] =
+    ["name", "needs", "command", "env", "user", "workdir", "memory", "cpus", "disk", "publish", "cold"];
 
 /// The box that `run` asks for.
 pub fn spec(run: &Run) -> Result<BoxSpec, Fault> {
@@ -60,6 +61,7 @@ pub fn spec(run: &Run) -> Result<BoxSpec, Fault> {
     spec.cpus = run.cpus.or(file.cpus).unwrap_or(spec.cpus);
     spec.disk = run.disk.or(file.disk).unwrap_or(spec.disk);
     spec.publish = or(&run.publish, file.publish);
+    spec.cold = run.cold || file.cold.unwrap_or(false);
     spec.check()?;
     Ok(spec)
 }

@@ -198,6 +198,15 @@ handlers! {
         let ImportBody { need } = c.body().await?;
         accept(&c, &m::ImportComponent { need }).await
     }
+    /// Every template.
+    list_templates(c) { relay(&c, &m::ListTemplates {}).await }
+    /// Boot a template.
+    build_template(c) {
+        let wish = c.body().await?;
+        accept(&c, &m::BuildTemplate { wish }).await
+    }
+    /// Remove a template.
+    remove_template(c) { relay(&c, &m::RemoveTemplate { digest: c.value() }).await }
     /// This member.
     show_member(c) { relay(&c, &m::ShowMember {}).await }
     /// Begin a union.

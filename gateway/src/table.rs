@@ -9,6 +9,7 @@ use gtvp_model::component::ComponentView;
 use gtvp_model::event::Event;
 use gtvp_model::member::{HostCheck, MemberView};
 use gtvp_model::operation::Operation;
+use gtvp_model::template::{TemplateView, TemplateWish};
 use gtvp_model::unionview::{
     Change, Departure, Eviction, ForcedLeave, HistoryRow, MemberRow, PeerView, Recovery, RecoveryFollow,
     RecoveryWish, ReferenceRow, ReferenceWish, TokenMade, TokenRow, TokenWish, UnionBegin, UnionJoin,
@@ -220,6 +221,21 @@ pub static ROUTES: &[Route] = &[
         method: Method::POST, path: "/v1/components", id: "importComponent", tag: "components", summary: "Import a component, as an operation.",
         query: &[], body: json::<ImportBody>(r#"{"need":"deb:nginx"}"#), status: 202, reply: json::<Operation>(OPERATION),
         faults: &[404, 422, 502, 507], handler: handlers::import_component,
+    },
+    Route {
+        method: Method::GET, path: "/v1/templates", id: "listTemplates", tag: "templates",
+        summary: "Every template: a machine that this member booted and saved, from which boxes start.",
+        query: &[], body: None, status: 200, reply: json::<Vec<TemplateView>>(""), faults: &[], handler: handlers::list_templates,
+    },
+    Route {
+        method: Method::POST, path: "/v1/templates", id: "buildTemplate", tag: "templates", summary: "Boot a template, as an operation.",
+        query: &[], body: json::<TemplateWish>(r#"{"memory":"512M","cpus":1}"#), status: 202, reply: json::<Operation>(OPERATION),
+        faults: &[409, 422, 502, 507], handler: handlers::build_template,
+    },
+    Route {
+        method: Method::DELETE, path: "/v1/templates/{digest}", id: "removeTemplate", tag: "templates",
+        summary: "Remove a template, by a unique beginning of its digest. Boxes that were started from it run on.",
+        query: &[], body: None, status: 200, reply: json::<TemplateView>(""), faults: &[404, 409], handler: handlers::remove_template,
     },
     Route {
         method: Method::GET, path: "/v1/member", id: "showMember", tag: "member", summary: "This member: its domains, its verdict, what it offers.",

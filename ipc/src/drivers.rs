@@ -2,14 +2,17 @@
 
 use gtvp_model::boxspec::Publish;
 use gtvp_model::boxview::ExitStatus;
+use gtvp_model::digest::Digest;
 use gtvp_model::guest::{Program, TerminalSize};
 use gtvp_model::ids::{BoxName, Slot};
 use gtvp_model::operation::Progress;
 use gtvp_model::peer::{PeerAnswer, PeerQuestion};
+use gtvp_model::template::TemplateView;
 use gtvp_model::units::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::Nothing;
+use crate::components::BootParts;
 
 /// Start a box's virtual machine. Three descriptors travel with it, as `components` gave them: vhost-user socket, kernel,
 /// initramfs. Answers when the guest has taken its configuration and the application was started, or with a
@@ -36,6 +39,64 @@ pub struct Start {
     pub program: Program,
     /// Keep the machine when the application has ended, until [`Stop`]: a builder box's writable layer is still wanted.
     pub hold: bool,
+    /// What it boots.
+    pub boot: BootParts,
+    /// The template that it starts from, of [`FindTemplate`]; without one it boots. When it does not come up from it, the fault has
+    /// [`TEMPLATE_FAILED`] among its causes and the template is gone.
+    pub template: Option<Digest>,
+}
+
+/// The cause that a start's fault has when the machine did not come up from its template: booted, it may.
+pub const TEMPLATE_FAILED: &str = "it did not come up from its template";
+
+/// What of a machine a template is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
+    /// Memory.
+    pub memory: Bytes,
+    /// Processors.
+    pub cpus: u16,
+    /// Whether it has a network interface.
+    pub network: bool,
+    /// What it boots.
+    pub boot: BootParts,
+}
+
+/// The template for a machine of this shape on what machines run on here, checked. None before the first start of all.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FindTemplate {
+    /// The machine's.
+    pub shape: Shape,
+}
+
+/// The answer to [`FindTemplate`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundTemplate {
+    /// Its digest.
+    pub template: Option<Digest>,
+    /// Why one that is there cannot be used; it is gone then.
+    pub problem: Option<String>,
+}
+
+/// Boot a machine of this shape, with the same descriptors as [`Start`], and save it where it would hear which box it is. Cancelling
+/// kills it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct BuildTemplate {
+    /// A slot that no box has.
+    pub slot: Slot,
+    /// The machine's shape.
+    pub shape: Shape,
+}
+
+/// Every template.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ListTemplates {}
+
+/// Remove a template. Boxes that were started from it run on.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RemoveTemplate {
+    /// A unique beginning of its digest.
+    pub digest: String,
 }
 
 /// The answer to [`Start`].
@@ -43,6 +104,8 @@ pub struct Start {
 pub struct Started {
     /// `kvm`, or `tcg (…)` with the reason.
     pub accelerator: String,
+    /// The template that it was started from.
+    pub template: Option<Digest>,
 }
 
 /// Ask the application to end, kill the machine after the grace. Answers when the machine is gone.
@@ -214,6 +277,14 @@ pub enum BoxHappening {
 crate::interface!("drivers" {
     /// See [`Start`].
     Start = "start" -> Started, progress Progress;
+    /// See [`FindTemplate`].
+    FindTemplate = "find_template" -> FoundTemplate;
+    /// See [`BuildTemplate`].
+    BuildTemplate = "build_template" -> TemplateView, progress Progress;
+    /// See [`ListTemplates`].
+    ListTemplates = "list_templates" -> Vec<TemplateView>;
+    /// See [`RemoveTemplate`].
+    RemoveTemplate = "remove_template" -> TemplateView;
     /// See [`Stop`].
     Stop = "stop" -> Nothing;
     /// See [`Pause`].

@@ -10,6 +10,7 @@ use gtvp_model::guest::{Program, TerminalSize};
 use gtvp_model::ids::MemberName;
 use gtvp_model::member::{HostCheck, MemberView};
 use gtvp_model::operation::Operation;
+use gtvp_model::template::{TemplateView, TemplateWish};
 use gtvp_model::token::TokenId;
 use gtvp_model::unionview::{
     Change, Departure, Eviction, ForcedLeave, HistoryRow, MemberRow, PeerView, Recovery, RecoveryFollow,
@@ -185,6 +186,24 @@ pub struct ShowComponent {
 pub struct ImportComponent {
     /// Which.
     pub need: Need,
+}
+
+/// Every template.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ListTemplates {}
+
+/// Boot a template, as an operation.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct BuildTemplate {
+    /// Which.
+    pub wish: TemplateWish,
+}
+
+/// Remove a template. Boxes that were started from it run on.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct RemoveTemplate {
+    /// A unique beginning of its digest.
+    pub digest: String,
 }
 
 /// This member.
@@ -371,6 +390,12 @@ crate::interface!("management" {
     ShowComponent = "show_component" -> ShowReply;
     /// See [`ImportComponent`].
     ImportComponent = "import_component" -> Operation;
+    /// See [`ListTemplates`].
+    ListTemplates = "list_templates" -> Vec<TemplateView>;
+    /// See [`BuildTemplate`].
+    BuildTemplate = "build_template" -> Operation;
+    /// See [`RemoveTemplate`].
+    RemoveTemplate = "remove_template" -> TemplateView;
     /// See [`ShowMember`].
     ShowMember = "show_member" -> MemberView;
     /// See [`BeginUnion`]. A member that is in a union already, and a TPM that the union would not let in, are refused.

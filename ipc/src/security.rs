@@ -189,6 +189,15 @@ pub struct MeasureBox {
     pub composition: Digest,
 }
 
+/// A box is about to be started from a template that this member booted: it goes into the box's vTPM, if it has one.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MeasureTemplate {
+    /// The box's slot.
+    pub slot: Slot,
+    /// The template's digest.
+    pub template: Digest,
+}
+
 /// How the member's TPM is.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Tpm {}
@@ -856,6 +865,8 @@ crate::interface!("security" {
     Verdict = "verdict" -> VerdictReply;
     /// See [`MeasureBox`].
     MeasureBox = "measure_box" -> Nothing;
+    /// See [`MeasureTemplate`].
+    MeasureTemplate = "measure_template" -> Nothing;
     /// See [`EndBox`].
     EndBox = "end_box" -> Nothing;
     /// See [`AttestBox`].

@@ -53,6 +53,10 @@ pub struct BoxSpec {
     /// Ports of the member that lead to ports of the box, for example `8080:80` or `5353:53/udp`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<Publish>,
+    /// Boot it at each start, and never start it from a template, with which boxes of this member have what a kernel draws while it
+    /// boots in common.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cold: bool,
 }
 
 fn default_memory() -> Bytes {
@@ -79,6 +83,7 @@ impl BoxSpec {
             cpus: default_cpus(),
             disk: default_disk(),
             publish: Vec::new(),
+            cold: false,
         }
     }
 

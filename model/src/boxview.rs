@@ -133,6 +133,9 @@ pub struct BoxDetail {
     /// `kvm` or `tcg` with the reason, once started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accelerator: Option<String>,
+    /// Digest of the template that it was started from last; none when it was booted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
     /// Linked components, first linked first.
     pub linked: Vec<LinkedComponent>,
     /// Linked against closure.

@@ -18,6 +18,7 @@ pub mod member;
 pub mod operation;
 pub mod peer;
 pub mod stream;
+pub mod template;
 pub mod token;
 pub mod topology;
 pub mod union;

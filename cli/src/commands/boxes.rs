@@ -179,6 +179,7 @@ fn show(detail: &BoxDetail, everything: bool) -> String {
         ("disk", spec.disk.to_string()),
         ("pending", b.pending.join("\n")),
         ("accelerator", detail.accelerator.clone().unwrap_or_default()),
+        ("started from", started_from(detail)),
         ("composition", b.composition.clone().unwrap_or_default()),
         ("created", time(b.created_ms)),
         ("ready", b.ready_ms.map(time).unwrap_or_default()),
@@ -193,6 +194,14 @@ fn show(detail: &BoxDetail, everything: bool) -> String {
         text += &table(&detail.linked, LINKED, everything);
     }
     text
+}
+
+fn started_from(detail: &BoxDetail) -> String {
+    match (&detail.template, &detail.accelerator) {
+        (Some(digest), _) => format!("template {}, booted by this member", short(digest)),
+        (None, Some(_)) => "its own boot".into(),
+        (None, None) => String::new(),
+    }
 }
 
 fn closure(detail: &BoxDetail) -> String {

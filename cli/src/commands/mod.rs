@@ -10,5 +10,6 @@ pub mod logs;
 pub mod member;
 pub mod operations;
 pub mod run;
+pub mod templates;
 pub mod union;
 pub mod verify;

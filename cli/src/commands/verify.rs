@@ -80,6 +80,9 @@ struct AboutBox {
     linked: Vec<String>,
     /// Components that were linked and are not in it: what its member made itself, or found missing later.
     beside: Vec<String>,
+    /// The template that it was started from, if it did not boot: a memory image that its member booted, and nobody can appraise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    template: Option<String>,
 }
 
 /// Checks; gives the exit status.
@@ -206,11 +209,15 @@ fn found(file: &EvidenceFile, verdict: &FileVerdict, nonce_chosen: bool) -> Foun
                 check: "box",
                 text: "the box's vTPM and components lead to this member".into(),
             });
+            if found.template.is_some() {
+                not_made.push("what was in the memory of the template that the box started from: only its member has seen it boot".into());
+            }
             Some(AboutBox {
                 name: file.about.as_ref().map(|b| b.evidence.name.to_string()).unwrap_or_default(),
                 composition: found.composition.to_string(),
                 linked: found.linked.clone(),
                 beside: found.later.iter().map(|(reference, _)| reference.clone()).collect(),
+                template: found.template.map(|t| t.to_string()),
             })
         }
     };
@@ -255,6 +262,13 @@ fn found(file: &EvidenceFile, verdict: &FileVerdict, nonce_chosen: bool) -> Foun
 /// Seconds since 1970, for people.
 fn seconds(at: i64) -> String {
     time(u64::try_from(at).unwrap_or(0).saturating_mul(1000))
+}
+
+fn started_from(about: &AboutBox) -> String {
+    match &about.template {
+        Some(digest) => format!("template {digest}, which its member booted, it says"),
+        None => "its own boot".into(),
+    }
 }
 
 fn told(name: &str, text: String) -> Told {
@@ -307,6 +321,7 @@ fn text(name: &str, found: &Found) -> String {
             ("box", b.name.clone()),
             ("composition", b.composition.clone()),
             ("linked", format!("{} components of it, {} beside it", b.linked.len(), b.beside.len())),
+            ("started from", started_from(b)),
         ]);
         out += &list("Linked of the composition", b.linked.iter().map(String::as_str));
         out += &list("Linked, and not in the composition", b.beside.iter().map(String::as_str));

@@ -34,6 +34,24 @@ pub enum Accelerator {
     Tcg(String),
 }
 
+impl Accelerator {
+    /// As QEMU's arguments and programs know it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg(_) => "tcg",
+        }
+    }
+
+    /// The model of its processors.
+    pub fn cpu(&self) -> &'static str {
+        match self {
+            Self::Kvm => "host",
+            Self::Tcg(_) => "max,la57=off",
+        }
+    }
+}
+
 impl fmt::Display for Accelerator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -69,10 +87,15 @@ impl Chooser {
         Self { file, folder: state.to_owned(), device: KVM.into(), found: Mutex::new(found) }
     }
 
+    /// What machines run on, if it was found out.
+    pub fn found(&self) -> Option<Accelerator> {
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        found.as_ref().map(|f| f.accelerator.clone())
+    }
+
     /// What machines run on, in words.
     pub fn known(&self) -> String {
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        found.as_ref().map_or_else(|| "unknown".into(), |f| f.accelerator.to_string())
+        self.found().map_or_else(|| "unknown".into(), |a| a.to_string())
     }
 
     /// The device, for a machine that uses it.
@@ -176,7 +199,7 @@ fn verdict(end: &TiedEnd, console: &str, stderr: &str) -> Accelerator {
 }
 
 /// This boot of the host.
-fn boot_id() -> Option<String> {
+pub fn boot_id() -> Option<String> {
     std::fs::read_to_string(BOOT_ID).ok().map(|id| id.trim().to_owned()).filter(|id| !id.is_empty())
 }
 

@@ -27,6 +27,8 @@ use crate::qmp;
 
 /// From QEMU's start to the guest's first word. Under TCG on a busy machine a boot takes up to half a minute.
 pub const BOOT: Duration = Duration::from_secs(120);
+/// From the moment in which a machine that was loaded goes on to the guest's first word, which takes it a few milliseconds.
+const WAKE: Duration = Duration::from_secs(20);
 /// From the configuration to a started application, whose files may have to be fetched first.
 pub const CONFIGURE: Duration = Duration::from_secs(600);
 /// Beyond a stop's grace: what guest-init needs to unmount and power off under TCG.
@@ -180,6 +182,10 @@ pub struct Life {
     lost: Option<String>,
     /// Whether it was given up because its guest never spoke.
     silent: bool,
+    /// Whether its guest ever spoke as it should.
+    met: bool,
+    /// How long its guest may be silent at first.
+    wait: Duration,
     deadline: Option<Instant>,
 }
 
@@ -187,6 +193,11 @@ impl Life {
     /// A box whose QEMU was just started.
     pub fn new(hold: bool, now: Instant) -> Self {
         Self { awaited: true, deadline: Some(now + BOOT), ..Self::at(Phase::Booting, false, hold) }
+    }
+
+    /// A box whose machine was just loaded from a template.
+    pub fn loaded(hold: bool, now: Instant) -> Self {
+        Self { deadline: Some(now + WAKE), wait: WAKE, ..Self::new(hold, now) }
     }
 
     /// A box that ran on while nobody watched.
@@ -211,6 +222,8 @@ impl Life {
             told: false,
             lost: None,
             silent: false,
+            met: false,
+            wait: BOOT,
             deadline: None,
         }
     }
@@ -228,6 +241,11 @@ impl Life {
     /// Whether it was given up because its guest never spoke: only its console may say why.
     pub fn silent(&self) -> bool {
         self.silent
+    }
+
+    /// Whether its guest ever spoke as it should.
+    pub fn met(&self) -> bool {
+        self.met
     }
 
     /// When [`Event::Due`] is due.
@@ -293,6 +311,7 @@ impl Life {
     fn on_welcome(&mut self, state: GuestState, now: Instant) -> Vec<Command> {
         match (&self.phase, state) {
             (Phase::Booting, GuestState::Waiting) => {
+                self.met = true;
                 self.phase = Phase::Configuring;
                 self.deadline = Some(now + CONFIGURE);
                 vec![Command::Progress("configure", "telling the guest who it is"), Command::Configure]
@@ -458,7 +477,7 @@ impl Life {
         match &self.phase {
             Phase::Booting => {
                 self.silent = true;
-                self.fail(format!("its guest said nothing for {} seconds", BOOT.as_secs()), now)
+                self.fail(format!("its guest said nothing for {} seconds", self.wait.as_secs()), now)
             }
             Phase::Configuring => self
                 .fail(format!("its application was not started within {} seconds", CONFIGURE.as_secs()), now),

@@ -6,12 +6,14 @@
 mod accelerator;
 mod agent;
 mod applog;
+mod build;
 mod console;
 mod disk;
 mod engine;
 mod exec;
 mod follow;
 mod hub;
+mod image;
 mod inbox;
 mod link;
 mod monitor;
@@ -22,7 +24,9 @@ mod runtime;
 mod service;
 mod sessions;
 mod start;
+mod talk;
 mod tap;
+mod templates;
 #[cfg(test)]
 mod tests;
 mod words;

@@ -106,9 +106,9 @@ impl Monitor {
         let mut heard = Vec::new();
         for message in self.decoder.push(&chunk[..n])? {
             match message {
-                Message::Greeting => self.ready = true,
+                Message::Greeting(_) => self.ready = true,
                 Message::Event(event) => heard.push(Heard::Event(event)),
-                Message::Done { id, running } => {
+                Message::Done { id, running, .. } => {
                     let command = self.pending.remove(&id);
                     match (command, running) {
                         (Some(Command::QueryStatus), Some(running)) => heard.push(Heard::Running(running)),

@@ -23,7 +23,22 @@ pub enum Command {
     QueryStatus,
     /// Leave the guest this many bytes.
     Balloon(u64),
+    /// Save and load memory at fixed places of a file, of which only what is used is written and read.
+    MappedRam,
+    /// Take the descriptor that comes with the command as the image's.
+    TakeImage,
+    /// Let go of it.
+    DropImage,
+    /// Write the machine, which is halted, to the image.
+    Save,
+    /// Read the machine from the image.
+    Load,
+    /// Ask how far that is.
+    QueryMigrate,
 }
+
+/// QEMU's number of the set of descriptors in which the image is; 7 to 9 stand in its arguments.
+const IMAGE_SET: u32 = 10;
 
 impl Command {
     /// The line that says it.
@@ -35,6 +50,15 @@ impl Command {
             Self::Quit => ("quit", None),
             Self::QueryStatus => ("query-status", None),
             Self::Balloon(value) => ("balloon", Some(serde_json::json!({ "value": value }))),
+            Self::MappedRam => {
+                let on = serde_json::json!({ "capability": "mapped-ram", "state": true });
+                ("migrate-set-capabilities", Some(serde_json::json!({ "capabilities": [on] })))
+            }
+            Self::TakeImage => ("add-fd", Some(serde_json::json!({ "fdset-id": IMAGE_SET }))),
+            Self::DropImage => ("remove-fd", Some(serde_json::json!({ "fdset-id": IMAGE_SET }))),
+            Self::Save => ("migrate", Some(image())),
+            Self::Load => ("migrate-incoming", Some(image())),
+            Self::QueryMigrate => ("query-migrate", None),
         };
         let mut message = serde_json::json!({ "execute": name, "id": id });
         if let Some(arguments) = arguments {
@@ -44,17 +68,23 @@ impl Command {
     }
 }
 
+fn image() -> serde_json::Value {
+    serde_json::json!({ "uri": format!("file:/dev/fdset/{IMAGE_SET}") })
+}
+
 /// What QEMU says.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Message {
-    /// It is there.
-    Greeting,
-    /// A command was carried out. `running` when it was [`Command::QueryStatus`].
+    /// It is there; its version with its package's, for example `10.0.2 (Debian 1:10.0.2+ds-2)`.
+    Greeting(String),
+    /// A command was carried out.
     Done {
         /// The command's number.
         id: u64,
-        /// Whether the processors run.
+        /// Whether the processors run, when it was [`Command::QueryStatus`].
         running: Option<bool>,
+        /// The state's word, when it was that or [`Command::QueryMigrate`], with the reason of a failure.
+        status: Option<String>,
     },
     /// A command was refused.
     Refused {
@@ -102,13 +132,46 @@ pub struct Decoder {
 #[derive(Deserialize)]
 struct Line {
     #[serde(rename = "QMP")]
-    greeting: Option<serde_json::Value>,
+    greeting: Option<Greeting>,
     #[serde(rename = "return")]
     done: Option<serde_json::Value>,
     error: Option<Refusal>,
     event: Option<String>,
     data: Option<serde_json::Value>,
     id: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Greeting {
+    #[serde(default)]
+    version: Version,
+}
+
+#[derive(Deserialize, Default)]
+struct Version {
+    #[serde(default)]
+    qemu: Numbers,
+    #[serde(default)]
+    package: String,
+}
+
+#[derive(Deserialize, Default)]
+struct Numbers {
+    major: u32,
+    minor: u32,
+    micro: u32,
+}
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Numbers { major, minor, micro } = self.qemu;
+        write!(f, "{major}.{minor}.{micro} ({})", cut(&self.package))
+    }
+}
+
+/// Words of QEMU for a person, or for a comparison.
+fn cut(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 #[derive(Deserialize)]
@@ -143,8 +206,8 @@ fn parse(line: &[u8]) -> Result<Option<Message>, BadMonitor> {
         let found = line.data.as_ref().and_then(|d| d.get(key)).and_then(|v| v.as_str());
         found.unwrap_or("unknown").chars().take(80).collect::<String>()
     };
-    if line.greeting.is_some() {
-        return Ok(Some(Message::Greeting));
+    if let Some(greeting) = line.greeting {
+        return Ok(Some(Message::Greeting(greeting.version.to_string())));
     }
     if let Some(name) = &line.event {
         let event = match name.as_str() {
@@ -159,10 +222,13 @@ fn parse(line: &[u8]) -> Result<Option<Message>, BadMonitor> {
     }
     let Some(id) = line.id else { return Ok(None) };
     if let Some(refusal) = line.error {
-        return Ok(Some(Message::Refused { id, why: refusal.desc.chars().take(200).collect() }));
+        return Ok(Some(Message::Refused { id, why: cut(&refusal.desc) }));
     }
-    let running = line.done.as_ref().and_then(|d| d.get("running")).and_then(serde_json::Value::as_bool);
-    Ok(line.done.is_some().then_some(Message::Done { id, running }))
+    let Some(done) = line.done else { return Ok(None) };
+    let running = done.get("running").and_then(serde_json::Value::as_bool);
+    let word = |key: &str| done.get(key).and_then(serde_json::Value::as_str).map(cut);
+    let status = word("status").map(|s| word("error-desc").map_or(s.clone(), |why| format!("{s}: {why}")));
+    Ok(Some(Message::Done { id, running, status }))
 }
 
 #[cfg(test)]
@@ -172,7 +238,7 @@ mod tests {
     #[test]
     fn what_qemu_says_is_understood_in_any_pieces() {
         let said = concat!(
-            r#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}}, "capabilities": ["oob"]}}"#,
+            r#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}, "package": "Debian 1:10.0.2"}, "capabilities": ["oob"]}}"#,
             "\r\n",
             r#"{"return": {}, "id": 1}"#,
             "\r\n",
@@ -184,16 +250,19 @@ mod tests {
             "\r\n",
             r#"{"error": {"class": "GenericError", "desc": "no"}, "id": 3}"#,
             "\r\n",
+            r#"{"return": {"status": "failed", "error-desc": "no room"}, "id": 4}"#,
+            "\r\n",
         );
         for piece in [1, 7, said.len()] {
             let mut decoder = Decoder::default();
             let got: Vec<_> = said.as_bytes().chunks(piece).flat_map(|c| decoder.push(c).unwrap()).collect();
             let expected = [
-                Message::Greeting,
-                Message::Done { id: 1, running: None },
-                Message::Done { id: 2, running: Some(true) },
+                Message::Greeting("10.0.2 (Debian 1:10.0.2)".into()),
+                Message::Done { id: 1, running: None, status: None },
+                Message::Done { id: 2, running: Some(true), status: Some("running".into()) },
                 Message::Event(Event::Shutdown("guest-reset".into())),
                 Message::Refused { id: 3, why: "no".into() },
+                Message::Done { id: 4, running: None, status: Some("failed: no room".into()) },
             ];
             assert_eq!(got, expected, "pieces of {piece}");
         }

@@ -9,6 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use gtvp_model::boxspec::Publish;
+use gtvp_model::digest::Digest;
 use gtvp_model::ids::Slot;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +34,9 @@ pub struct Record {
     pub state: Phase,
     /// Whether its processors are halted.
     pub paused: bool,
+    /// The template that it was started from.
+    #[serde(default)]
+    pub template: Option<Digest>,
 }
 
 /// Version of the record's format.

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, mpsc};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use gtvp_ipc::drivers::BoxHappening;
+use gtvp_ipc::drivers::{BoxHappening, TEMPLATE_FAILED};
 use gtvp_ipc::supervisor::Ended;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::guest::{Frame, GuestConfig, Program, TerminalSize, ToGuest, ToHost, split_stream};
@@ -474,7 +474,7 @@ impl Machine {
                     self.tell_starter(News::Progress(progress));
                 }
                 Command::Started(outcome) => {
-                    let outcome = outcome.map_err(|f| self.with_console(f));
+                    let outcome = outcome.map_err(|f| self.with_template(self.with_console(f)));
                     self.tell_starter(News::Done(outcome));
                     self.starter = None;
                 }
@@ -501,6 +501,12 @@ impl Machine {
             Some(line) => fault.because(format!("the last on its console: {line}")),
             None => fault,
         }
+    }
+
+    /// A machine that was loaded and whose guest never spoke may boot.
+    fn with_template(&self, fault: Fault) -> Fault {
+        let loaded = self.record.template.is_some() && !self.life.met() && fault.kind != FaultKind::Cancelled;
+        if loaded { fault.because(TEMPLATE_FAILED) } else { fault }
     }
 
     fn folder(&self) -> std::path::PathBuf {

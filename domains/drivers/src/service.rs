@@ -6,12 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Instant;
 
-use gtvp_ipc::drivers::{AcceleratorReply, BoxEvent, BoxHappening, Logs, Request, Start, Started};
+use gtvp_ipc::drivers::{
+    AcceleratorReply, BoxEvent, BoxHappening, BuildTemplate, FoundTemplate, Logs, Request, Shape, Start, Started,
+};
 use gtvp_ipc::supervisor::ProcessEvent;
 use gtvp_ipc::{Answer, Caller as Who, Service, Session};
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::Slot;
 use gtvp_model::member::MemberConfig;
+use gtvp_model::template::TemplateView;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::accelerator::Chooser;
@@ -26,7 +29,8 @@ use crate::monitor::Monitor;
 use crate::record::{self, Folders, Record};
 use crate::runtime::{self, Machine, News, Notes};
 use crate::sessions::{Caller, Sessions};
-use crate::{console, start, words};
+use crate::templates::{Key, Templates};
+use crate::{build, console, start, words};
 
 /// Stack of a box's thread.
 const STACK: usize = 256 * 1024;
@@ -54,6 +58,8 @@ pub struct Shared {
     pub keeper: Arc<console::Keeper>,
     /// The accelerator.
     pub chooser: Chooser,
+    /// The templates.
+    pub templates: Templates,
     /// The last question of any box about another one.
     asks: AtomicU64,
     boxes: Mutex<BTreeMap<Slot, Handle>>,
@@ -115,6 +121,7 @@ impl Drivers {
         let shared = Arc::new(Shared {
             config,
             chooser: Chooser::new(&folders.state),
+            templates: Templates::open(&folders.state)?,
             folders,
             link,
             hub: Hub::default(),
@@ -266,7 +273,7 @@ impl Drivers {
                 return Err(fault);
             }
         };
-        let accelerator = machine.record.accelerator.clone();
+        let (accelerator, template) = (machine.record.accelerator.clone(), machine.record.template);
         shared.run(machine).inspect_err(|_| {
             // Its thread would have given all back.
             let given_back = shared.link.kill(start.slot).and_then(|()| shared.link.publish(start.slot, &[]));
@@ -291,7 +298,7 @@ impl Drivers {
                         })?;
                         return Err(Fault::new(FaultKind::Cancelled, "the start was cancelled"));
                     }
-                    News::Done(outcome) => return outcome.map(|()| Started { accelerator }),
+                    News::Done(outcome) => return outcome.map(|()| Started { accelerator, template }),
                 }
             }
             if asked {
@@ -299,6 +306,27 @@ impl Drivers {
                 let _ = poll(&mut [PollFd::from_borrowed_fd(starter.as_fd(), PollFlags::IN)], None);
             }
         }
+    }
+
+    fn find_template(&self, shape: Shape) -> FoundTemplate {
+        let found = self.shared.chooser.found().map(|a| self.shared.templates.find(&Key::new(shape, &a)));
+        match found.transpose() {
+            Ok(found) => FoundTemplate { template: found.flatten().map(|(t, _)| t.digest), problem: None },
+            Err(e) => FoundTemplate { template: None, problem: Some(e.to_string()) },
+        }
+    }
+
+    fn build_template(
+        &self,
+        asked: &BuildTemplate,
+        fds: Vec<OwnedFd>,
+        session: &mut Session,
+    ) -> Result<TemplateView, Fault> {
+        let given = start::Given::new(fds)?;
+        let _claimed = self.shared.claim(asked.slot)?;
+        let outcome = build::template(&self.shared, asked, &given, session);
+        self.shared.forget(asked.slot);
+        outcome
     }
 
     /// Asks a box's thread and waits for its answer.
@@ -403,6 +431,10 @@ impl Service for Drivers {
         let out = |e: std::io::Error| Fault::internal("out of descriptors", &e);
         match request {
             Request::Start(start) => self.start(&start, fds, session).map(|started| Answer::of(&started)),
+            Request::FindTemplate(r) => Ok(Answer::of(&self.find_template(r.shape))),
+            Request::BuildTemplate(r) => self.build_template(&r, fds, session).map(|t| Answer::of(&t)),
+            Request::ListTemplates(_) => Ok(Answer::of(&self.shared.templates.list())),
+            Request::RemoveTemplate(r) => self.shared.templates.remove(&r.digest).map(|t| Answer::of(&t)),
             Request::Stop(stop) => self.stop(stop.slot, stop.grace_ms).map(nothing),
             Request::Pause(r) => {
                 self.ask(r.slot, |reply| runtime::Request::Ask(Ask::Pause, reply)).map(nothing)

@@ -1,4 +1,5 @@
-//! Everything that a machine needs before it runs: its ports, disk, accelerator, sockets, tap and logs; then the machine.
+//! Everything that a machine needs before it runs: its ports, disk, accelerator, sockets, tap and logs; then the machine, which boots, or is
+//! loaded from a template.
 //!
 //! What was taken is given back when any of it fails.
 
@@ -8,12 +9,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gtvp_ipc::Session;
-use gtvp_ipc::drivers::{BoxHappening, Start};
+use gtvp_ipc::drivers::{BoxHappening, Shape, Start, TEMPLATE_FAILED};
 use gtvp_ipc::supervisor::Param;
 use gtvp_model::boxspec::Protocol;
+use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::guest::{GuestConfig, GuestNetwork};
 use gtvp_model::ids::Slot;
@@ -30,7 +32,9 @@ use crate::record::{self, FORMAT, Record};
 use crate::runtime::{Machine, News, Notes};
 use crate::service::{Handle, Shared};
 use crate::sessions::Sessions;
-use crate::{console, disk, tap};
+use crate::talk::Talk;
+use crate::templates::{Key, Template};
+use crate::{console, disk, qmp, tap};
 
 /// Prefix length of the boxes' network.
 const PREFIX: u8 = 24;
@@ -38,11 +42,17 @@ const PREFIX: u8 = 24;
 const ARGUMENTS_TCG: &str = "console=ttyS0 panic=-1 quiet cryptomgr.notests=1 8250.nr_uarts=1 no_timer_check tsc=reliable random.trust_cpu=on audit=0";
 const ARGUMENTS_KVM: &str = "console=ttyS0 panic=-1 quiet 8250.nr_uarts=1 random.trust_cpu=on audit=0";
 
+/// How long QEMU may take to load a machine: it reads some 90 MB, which the host mostly has in memory.
+const LOAD: Duration = Duration::from_secs(30);
+
 /// The descriptors that come with a start.
 pub struct Given {
-    root: OwnedFd,
-    kernel: OwnedFd,
-    initrd: OwnedFd,
+    /// The file-system server's end of vhost-user.
+    pub root: OwnedFd,
+    /// The kernel.
+    pub kernel: OwnedFd,
+    /// The initramfs.
+    pub initrd: OwnedFd,
 }
 
 impl Given {
@@ -116,7 +126,9 @@ pub fn machine(
     taken.new_disk = new_disk;
 
     let accelerator = choose(shared, slot, given, session)?;
-    say(session, "boot", "starting the virtual machine")?;
+    let template = start.template.map(|digest| template(shared, start, &accelerator, &digest)).transpose()?;
+    let how = if template.is_some() { "loading its template" } else { "starting the virtual machine" };
+    say(session, "boot", how)?;
     let kvm = match accelerator {
         Accelerator::Kvm => Some(shared.chooser.device().map_err(failed("/dev/kvm cannot be opened"))?),
         Accelerator::Tcg(_) => None,
@@ -155,6 +167,7 @@ pub fn machine(
         publish: start.publish.clone(),
         state: Phase::Booting,
         paused: false,
+        template: start.template,
     };
     record.save(&folder).map_err(failed("the box's record cannot be written"))?;
     let starter = Arc::new(Inbox::new().map_err(failed("out of descriptors"))?);
@@ -170,25 +183,36 @@ pub fn machine(
     ];
     fds.extend(tap.as_ref().map(|t| ("tap", t.as_fd())));
     fds.extend(kvm.as_ref().map(|k| ("kvm", k.as_fd())));
-    let spawned = shared.link.spawn(QEMU, slot, parameters(shared, start, &accelerator), &fds)?;
+    let params = parameters(shared, start.name.as_str(), slot, &shape(start), &accelerator, template.is_some());
+    let spawned = shared.link.spawn(QEMU, slot, params, &fds)?;
 
     // From here on the machine is there, and its thread gives everything back.
-    let connected = Agent::connect(&sockets.join("agent"))
-        .and_then(|a| Monitor::connect(&sockets.join("qmp")).map(|m| (a, m)));
-    let (agent, monitor) = match connected {
-        Ok(both) => both,
-        Err(e) => {
-            let killed = shared.link.kill(slot);
-            return Err(killed.err().unwrap_or_else(|| failed("QEMU cannot be reached")(e)));
+    let reached = || -> Result<(Agent, Monitor), Fault> {
+        let cannot = failed("QEMU cannot be reached");
+        // First, so that the guest finds the host where it was when the machine was saved.
+        let agent = Agent::connect(&sockets.join("agent")).map_err(failed("QEMU cannot be reached"))?;
+        if let Some((template, image)) = &template {
+            load(&sockets.join("qmp"), template, image).inspect_err(|_| shared.templates.discard(template))?;
         }
+        Ok((agent, Monitor::connect(&sockets.join("qmp")).map_err(cannot)?))
+    };
+    let (agent, monitor) = match reached() {
+        Ok(both) => both,
+        Err(fault) => return Err(shared.link.kill(slot).err().unwrap_or(fault)),
     };
     std::mem::forget(taken);
+    if let Some((template, _)) = &template {
+        shared.templates.used(&template.digest);
+    }
     let machine = Machine {
         shared: shared.clone(),
         slot,
         process: spawned.process,
         record,
-        life: Life::new(start.hold, Instant::now()),
+        life: match template {
+            Some(_) => Life::loaded(start.hold, Instant::now()),
+            None => Life::new(start.hold, Instant::now()),
+        },
         config: Some(config),
         inbox: handle.inbox.clone(),
         bell: handle.bell.clone(),
@@ -203,14 +227,52 @@ pub fn machine(
     Ok((machine, starter))
 }
 
+fn shape(start: &Start) -> Shape {
+    Shape { memory: start.memory, cpus: start.cpus, network: start.network, boot: start.boot }
+}
+
+/// The template that the start is to use, which must be the one for its machine.
+fn template(
+    shared: &Shared,
+    start: &Start,
+    accelerator: &Accelerator,
+    digest: &Digest,
+) -> Result<(Template, File), Fault> {
+    let failed = |why: String| Fault::new(FaultKind::WrongState, TEMPLATE_FAILED).because(TEMPLATE_FAILED).because(why);
+    match shared.templates.find(&Key::new(shape(start), accelerator)) {
+        Ok(Some((template, image))) if template.digest == *digest => Ok((template, image)),
+        Ok(_) => Err(failed(format!("template {} is not there, or for other machines", digest.short()))),
+        Err(e) => Err(failed(e.to_string())),
+    }
+}
+
+/// Loads the machine and lets it go on.
+fn load(monitor: &Path, template: &Template, image: &File) -> Result<(), Fault> {
+    let failed = |e: &dyn std::error::Error| {
+        Fault::new(FaultKind::BoxFailed, TEMPLATE_FAILED).because(TEMPLATE_FAILED).caused_by(e)
+    };
+    let mut talk = Talk::begin(monitor, LOAD).map_err(|e| failed(&e))?;
+    if talk.version() != template.qemu {
+        let why = format!("QEMU is {} now, and {} saved it", talk.version(), template.qemu);
+        return Err(Fault::new(FaultKind::WrongState, TEMPLATE_FAILED).because(TEMPLATE_FAILED).because(why));
+    }
+    talk.load(image.as_fd()).and_then(|()| talk.ask(qmp::Command::Cont)).map(drop).map_err(|e| failed(&e))
+}
+
 /// Tells the caller how far the start is; a caller that has gone has cancelled it.
-fn say(session: &mut Session, phase: &str, message: &str) -> Result<(), Fault> {
+pub fn say(session: &mut Session, phase: &str, message: &str) -> Result<(), Fault> {
     let progress = Progress { phase: phase.into(), message: message.into(), ..Progress::default() };
     let gone = session.progress(&progress).is_err() || session.cancelled();
     if gone { Err(Fault::new(FaultKind::Cancelled, "the start was cancelled")) } else { Ok(()) }
 }
 
-fn choose(shared: &Shared, slot: Slot, given: &Given, session: &mut Session) -> Result<Accelerator, Fault> {
+/// What the machine runs on; the watchers hear it when that was not known.
+pub fn choose(
+    shared: &Shared,
+    slot: Slot,
+    given: &Given,
+    session: &mut Session,
+) -> Result<Accelerator, Fault> {
     let progress = Progress {
         phase: "probe".into(),
         message: "trying whether KVM runs a guest here".into(),
@@ -235,20 +297,29 @@ fn choose(shared: &Shared, slot: Slot, given: &Given, session: &mut Session) -> 
     Ok(accelerator)
 }
 
-fn parameters(shared: &Shared, start: &Start, accelerator: &Accelerator) -> Params {
-    let (accel, cpu, append) = match accelerator {
-        Accelerator::Kvm => ("kvm", "host", ARGUMENTS_KVM),
-        Accelerator::Tcg(_) => ("tcg", "max,la57=off", ARGUMENTS_TCG),
+/// QEMU's parameters for a machine; `load` when it is loaded and does not boot.
+pub fn parameters(
+    shared: &Shared,
+    name: &str,
+    slot: Slot,
+    shape: &Shape,
+    accelerator: &Accelerator,
+    load: bool,
+) -> Params {
+    let append = match accelerator {
+        Accelerator::Kvm => ARGUMENTS_KVM,
+        Accelerator::Tcg(_) => ARGUMENTS_TCG,
     };
     let words = [
         // The template's bound; it is only what a process listing shows.
-        ("name", format!("gtvp-{}-{}", shared.config.name, start.name).chars().take(80).collect()),
-        ("accel", accel.into()),
-        ("cpu", cpu.into()),
+        ("name", format!("gtvp-{}-{name}", shared.config.name).chars().take(80).collect()),
+        ("accel", accelerator.word().into()),
+        ("cpu", accelerator.cpu().into()),
         ("append", append.into()),
-        ("mac", shared.config.box_mac(start.slot)),
+        ("mac", shared.config.box_mac(slot)),
+        ("incoming", if load { "defer" } else { "none" }.into()),
     ];
-    let numbers = [("cpus", u64::from(start.cpus)), ("memory_mib", start.memory.as_mib())];
+    let numbers = [("cpus", u64::from(shape.cpus)), ("memory_mib", shape.memory.as_mib())];
     let words = words.into_iter().map(|(name, word)| (name.to_owned(), Param::Word(word)));
     words.chain(numbers.map(|(name, n)| (name.to_owned(), Param::Int(n)))).collect()
 }

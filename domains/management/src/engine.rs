@@ -132,6 +132,7 @@ impl Engine {
             ready_ms: None,
             composition: None,
             accelerator: None,
+            template: None,
             exit: None,
             failure: None,
             phases: Vec::new(),

@@ -1,5 +1,6 @@
 //! MD (GTVP §2.2): box lifecycle, inventory, events, the admin interface's other end.
 
+mod boot;
 mod current;
 mod engine;
 mod events;

@@ -35,6 +35,9 @@ pub struct BoxRecord {
     pub composition: Option<Digest>,
     /// What it runs on.
     pub accelerator: Option<String>,
+    /// The template that it was started from last.
+    #[serde(default)]
+    pub template: Option<Digest>,
     /// How its application ended last.
     pub exit: Option<ExitStatus>,
     /// Why it failed.

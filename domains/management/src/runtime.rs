@@ -7,11 +7,11 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use gtvp_ipc::components::{self, Compose, Composed, Configure, Derive, OpenRoot, View};
+use gtvp_ipc::components::{self, Compose, Composed, Configure, Derive, View};
 use gtvp_ipc::drivers::{self, BoxHappening};
-use gtvp_ipc::security::{EndBox, MeasureBox, PermitRun};
+use gtvp_ipc::security::{EndBox, PermitRun};
 use gtvp_ipc::supervisor::{Status, StatusReply};
-use gtvp_ipc::{Nothing, Place};
+use gtvp_ipc::Place;
 use gtvp_model::boxspec::{BoxSpec, Need};
 use gtvp_model::boxview::{BoxState, ExitStatus};
 use gtvp_model::digest::Digest;
@@ -23,6 +23,7 @@ use gtvp_model::member::MemberConfig;
 use gtvp_model::operation::{Operation, READY};
 use gtvp_model::units::Bytes;
 
+use crate::boot::Booting;
 use crate::current::once_current;
 use crate::engine::{Effect, Engine, check_size, has_machine};
 use crate::events::Events;
@@ -57,6 +58,8 @@ pub struct Runtime {
     engine: Mutex<Engine>,
     changed: Condvar,
     records: Records,
+    /// Templates.
+    pub booting: Booting,
     configuring: Mutex<BTreeSet<Digest>>,
     configured: Condvar,
 }
@@ -84,6 +87,7 @@ impl Runtime {
             engine: Mutex::new(Engine::new(kept)),
             changed: Condvar::new(),
             records,
+            booting: Booting::default(),
             configuring: Mutex::default(),
             configured: Condvar::new(),
         })
@@ -327,7 +331,7 @@ impl Runtime {
             workdir: spec.workdir.clone(),
         };
         let nameservers = self.status()?.nameservers;
-        let machine = drivers::Start {
+        let machine = |boot, template| drivers::Start {
             slot: record.slot,
             name: name.clone(),
             memory: spec.memory,
@@ -335,13 +339,17 @@ impl Runtime {
             disk: spec.disk,
             publish: spec.publish.clone(),
             network: true,
-            nameservers,
-            program,
+            nameservers: nameservers.clone(),
+            program: program.clone(),
             hold: false,
+            boot,
+            template,
         };
-        let accelerator = self.boot(operation, &composed.digest, View::Application, machine)?;
+        let started = self.boot(operation, &composed.digest, View::Application, !spec.cold, machine)?;
+        let booted = started.template.is_none() && !spec.cold;
         self.change(name, |r| {
-            r.accelerator = Some(accelerator);
+            r.accelerator = Some(started.accelerator);
+            r.template = started.template;
             r.first_start = false;
             if r.state == BoxState::Starting {
                 r.state = BoxState::Running;
@@ -363,6 +371,9 @@ impl Runtime {
         })?;
         let phases = operation.phases();
         self.change(name, |r| r.phases = phases);
+        if booted {
+            self.template_after(composed.digest, spec);
+        }
         let mut record = self.record(name)?;
         if let Some(why) = &record.failure {
             return Err(Fault::new(FaultKind::BoxFailed, format!("box {name} failed")).because(why.clone()));
@@ -390,31 +401,8 @@ impl Runtime {
         .map(|_| ())
     }
 
-    /// Opens a root and starts a machine on it; gives what it runs on.
-    fn boot(
-        self: &Arc<Self>,
-        operation: &Arc<Handle>,
-        composition: &Digest,
-        view: View,
-        machine: drivers::Start,
-    ) -> Result<String, Fault> {
-        let vtpm = view == View::Application;
-        let name = machine.name.clone();
-        peers::ask(&MeasureBox { slot: machine.slot, vtpm, name, composition: *composition })?;
-        operation.phase("link", "linking its components")?;
-        let open =
-            OpenRoot { box_name: machine.name.clone(), slot: machine.slot, composition: *composition, view };
-        let (Nothing {}, fds) = peers::work(operation, &open, &[])?;
-        if fds.len() != 3 {
-            return Err(Fault::new(FaultKind::Internal, "components gave no root"));
-        }
-        let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        operation.phase("boot", "booting")?;
-        peers::work(operation, &machine, &borrowed).map(|(started, _)| started.accelerator)
-    }
-
     /// Resolves needs, and sees to it that the maintainer scripts of the composition have run.
-    fn compose(self: &Arc<Self>, operation: &Arc<Handle>, needs: &[Need]) -> Result<Composed, Fault> {
+    pub fn compose(self: &Arc<Self>, operation: &Arc<Handle>, needs: &[Need]) -> Result<Composed, Fault> {
         operation.phase("resolve", "finding what it needs")?;
         loop {
             let composed = peers::work_again(operation, &Compose { needs: needs.to_vec() })?;
@@ -473,7 +461,7 @@ impl Runtime {
         spec: &BoxSpec,
         slot: Slot,
     ) -> Result<(), Fault> {
-        let machine = drivers::Start {
+        let machine = |boot, template| drivers::Start {
             slot,
             name: spec.name.clone(),
             memory: spec.memory,
@@ -489,8 +477,10 @@ impl Runtime {
                 workdir: None,
             },
             hold: true,
+            boot,
+            template,
         };
-        self.boot(operation, &composed.digest, View::Builder, machine)?;
+        self.boot(operation, &composed.digest, View::Builder, false, machine)?;
         operation.phase(
             "configure",
             format!("running the maintainer scripts of {} packages", configure.packages.len()),
@@ -521,7 +511,7 @@ impl Runtime {
     }
 
     /// Removes whatever there is of a box. What cannot be removed now is told, and tried again at the next removal.
-    fn discard(self: &Arc<Self>, name: &BoxName) {
+    pub fn discard(self: &Arc<Self>, name: &BoxName) {
         let Some(slot) = self.engine().get_mut(name).map(|r| r.slot) else { return };
         let problems = [
             peers::ask(&drivers::Stop { slot, grace_ms: 0 }).err(),

@@ -91,6 +91,11 @@ impl Service for Management {
                 peers::ask(&components::Show { reference: r.reference }).map(|c| Answer::of(&c))
             }
             Request::ImportComponent(r) => Ok(Answer::of(&runtime.import(r.need))),
+            Request::ListTemplates(_) => peers::ask(&drivers::ListTemplates {}).map(|t| Answer::of(&t)),
+            Request::BuildTemplate(r) => runtime.build_template(&r.wish).map(|o| Answer::of(&o)),
+            Request::RemoveTemplate(r) => {
+                peers::ask(&drivers::RemoveTemplate { digest: r.digest }).map(|t| Answer::of(&t))
+            }
             Request::ShowMember(_) => {
                 let (status, accelerator) = (runtime.status()?, self.accelerator());
                 let verdict = peers::ask(&security::Verdict {})?;

@@ -37,6 +37,7 @@ pub fn detail(config: &MemberConfig, record: &BoxRecord, linked: LinkedReply) ->
         summary: summary(config, record),
         spec: record.spec.clone(),
         accelerator: record.accelerator.clone(),
+        template: record.template.map(|t| t.to_string()),
         linked: linked.linked,
         closure: linked.closure,
         phases: record.phases.clone(),

@@ -63,6 +63,10 @@ impl Service for Security {
                 }
                 Ok(Answer::nothing())
             }
+            Request::MeasureTemplate(m) => {
+                self.vtpms.started_from(m.slot, m.template);
+                Ok(Answer::nothing())
+            }
             Request::EndBox(b) => self.vtpms.end(b.slot).map(|()| Answer::nothing()),
             Request::AttestBox(a) => {
                 if a.for_member {

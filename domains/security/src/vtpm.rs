@@ -163,6 +163,13 @@ impl Vtpms {
         tpm.measure_later(measured);
     }
 
+    /// The box is about to be started from a template.
+    pub fn started_from(&self, slot: Slot, template: Digest) {
+        let Some(tpm) = self.boxes().get(&slot).map(|v| v.tpm.clone()) else { return };
+        let subject = boxes::TEMPLATE.to_owned();
+        tpm.measure_later(Measured { kind: EntryKind::Booted, subject, value: template });
+    }
+
     /// Ends the box's vTPM, if there is one.
     pub fn end(&self, slot: Slot) -> Result<(), Fault> {
         self.boxes().remove(&slot);
