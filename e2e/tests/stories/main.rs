@@ -9,6 +9,7 @@ mod life;
 mod platform;
 mod refusals;
 mod running;
+mod templates;
 mod union;
 
 use std::process::ExitCode;
@@ -60,6 +61,14 @@ fn main() -> ExitCode {
             (
                 "a_union_is_begun_by_choice_and_outlives_security",
                 union::a_union_is_begun_by_choice_and_outlives_security,
+            ),
+            (
+                "boxes_of_one_template_have_nothing_of_each_others",
+                templates::boxes_of_one_template_have_nothing_of_each_others,
+            ),
+            (
+                "a_template_that_is_no_good_never_fails_a_start",
+                templates::a_template_that_is_no_good_never_fails_a_start,
             ),
             ("a_flipped_byte_is_never_served", integrity::a_flipped_byte_is_never_served),
         ],
