@@ -104,7 +104,9 @@ pub fn boxes_of_one_template_have_nothing_of_each_others(lab: &Lab) {
         assert_eq!(shown["template"], template["digest"], "{name} started from it");
         drawn.push(draw(lab, name));
         let nonce = "7a".repeat(32);
-        let evidence = lab.command(&["box", "attest", name, "--nonce", &nonce]).output().unwrap().stdout;
+        let attested = lab.command(&["box", "attest", name, "--nonce", &nonce]).output().unwrap();
+        assert!(attested.status.success(), "{}", String::from_utf8_lossy(&attested.stderr));
+        let evidence = attested.stdout;
         let (code, found) = verify(&evidence, &["--nonce", &nonce]);
         assert_eq!((code, &found["conclusion"]), (0, &"consistent".into()), "{found}");
         assert_eq!(found["box"]["template"], template["digest"], "and its evidence says so");

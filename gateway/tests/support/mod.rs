@@ -364,6 +364,21 @@ fn not_found(what: &str, name: &str) -> Fault {
     Fault::new(FaultKind::NotFound, format!("there is no {what} {name}")).hint(format!("gtvp {what} ls"))
 }
 
+fn template() -> gtvp_model::template::TemplateView {
+    gtvp_model::template::TemplateView {
+        digest: "ef".repeat(32),
+        created_ms: 1_795_501_801_007,
+        memory_bytes: 512 << 20,
+        cpus: 1,
+        size_bytes: 86_000_000,
+        accelerator: "tcg".into(),
+        qemu: "10.0.2 (Debian 1:10.0.2)".into(),
+        kernel: "aa".repeat(32),
+        initramfs: "bb".repeat(32),
+        starts: 3,
+    }
+}
+
 fn component() -> ComponentView {
     ComponentView {
         reference: "deb:nginx=1.22.1-9:amd64".into(),
@@ -458,6 +473,7 @@ impl Played {
                     summary: Self::view(&r.name, b),
                     spec: b.spec.clone(),
                     accelerator: Some("tcg (no kernel runs on /dev/kvm)".into()),
+                    template: Some("ef".repeat(32)),
                     linked: vec![LinkedComponent {
                         component: "deb:libpcre2-8-0=10.42-1:amd64".into(),
                         digest: "cd".repeat(32),
@@ -523,6 +539,15 @@ impl Played {
                 *self.state().operations.last_mut().unwrap() = o.clone();
                 Ok(Answer::of(&o))
             }
+            Request::ListTemplates(_) => Ok(Answer::of(&vec![template()])),
+            Request::BuildTemplate(_) => {
+                let mut o = self.operation("template", "512M-1", OperationState::Done);
+                o.result = serde_json::to_value(template()).ok();
+                *self.state().operations.last_mut().unwrap() = o.clone();
+                Ok(Answer::of(&o))
+            }
+            Request::RemoveTemplate(r) if template().digest.starts_with(&r.digest) => Ok(Answer::of(&template())),
+            Request::RemoveTemplate(r) => Err(not_found("template", &r.digest)),
             Request::ShowMember(_) => Ok(Answer::of(&MemberView {
                 name: "m1".into(),
                 version: "0.1.0".into(),

@@ -29,6 +29,10 @@ pub struct Character {
     pub stubborn: bool,
     /// Once it runs it writes without end and reads nothing.
     pub floods: bool,
+    /// Its QEMU cannot load a machine.
+    pub does_not_load: bool,
+    /// Its guest never says a word once it was loaded.
+    pub wakes_not: bool,
 }
 
 type OnEnd = Box<dyn FnOnce(Option<i32>, String) + Send>;
@@ -47,6 +51,7 @@ struct State {
     config: Option<GuestConfig>,
     unacknowledged: Vec<ToHost>,
     paused: bool,
+    loaded: bool,
     connections: Vec<UnixStream>,
     monitors: Vec<UnixStream>,
     sockets: Vec<std::path::PathBuf>,
@@ -68,6 +73,7 @@ impl Played {
             config: None,
             unacknowledged: Vec::new(),
             paused: false,
+            loaded: false,
             connections: Vec::new(),
             monitors: Vec::new(),
             sockets: vec![path(&qmp), path(&agent)],
@@ -137,7 +143,7 @@ impl Inner {
     fn monitor(&self, stream: UnixStream) {
         self.state().monitors.push(stream.try_clone().unwrap());
         let say = |text: &str| writeln!(&stream, "{text}\r").is_ok();
-        say(r#"{"QMP": {"version": {}, "capabilities": []}}"#);
+        say(r#"{"QMP": {"version": {"qemu": {"major": 10, "minor": 0, "micro": 2}, "package": "played"}, "capabilities": []}}"#);
         for line in BufReader::new(&stream).lines() {
             let Ok(line) = line else { return };
             let command: serde_json::Value = serde_json::from_str(&line).unwrap();
@@ -153,6 +159,11 @@ impl Inner {
                     self.state().paused = false;
                     event = Some("RESUME");
                 }
+                "migrate-incoming" => self.state().loaded = true,
+                "query-migrate" if self.character.does_not_load && self.state().loaded => {
+                    value = serde_json::json!({ "status": "failed", "error-desc": "section mismatch" });
+                }
+                "query-migrate" => value = serde_json::json!({ "status": "completed" }),
                 "query-status" => {
                     value = serde_json::json!({ "running": !self.state().paused, "status": "x" })
                 }
@@ -183,7 +194,8 @@ impl Inner {
             };
             decoder.push(&chunk[..n]);
             while let Some(frame) = decoder.next_frame() {
-                if !self.character.silent {
+                let sleeps = self.character.wakes_not && self.state().loaded;
+                if !self.character.silent && !sleeps {
                     self.on_frame(&stream, frame);
                 }
             }

@@ -4,6 +4,7 @@
 mod machine;
 mod stories;
 mod supervisor;
+mod templates;
 mod world;
 
 use std::path::{Path, PathBuf};

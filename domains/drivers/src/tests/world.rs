@@ -11,14 +11,19 @@ use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 
-use gtvp_ipc::drivers::{BoxEvent, BoxHappening, Exec, LogSource, Logs, Start, Watch};
+use gtvp_ipc::components::BootParts;
+use gtvp_ipc::drivers::{
+    BoxEvent, BoxHappening, BuildTemplate, Exec, FindTemplate, FoundTemplate, LogSource, Logs, Shape, Start, Watch,
+};
 use gtvp_ipc::place::Acl;
 use gtvp_ipc::{CallError, Client, Method};
+use gtvp_model::digest::Digest;
 use gtvp_model::fault::Fault;
 use gtvp_model::guest::Program;
 use gtvp_model::ids::{Domain, Slot};
 use gtvp_model::member::MemberConfig;
 use gtvp_model::stream::{self, StreamKind};
+use gtvp_model::template::TemplateView;
 use gtvp_model::topology::Topology;
 use gtvp_model::units::Bytes;
 
@@ -188,6 +193,29 @@ impl World {
         client.call(start, &fds, |p| on_phase(&p.phase)).map(|(started, _)| started.accelerator)
     }
 
+    /// Boots a template for [`a_box`]'s machine.
+    pub fn build_template(&self, slot: u16) -> Result<TemplateView, Fault> {
+        let start = a_box(slot);
+        let Start { memory, cpus, network, boot, .. } = start;
+        let build = BuildTemplate { slot: at(slot), shape: Shape { memory, cpus, network, boot } };
+        let mut client = self.connect().unwrap();
+        let (root, _kept) = std::os::unix::net::UnixStream::pair().unwrap();
+        let (kernel, initrd) = (File::open("/dev/null").unwrap(), File::open("/dev/null").unwrap());
+        let fds = [root.as_fd(), kernel.as_fd(), initrd.as_fd()];
+        client.call(&build, &fds, |_| ControlFlow::Continue(())).map(|(view, _)| view).map_err(Fault::from)
+    }
+
+    /// The template for [`a_box`]'s machine.
+    pub fn find_template(&self) -> FoundTemplate {
+        let Start { memory, cpus, network, boot, .. } = a_box(0);
+        self.call(&FindTemplate { shape: Shape { memory, cpus, network, boot } }).unwrap()
+    }
+
+    /// The folder of templates.
+    pub fn templates(&self) -> PathBuf {
+        self.folder.path().join("state/templates")
+    }
+
     /// Runs a command in a box; gives its stream.
     pub fn exec(&self, slot: u16, argv: &[&str]) -> Result<std::os::unix::net::UnixStream, Fault> {
         let exec = Exec { slot: at(slot), program: program(argv), terminal: None };
@@ -291,7 +319,14 @@ pub fn a_box(slot: u16) -> Start {
         nameservers: vec!["10.77.0.1".into()],
         program: program(&["nginx"]),
         hold: false,
+        boot: boot_parts(),
+        template: None,
     }
+}
+
+/// What every box of these tests boots.
+pub fn boot_parts() -> BootParts {
+    BootParts { kernel: Digest::of(b"kernel"), initramfs: Digest::of(b"initramfs") }
 }
 
 /// Every frame until the end.
