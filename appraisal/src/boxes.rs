@@ -171,8 +171,13 @@ pub fn check(
         .chain([&evidence.composition.kernel])
         .map(|i| (i.reference.as_str(), i.source))
         .collect();
-    let mut finding =
-        BoxFinding { name: evidence.name.clone(), composition, linked: vec![], later: vec![], template: None };
+    let mut finding = BoxFinding {
+        name: evidence.name.clone(),
+        composition,
+        linked: vec![],
+        later: vec![],
+        template: None,
+    };
     for placed in log.entries() {
         let (entry, offset, e) = (placed.number, placed.offset, placed.entry);
         if e.kind == EntryKind::Booted && e.subject == TEMPLATE {

@@ -174,12 +174,12 @@ fn components_linked_later_are_told() {
 fn the_template_that_a_box_started_from_is_told() {
     assert_eq!(strangers(&world().file).unwrap().about.unwrap().unwrap().template, None, "it booted");
     let mut world = world();
-    world.vtpm.measure(EntryKind::Booted, boxes::TEMPLATE, Digest::of(b"a template"));
+    world.vtpm.measure(EntryKind::Booted, gtvp_appraisal::boxes::TEMPLATE, Digest::of(b"a template"));
     world.renew();
     let found = strangers(&world.file).unwrap().about.unwrap().unwrap();
     assert_eq!((found.template, found.later.len()), (Some(Digest::of(b"a template")), 0));
     // One machine starts once.
-    world.vtpm.measure(EntryKind::Booted, boxes::TEMPLATE, Digest::of(b"another"));
+    world.vtpm.measure(EntryKind::Booted, gtvp_appraisal::boxes::TEMPLATE, Digest::of(b"another"));
     world.renew();
     assert!(matches!(strangers(&world.file).unwrap().about.unwrap(), Err(BoxRefusal::SecondTemplate { .. })));
 }

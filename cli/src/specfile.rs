@@ -182,7 +182,7 @@ mod tests {
         let fault = parse("web.toml", "name = 'w'\nneeds = ['nginx']\nmemroy = '1G'\n").unwrap_err();
         assert_eq!(fault.message, "web.toml, line 3: unknown key \"memroy\"");
         assert_eq!(fault.hint.unwrap(), "did you mean \"memory\"?");
-        let fault = parse("web.toml", "colour = 'red'\n").unwrap_err();
+        let fault = parse("web.toml", "priority = 1\n").unwrap_err();
         assert!(fault.hint.unwrap().contains("name, needs, command"));
     }
 

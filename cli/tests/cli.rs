@@ -183,9 +183,14 @@ fn listings_are_tables_for_people_and_arrays_for_programs() {
     }
     assert_eq!(json[0]["published"][0], "8080:80/tcp");
     assert!(text(&run(&member, &["box", "ls", "-o", "yaml"]).stdout).starts_with("- name: web\n"));
-    for listing in
-        [vec!["component", "ls"], vec!["operation", "ls"], vec!["events"], vec!["doctor"], vec!["lab", "ls"]]
-    {
+    for listing in [
+        vec!["component", "ls"],
+        vec!["template", "ls"],
+        vec!["operation", "ls"],
+        vec!["events"],
+        vec!["doctor"],
+        vec!["lab", "ls"],
+    ] {
         for format in ["table", "wide", "json", "yaml"] {
             let out = run(&member, &[&listing[..], &["-o", format]].concat());
             assert_eq!(out.status.code(), Some(0), "{listing:?} {format}: {}", text(&out.stderr));
@@ -214,6 +219,26 @@ fn show_tells_which_component_was_linked_when_and_because_of_which_path() {
         assert!(shown.contains(part), "{part} in {shown}");
     }
     assert!(text(&run(&member, &["component", "show", "deb:nginx"]).stdout).contains("usr/sbin/nginx"));
+}
+
+#[test]
+fn templates_are_listed_booted_and_removed_and_a_box_says_which() {
+    let member = Member::start();
+    let digest = "ef".repeat(32);
+    assert!(text(&run(&member, &["template", "ls"]).stdout).contains("efefefefefef"));
+    let listed: serde_json::Value =
+        serde_json::from_slice(&run(&member, &["template", "ls", "-o", "json"]).stdout).unwrap();
+    assert_eq!((&listed[0]["digest"], &listed[0]["starts"]), (&digest.clone().into(), &3.into()));
+    let built =
+        run(&member, &["template", "build", "--quiet", "--memory", "1G", "--cpus", "2", "-o", "json"]);
+    assert!(text(&built.stdout).contains(&digest), "{built:?}");
+    assert_eq!(text(&run(&member, &["template", "rm", "efef"]).stdout), "efefefefefef removed\n");
+    assert!(!run(&member, &["template", "rm", "0123"]).status.success());
+    run(&member, &["run", "--detach", "--cold", "--name", "web", "--needs", "nginx", "--", "serve"]);
+    let shown = text(&run(&member, &["box", "show", "web"]).stdout);
+    assert!(shown.contains("template efefefefefef, booted by this member"), "{shown}");
+    let shown = text(&run(&member, &["box", "show", "web", "-o", "json"]).stdout);
+    assert!(shown.contains("\"cold\": true"), "{shown}");
 }
 
 #[test]

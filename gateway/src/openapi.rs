@@ -193,6 +193,7 @@ mod tests {
                 "signalBox" => reads::<api::SignalBody>(body),
                 "execBox" => reads::<api::ExecBody>(body),
                 "importComponent" => reads::<api::ImportBody>(body),
+                "buildTemplate" => reads::<gtvp_model::template::TemplateWish>(body),
                 "beginUnion" => reads::<unionview::UnionBegin>(body),
                 "joinUnion" => reads::<unionview::UnionJoin>(body),
                 "createToken" => reads::<unionview::TokenWish>(body),

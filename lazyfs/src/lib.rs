@@ -114,7 +114,9 @@ pub fn run(keeper: UnixListener, vhost: Option<OwnedFd>, source: Box<dyn Source>
         let number = match answer {
             Ok(Some(number)) => Some(number),
             Ok(None) => Some(0).filter(|_| received.acknowledge && device.acknowledges()),
-            Err(_) => received.refusal().or_else(|| Some(1).filter(|_| received.acknowledge && device.acknowledges())),
+            Err(_) => received
+                .refusal()
+                .or_else(|| Some(1).filter(|_| received.acknowledge && device.acknowledges())),
         };
         if let Some(number) = number {
             vhost::reply(&socket, received.code, number).map_err(Failure::Vhost)?;

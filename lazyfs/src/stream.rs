@@ -16,7 +16,9 @@ pub const TAKEN: u64 = 1 << 8;
 /// Writes the state to where QEMU reads it.
 pub fn save(to: OwnedFd, unanswered: usize) -> Result<(), Refused> {
     if unanswered > 0 {
-        return Err(Refused(format!("{unanswered} requests are unanswered, and a machine with such is not saved")));
+        return Err(Refused(format!(
+            "{unanswered} requests are unanswered, and a machine with such is not saved"
+        )));
     }
     std::fs::File::from(to).write_all(IDLE).map_err(|e| Refused(format!("the state cannot be written: {e}")))
 }

@@ -5,12 +5,12 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
+use crate::import::Importer;
+use crate::store::{Record, Store};
 use gtvp_ipc::components::BootParts;
 use gtvp_model::component::{EntryKind, Manifest};
 use gtvp_model::digest::Digest;
 use gtvp_model::fault::{Fault, FaultKind};
-use crate::import::Importer;
-use crate::store::{Record, Store};
 
 /// The modules that guest-init inserts at once, in this order, as far as the kernel's package has them and does not have them built
 /// in (guest-init's README names them).
@@ -26,14 +26,8 @@ const MODULES: &[&str] = &[
     "overlay",
 ];
 /// Those that it inserts once it knows which box it is: the drivers of devices that are the box's own.
-const LATE_MODULES: &[&str] = &[
-    "virtio_blk",
-    "failover",
-    "net_failover",
-    "virtio_net",
-    "virtio-rng",
-    "virtio_balloon",
-];
+const LATE_MODULES: &[&str] =
+    &["virtio_blk", "failover", "net_failover", "virtio_net", "virtio-rng", "virtio_balloon"];
 /// Version of how they are made.
 const FORMAT: &str = "gtvp-boot 2";
 /// Most bytes of a compressed kernel, of one unpacked, and of a module.
@@ -44,7 +38,11 @@ const MAX_VMLINUX: u64 = 512 * 1024 * 1024;
 const MAX_MODULE: u64 = 32 * 1024 * 1024;
 
 /// Kernel and initramfs, open for reading and checked, and their digests.
-pub fn open(importer: &Importer, kernel: &Record, guest_init: &Path) -> Result<(File, File, BootParts), Fault> {
+pub fn open(
+    importer: &Importer,
+    kernel: &Record,
+    guest_init: &Path,
+) -> Result<(File, File, BootParts), Fault> {
     let store = &importer.store;
     let init = std::fs::read(guest_init)
         .map_err(|e| Fault::internal("guest-init is not where gtvpd puts it", &e))?;

@@ -42,7 +42,8 @@ pub fn template(
     session: &mut Session,
 ) -> Result<TemplateView, Fault> {
     let failed = |e: std::io::Error| {
-        let kind = if e.raw_os_error() == Some(libc::ENOSPC) { FaultKind::NoRoom } else { FaultKind::Internal };
+        let kind =
+            if e.raw_os_error() == Some(libc::ENOSPC) { FaultKind::NoRoom } else { FaultKind::Internal };
         Fault::new(kind, "the template cannot be prepared").caused_by(&e)
     };
     let accelerator = start::choose(shared, asked.slot, given, session)?;
@@ -65,7 +66,8 @@ pub fn template(
         Ok(shared.templates.view(&template))
     });
     for path in [&workshop, &sockets] {
-        record::remove(path).unwrap_or_else(|e| eprintln!("drivers: {} cannot be removed: {e}", path.display()));
+        record::remove(path)
+            .unwrap_or_else(|e| eprintln!("drivers: {} cannot be removed: {e}", path.display()));
     }
     outcome
 }
@@ -139,7 +141,8 @@ fn disk(workshop: &Path) -> std::io::Result<File> {
 /// Waits until the guest has booted and waits for its configuration. It keeps the way to the host open until the machine is saved: the
 /// box that is loaded finds a host there too.
 fn until_waiting(mut agent: Agent, session: &Session) -> Result<Agent, Fault> {
-    let failed = |why: String| Fault::new(FaultKind::BoxFailed, "the template's machine did not boot").because(why);
+    let failed =
+        |why: String| Fault::new(FaultKind::BoxFailed, "the template's machine did not boot").because(why);
     let deadline = Instant::now() + BOOT;
     loop {
         agent.flush().map_err(|e| failed(e.to_string()))?;
@@ -156,7 +159,9 @@ fn until_waiting(mut agent: Agent, session: &Session) -> Result<Agent, Fault> {
                     return Ok(agent);
                 }
                 Said::Control(ToHost::Welcome { protocol, state, .. }) => {
-                    return Err(failed(format!("its guest-init speaks protocol {protocol} and is {state:?}")));
+                    return Err(failed(format!(
+                        "its guest-init speaks protocol {protocol} and is {state:?}"
+                    )));
                 }
                 _ => {}
             }

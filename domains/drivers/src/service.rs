@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Instant;
 
 use gtvp_ipc::drivers::{
-    AcceleratorReply, BoxEvent, BoxHappening, BuildTemplate, FoundTemplate, Logs, Request, Shape, Start, Started,
+    AcceleratorReply, BoxEvent, BoxHappening, BuildTemplate, FoundTemplate, Logs, Request, Shape, Start,
+    Started,
 };
 use gtvp_ipc::supervisor::ProcessEvent;
 use gtvp_ipc::{Answer, Caller as Who, Service, Session};

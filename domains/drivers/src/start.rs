@@ -183,7 +183,8 @@ pub fn machine(
     ];
     fds.extend(tap.as_ref().map(|t| ("tap", t.as_fd())));
     fds.extend(kvm.as_ref().map(|k| ("kvm", k.as_fd())));
-    let params = parameters(shared, start.name.as_str(), slot, &shape(start), &accelerator, template.is_some());
+    let params =
+        parameters(shared, start.name.as_str(), slot, &shape(start), &accelerator, template.is_some());
     let spawned = shared.link.spawn(QEMU, slot, params, &fds)?;
 
     // From here on the machine is there, and its thread gives everything back.
@@ -192,7 +193,8 @@ pub fn machine(
         // First, so that the guest finds the host where it was when the machine was saved.
         let agent = Agent::connect(&sockets.join("agent")).map_err(failed("QEMU cannot be reached"))?;
         if let Some((template, image)) = &template {
-            load(&sockets.join("qmp"), template, image).inspect_err(|_| shared.templates.discard(template))?;
+            load(&sockets.join("qmp"), template, image)
+                .inspect_err(|_| shared.templates.discard(template))?;
         }
         Ok((agent, Monitor::connect(&sockets.join("qmp")).map_err(cannot)?))
     };
@@ -238,7 +240,9 @@ fn template(
     accelerator: &Accelerator,
     digest: &Digest,
 ) -> Result<(Template, File), Fault> {
-    let failed = |why: String| Fault::new(FaultKind::WrongState, TEMPLATE_FAILED).because(TEMPLATE_FAILED).because(why);
+    let failed = |why: String| {
+        Fault::new(FaultKind::WrongState, TEMPLATE_FAILED).because(TEMPLATE_FAILED).because(why)
+    };
     match shared.templates.find(&Key::new(shape(start), accelerator)) {
         Ok(Some((template, image))) if template.digest == *digest => Ok((template, image)),
         Ok(_) => Err(failed(format!("template {} is not there, or for other machines", digest.short()))),

@@ -117,8 +117,9 @@ impl Talk {
                 let fds = [fd];
                 ancillary.push(SendAncillaryMessage::ScmRights(&fds));
                 let parts = [IoSlice::new(&line)];
-                let sent = rustix::net::sendmsg(self.stream.as_fd(), &parts, &mut ancillary, SendFlags::NOSIGNAL)
-                    .map_err(io::Error::from)?;
+                let sent =
+                    rustix::net::sendmsg(self.stream.as_fd(), &parts, &mut ancillary, SendFlags::NOSIGNAL)
+                        .map_err(io::Error::from)?;
                 // The descriptor went with the first byte.
                 self.stream.write_all(line.get(sent..).unwrap_or_default())?;
             }

@@ -240,8 +240,10 @@ impl Templates {
                 Ok(view)
             }
             (Some(_), Some(_)) => {
-                let fault = Fault::new(FaultKind::Conflict, format!("more than one template begins with {wanted}"));
-                Err(Fault { retryable: false, ..fault }.hint("give more of its digest: gtvp template ls -o wide"))
+                let fault =
+                    Fault::new(FaultKind::Conflict, format!("more than one template begins with {wanted}"));
+                Err(Fault { retryable: false, ..fault }
+                    .hint("give more of its digest: gtvp template ls -o wide"))
             }
             (None, _) => Err(Fault::new(FaultKind::NotFound, format!("no template begins with {wanted:?}"))
                 .hint("gtvp template ls lists them")),
@@ -307,7 +309,10 @@ mod tests {
         let image = OpenOptions::new().write(true).open(&path).unwrap();
         image.write_all_at(b"M", 0).unwrap();
         let refused = templates.find(&key(512)).unwrap_err();
-        assert!(matches!(refused, Unusable::Changed { expected, .. } if expected == made.digest), "{refused}");
+        assert!(
+            matches!(refused, Unusable::Changed { expected, .. } if expected == made.digest),
+            "{refused}"
+        );
         assert!(templates.find(&key(512)).unwrap().is_none() && !path.exists(), "and it is gone");
     }
 
@@ -318,7 +323,10 @@ mod tests {
         let made = add(&templates, 512, 1);
         // Put in under another shape's name, it is none of that shape.
         for extension in ["json", "image"] {
-            let (from, to) = (templates.path(&key(512), extension).unwrap(), templates.path(&key(1024), extension).unwrap());
+            let (from, to) = (
+                templates.path(&key(512), extension).unwrap(),
+                templates.path(&key(1024), extension).unwrap(),
+            );
             std::fs::copy(from, to).unwrap();
         }
         assert!(templates.find(&key(1024)).unwrap().is_none());

@@ -116,7 +116,8 @@ impl Runtime {
             peers::ask(&MeasureTemplate { slot, template })?;
         }
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        operation.phase("boot", if machine.template.is_some() { "starting from a template" } else { "booting" })?;
+        operation
+            .phase("boot", if machine.template.is_some() { "starting from a template" } else { "booting" })?;
         peers::work(operation, &machine, &borrowed).map(|(started, _)| started)
     }
 
@@ -143,7 +144,12 @@ impl Runtime {
         Ok(self.template_operation(None, memory, cpus))
     }
 
-    fn template_operation(self: &Arc<Self>, composition: Option<Digest>, memory: Bytes, cpus: u16) -> Operation {
+    fn template_operation(
+        self: &Arc<Self>,
+        composition: Option<Digest>,
+        memory: Bytes,
+        cpus: u16,
+    ) -> Operation {
         let operation = self.operations.begin("template", &format!("{memory}-{cpus}"));
         let (runtime, handle) = (self.clone(), operation.clone());
         std::thread::spawn(move || {
@@ -151,11 +157,14 @@ impl Runtime {
             match &outcome {
                 Ok(view) => {
                     let digest: String = view.digest.chars().take(12).collect();
-                    let message = format!("template {digest} was booted, for boxes with {memory} and {cpus} processors");
+                    let message = format!(
+                        "template {digest} was booted, for boxes with {memory} and {cpus} processors"
+                    );
                     runtime.events.tell(Severity::Info, "template.booted", None, message);
                 }
                 Err(fault) => {
-                    let message = format!("no template for boxes with {memory} and {cpus} processors: {fault}");
+                    let message =
+                        format!("no template for boxes with {memory} and {cpus} processors: {fault}");
                     runtime.events.tell(Severity::Warning, "template.failed", None, message);
                 }
             }

@@ -7,11 +7,11 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use gtvp_ipc::Place;
 use gtvp_ipc::components::{self, Compose, Composed, Configure, Derive, View};
 use gtvp_ipc::drivers::{self, BoxHappening};
 use gtvp_ipc::security::{EndBox, PermitRun};
 use gtvp_ipc::supervisor::{Status, StatusReply};
-use gtvp_ipc::Place;
 use gtvp_model::boxspec::{BoxSpec, Need};
 use gtvp_model::boxview::{BoxState, ExitStatus};
 use gtvp_model::digest::Digest;

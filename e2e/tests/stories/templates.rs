@@ -173,7 +173,8 @@ pub fn a_template_that_is_no_good_never_fails_a_start(lab: &Lab) {
 
     // Whoever wants no template gets none, and what nobody wants is removed.
     let digest = self::template(lab)["digest"].as_str().unwrap().to_owned();
-    let options = ["run", "--detach", "--quiet", "--cold", "--name", "cold", "--needs", "python3", "--memory", "384M"];
+    let options =
+        ["run", "--detach", "--quiet", "--cold", "--name", "cold", "--needs", "python3", "--memory", "384M"];
     lab.ok(&[&options[..], &["--", "python3", "-c", "import time; time.sleep(10**6)"]].concat());
     let shown = lab.json(&["box", "show", "cold"]);
     assert_eq!((&shown["template"], &shown["spec"]["cold"]), (&Value::Null, &true.into()));

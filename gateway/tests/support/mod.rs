@@ -546,7 +546,9 @@ impl Played {
                 *self.state().operations.last_mut().unwrap() = o.clone();
                 Ok(Answer::of(&o))
             }
-            Request::RemoveTemplate(r) if template().digest.starts_with(&r.digest) => Ok(Answer::of(&template())),
+            Request::RemoveTemplate(r) if template().digest.starts_with(&r.digest) => {
+                Ok(Answer::of(&template()))
+            }
             Request::RemoveTemplate(r) => Err(not_found("template", &r.digest)),
             Request::ShowMember(_) => Ok(Answer::of(&MemberView {
                 name: "m1".into(),

@@ -37,7 +37,8 @@ struct Pool {
 
 /// Mixes the host's entropy in and has the kernel draw from it at once.
 pub fn add_entropy(hexadecimal: &str) -> io::Result<()> {
-    let bytes = from_hex(hexadecimal).filter(|b| b.len() >= MIN_ENTROPY).ok_or(io::ErrorKind::InvalidInput)?;
+    let bytes =
+        from_hex(hexadecimal).filter(|b| b.len() >= MIN_ENTROPY).ok_or(io::ErrorKind::InvalidInput)?;
     let random = std::fs::OpenOptions::new().write(true).open("/dev/urandom")?;
     let mut pool = Pool { bits: 0, bytes: 0, buffer: [0; MAX_ENTROPY] };
     pool.buffer[..bytes.len()].copy_from_slice(&bytes);

@@ -37,7 +37,8 @@ impl Parts {
         cpio.add("init", 0o100755, &fs::read(init).unwrap());
         cpio.add("modules", 0o040755, b"");
         for (in_readme, name) in [("modules", "order"), ("late", "late")] {
-            let list = readme.split(&format!("```{in_readme}\n")).nth(1).unwrap().split("```").next().unwrap();
+            let list =
+                readme.split(&format!("```{in_readme}\n")).nth(1).unwrap().split("```").next().unwrap();
             let mut order = String::new();
             for name in list.lines() {
                 let plain = format!("{name}.ko");

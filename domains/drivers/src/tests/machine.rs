@@ -143,7 +143,9 @@ impl Inner {
     fn monitor(&self, stream: UnixStream) {
         self.state().monitors.push(stream.try_clone().unwrap());
         let say = |text: &str| writeln!(&stream, "{text}\r").is_ok();
-        say(r#"{"QMP": {"version": {"qemu": {"major": 10, "minor": 0, "micro": 2}, "package": "played"}, "capabilities": []}}"#);
+        say(
+            r#"{"QMP": {"version": {"qemu": {"major": 10, "minor": 0, "micro": 2}, "package": "played"}, "capabilities": []}}"#,
+        );
         for line in BufReader::new(&stream).lines() {
             let Ok(line) = line else { return };
             let command: serde_json::Value = serde_json::from_str(&line).unwrap();

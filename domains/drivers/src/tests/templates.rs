@@ -28,7 +28,10 @@ fn a_template_is_booted_found_used_and_removed() {
         assert_eq!(world.find_template().template, None, "nothing is known before the first start");
         let built = world.build_template(9).unwrap();
         assert_eq!((built.memory_bytes, built.qemu.as_str()), (512 << 20, "10.0.2 (played)"));
-        assert!(world.supervisor.running().is_empty() && world.left_behind().is_empty(), "its machine has ended");
+        assert!(
+            world.supervisor.running().is_empty() && world.left_behind().is_empty(),
+            "its machine has ended"
+        );
         let template: Digest = built.digest.parse().unwrap();
         assert_eq!(world.find_template().template, Some(template));
         for slot in [1, 2] {

@@ -13,7 +13,8 @@ use std::sync::{Arc, Mutex};
 
 use gtvp_ipc::components::BootParts;
 use gtvp_ipc::drivers::{
-    BoxEvent, BoxHappening, BuildTemplate, Exec, FindTemplate, FoundTemplate, LogSource, Logs, Shape, Start, Watch,
+    BoxEvent, BoxHappening, BuildTemplate, Exec, FindTemplate, FoundTemplate, LogSource, Logs, Shape, Start,
+    Watch,
 };
 use gtvp_ipc::place::Acl;
 use gtvp_ipc::{CallError, Client, Method};
