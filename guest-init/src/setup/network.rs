@@ -99,10 +99,8 @@ impl Interface {
 
     /// Gives an interface that is down its hardware address.
     fn set_hardware_address(&self, socket: &OwnedFd, mac: &str) -> io::Result<()> {
-        let mut bytes = mac.split(':').map(|b| u8::from_str_radix(b, 16).ok());
-        let mac: Option<[u8; 6]> = (|| Some([(); 6].map(|()| bytes.next().flatten())))()
-            .and_then(|found| found.into_iter().collect::<Option<Vec<u8>>>()?.try_into().ok());
-        let mac = mac.filter(|_| bytes.next().is_none()).ok_or(io::ErrorKind::InvalidInput)?;
+        let bytes = mac.split(':').map(|b| u8::from_str_radix(b, 16).ok()).collect::<Option<Vec<_>>>();
+        let mac: [u8; 6] = bytes.and_then(|b| b.try_into().ok()).ok_or(io::ErrorKind::InvalidInput)?;
         let mut request = self.0;
         let mut address = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: [0; 14] };
         for (to, from) in address.sa_data.iter_mut().zip(mac) {
