@@ -295,6 +295,15 @@ impl Member {
         self.socket.with_file_name("sockets").join("tpm/tpm.sock")
     }
 
+    /// Waits until no template is being booted: after the first box of a shape one is, with processes of its own.
+    pub fn settled(&self) {
+        until("no template is being booted", START_WITHIN, || {
+            let operations = self.json(&["operation", "ls"]);
+            let boots = |o: &Value| o["kind"] == "template" && o["state"] == "running";
+            (!operations.as_array()?.iter().any(boots)).then_some(())
+        });
+    }
+
     /// Removes a box whatever it does.
     pub fn remove(&self, name: &str) {
         self.ok(&["box", "rm", "--force", name]);

@@ -348,7 +348,7 @@ impl Runtime {
         let started = self.boot(operation, &composed.digest, View::Application, !spec.cold, machine)?;
         let booted = started.template.is_none() && !spec.cold;
         self.change(name, |r| {
-            r.accelerator = Some(started.accelerator);
+            r.accelerator = Some(started.accelerator.clone());
             r.template = started.template;
             r.first_start = false;
             if r.state == BoxState::Starting {
@@ -359,7 +359,10 @@ impl Runtime {
             Severity::Info,
             "box.started",
             Some(name.to_string()),
-            format!("{name} was started"),
+            match started.template {
+                Some(template) => format!("{name} was started from template {}", template.short()),
+                None => format!("{name} was started"),
+            },
         );
         operation.phase(READY, "waiting for the application to be ready")?;
         // It may be stopped, signalled and looked into before it serves.

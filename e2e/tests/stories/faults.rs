@@ -75,6 +75,7 @@ impl Load {
 
 pub fn a_box_serves_while_each_process_is_killed(lab: &Lab) {
     nginx(lab, "web", 8080);
+    lab.settled();
     let load = Load::on(lab.address(), 8080);
     for domain in ["management", "security", "components", "communication", "drivers", "gateway"] {
         let pid = lab.domain_pid(domain).expect("the domain runs");
