@@ -24,10 +24,11 @@ const MODULES: &[&str] = &[
     "fuse",
     "virtiofs",
     "overlay",
+    "failover",
+    "net_failover",
 ];
 /// Those that it inserts once it knows which box it is: the drivers of devices that are the box's own.
-const LATE_MODULES: &[&str] =
-    &["virtio_blk", "failover", "net_failover", "virtio_net", "virtio-rng", "virtio_balloon"];
+const LATE_MODULES: &[&str] = &["virtio_blk", "virtio_net", "virtio-rng", "virtio_balloon"];
 /// Version of how they are made.
 const FORMAT: &str = "gtvp-boot 2";
 /// Most bytes of a compressed kernel, of one unpacked, and of a module.
