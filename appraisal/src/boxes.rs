@@ -20,6 +20,10 @@ pub const MAX_ITEMS: usize = 16_384;
 /// Subject of the entry that names the template from which a box was started.
 pub const TEMPLATE: &str = "template";
 
+/// What is not made for a box that was started from one.
+pub const TEMPLATE_NOT_MADE: &str =
+    "what was in the memory of the template that the box started from: only its member has seen it boot";
+
 const LABEL: &[u8] = b"gtvp-box/1\0";
 
 /// What a box shows, together with its member's evidence.

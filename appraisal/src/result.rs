@@ -96,6 +96,8 @@ pub struct BoxClaims {
     pub later: Vec<(String, Digest)>,
     /// How many more of these.
     pub later_more: u64,
+    /// The template that it was started from, which its member booted; none when it booted itself.
+    pub template: Option<Digest>,
     /// For whom it was appraised.
     pub asked: Asked,
 }
@@ -120,6 +122,7 @@ impl BoxClaims {
             linked: f.linked.len() as u64,
             later: f.later.iter().take(MAX_LATER).cloned().collect(),
             later_more: f.later.len().saturating_sub(MAX_LATER) as u64,
+            template: f.template,
         }
     }
 }

@@ -145,7 +145,7 @@ fn a_result_about_a_box_says_which() {
         composition: Digest::of(b"nginx"),
         linked: vec!["deb:nginx=1.22.1-9:amd64".to_owned()],
         later: (0..100).map(later).collect(),
-        template: None,
+        template: Some(Digest::of(b"template")),
     };
     made.claims = made.claims.about(&finding, asked.clone());
     let bytes = signed(&verifier, &made);
@@ -153,7 +153,7 @@ fn a_result_about_a_box_says_which() {
     assert_eq!(read, made);
     let about = read.claims.about.unwrap();
     assert_eq!((about.name.as_str(), about.linked, about.later.len(), about.later_more), ("web", 1, 32, 68));
-    assert_eq!(about.asked, asked, "and for whom");
+    assert_eq!((about.asked, about.template), (asked, finding.template), "and for whom, and from what");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use gtvp_appraisal::appraise::{Check, State, Told, TpmClass};
+use gtvp_appraisal::boxes;
 use gtvp_appraisal::ek::{Oddity, Revocation, Roots};
 use gtvp_appraisal::file::{Conclusion, EkFinding, EvidenceFile, FileVerdict, MAX_FILE, Reader};
 use gtvp_model::fault::{Fault, FaultKind};
@@ -210,7 +211,7 @@ fn found(file: &EvidenceFile, verdict: &FileVerdict, nonce_chosen: bool) -> Foun
                 text: "the box's vTPM and components lead to this member".into(),
             });
             if found.template.is_some() {
-                not_made.push("what was in the memory of the template that the box started from: only its member has seen it boot".into());
+                not_made.push(boxes::TEMPLATE_NOT_MADE.into());
             }
             Some(AboutBox {
                 name: file.about.as_ref().map(|b| b.evidence.name.to_string()).unwrap_or_default(),

@@ -236,6 +236,7 @@ impl Peers {
         let unsigned = result.unsigned(public.scheme, public.name()).map_err(|e| unfit(&e))?;
         let signed = self.platform.tpm()?.sign_result(unsigned).map_err(|e| fault(&e))?;
         let mut not_checked: Vec<String> = verdict.not_made.iter().map(ToString::to_string).collect();
+        not_checked.extend(finding.template.is_some().then(|| boxes::TEMPLATE_NOT_MADE.to_owned()));
         not_checked.extend(awaited.itself.then(|| ITSELF.to_owned()));
         not_checked.extend([NO_ALLOWED.to_owned(), NO_POLICY.to_owned()]);
         Ok(PeerVouched {
