@@ -235,7 +235,8 @@ fn make_initramfs(dir: &Path, of_box: &[u8], to: &Path) {
         run(Command::new("sh").args(["-ec", words]).current_dir(staging.join(at)));
     };
     unpack("busybox cpio -idm <../initrd", "of-box");
-    let order = fs::read_to_string(staging.join("of-box/modules/order")).expect("the order of modules");
+    let list = |name: &str| fs::read_to_string(staging.join("of-box/modules").join(name)).expect("modules");
+    let order = list("order") + &list("late");
     let wanted: Vec<&str> = order.lines().filter(|m| MODULES.iter().any(|w| m.contains(w))).collect();
     for module in &wanted {
         fs::copy(staging.join("of-box/modules").join(module), staging.join("new/modules").join(module))
