@@ -11,8 +11,9 @@
 //!                 └────────────────────────── the machine is gone ─────────────────────▶ Gone
 //! ```
 //!
-//! Halted processors (`paused`) are beside all this: only a running box can be halted when someone asks, but QEMU may
-//! halt any (a full disk). Whatever the state, a machine that is gone makes the box `Gone`; what is said then depends
+//! A machine that was loaded from a template has 20 s for its first word.
+//!
+//! Halted processors (`paused`) are beside all this: only a running box can be halted when someone asks, but QEMU may halt any (a full disk). Whatever the state, a machine that is gone makes the box `Gone`; what is said then depends
 //! on whether its application had ended, whether someone had asked, and whether its start was still awaited.
 
 use std::time::{Duration, Instant};

@@ -12,6 +12,7 @@ use gtvp_model::boxspec::{BoxSpec, Need};
 use gtvp_model::digest::Digest;
 use gtvp_model::event::Severity;
 use gtvp_model::fault::{Fault, FaultKind};
+use gtvp_model::ids::BoxName;
 use gtvp_model::operation::Operation;
 use gtvp_model::template::{TemplateView, TemplateWish};
 use gtvp_model::units::Bytes;
@@ -59,23 +60,23 @@ impl Booting {
 }
 
 impl Runtime {
-    /// Opens a root and starts the machine that `machine` describes on it. With `templates`, it starts from one where there is one; if
-    /// that fails it is booted after all, and an event says why.
+    /// Opens the root `open` and starts on it the machine that `machine` makes of what it boots and of the template that it starts from.
+    /// With `templates`, that is one where there is one; if that fails it is booted after all, and an event says why.
     pub fn boot(
         self: &Arc<Self>,
         operation: &Arc<Handle>,
-        composition: &Digest,
-        view: View,
+        open: &OpenRoot,
         mut templates: bool,
         machine: impl Fn(BootParts, Option<Digest>) -> drivers::Start,
     ) -> Result<Started, Fault> {
         loop {
-            match self.boot_once(operation, composition, view, templates, &machine) {
+            match self.boot_once(operation, open, templates, &machine) {
                 Err(fault) if templates && is_templates(&fault) && !operation.is_cancelled() => {
-                    let unknown = BootParts { kernel: *composition, initramfs: *composition };
-                    let name = machine(unknown, None).name.to_string();
-                    let message = format!("{name} is booted, and not started from a template: {fault}");
-                    self.events.tell(Severity::Warning, "box.template_failed", Some(name), message);
+                    let name = &open.box_name;
+                    self.template_failed(
+                        name,
+                        format!("{name} is booted, and not started from a template: {fault}"),
+                    );
                     templates = false;
                 }
                 other => return other,
@@ -83,22 +84,22 @@ impl Runtime {
         }
     }
 
+    fn template_failed(&self, name: &BoxName, message: String) {
+        self.events.tell(Severity::Warning, "box.template_failed", Some(name.to_string()), message);
+    }
+
     fn boot_once(
         &self,
         operation: &Arc<Handle>,
-        composition: &Digest,
-        view: View,
+        open: &OpenRoot,
         templates: bool,
         machine: &impl Fn(BootParts, Option<Digest>) -> drivers::Start,
     ) -> Result<Started, Fault> {
-        // What it boots is known when its root is open; who it is, before.
-        let unknown = BootParts { kernel: *composition, initramfs: *composition };
-        let drivers::Start { name, slot, .. } = machine(unknown, None);
-        let vtpm = view == View::Application;
+        let OpenRoot { box_name: name, slot, composition, view } = open;
+        let (slot, vtpm) = (*slot, *view == View::Application);
         peers::ask(&MeasureBox { slot, vtpm, name: name.clone(), composition: *composition })?;
         operation.phase("link", "linking its components")?;
-        let open = OpenRoot { box_name: name.clone(), slot, composition: *composition, view };
-        let (parts, fds) = peers::work(operation, &open, &[])?;
+        let (parts, fds) = peers::work(operation, open, &[])?;
         if fds.len() != 3 {
             return Err(Fault::new(FaultKind::Internal, "components gave no root"));
         }
@@ -107,8 +108,10 @@ impl Runtime {
             let drivers::Start { memory, cpus, network, boot, .. } = machine;
             let found = peers::ask(&FindTemplate { shape: Shape { memory, cpus, network, boot } })?;
             if let Some(problem) = found.problem {
-                let message = format!("a template was removed, and {name} is booted: {problem}");
-                self.events.tell(Severity::Warning, "box.template_failed", Some(name.to_string()), message);
+                self.template_failed(
+                    name,
+                    format!("a template was removed, and {name} is booted: {problem}"),
+                );
             }
             machine.template = found.template;
         }
@@ -193,7 +196,7 @@ impl Runtime {
                 (composed.digest, view)
             }
         };
-        let name: gtvp_model::ids::BoxName = format!("template-{}", operation.snapshot().id)
+        let name: BoxName = format!("template-{}", operation.snapshot().id)
             .parse()
             .map_err(|e| Fault::internal("a template has no name", &e))?;
         let mut spec = BoxSpec::new(name.clone(), Vec::new(), Vec::new());

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gtvp_ipc::Place;
-use gtvp_ipc::components::{self, Compose, Composed, Configure, Derive, View};
+use gtvp_ipc::components::{self, Compose, Composed, Configure, Derive, OpenRoot, View};
 use gtvp_ipc::drivers::{self, BoxHappening};
 use gtvp_ipc::security::{EndBox, PermitRun};
 use gtvp_ipc::supervisor::{Status, StatusReply};
@@ -345,7 +345,13 @@ impl Runtime {
             boot,
             template,
         };
-        let started = self.boot(operation, &composed.digest, View::Application, !spec.cold, machine)?;
+        let open = OpenRoot {
+            box_name: name.clone(),
+            slot: record.slot,
+            composition: composed.digest,
+            view: View::Application,
+        };
+        let started = self.boot(operation, &open, !spec.cold, machine)?;
         let booted = started.template.is_none() && !spec.cold;
         self.change(name, |r| {
             r.accelerator = Some(started.accelerator.clone());
@@ -483,7 +489,9 @@ impl Runtime {
             boot,
             template,
         };
-        self.boot(operation, &composed.digest, View::Builder, false, machine)?;
+        let (box_name, composition) = (spec.name.clone(), composed.digest);
+        let open = OpenRoot { box_name, slot, composition, view: View::Builder };
+        self.boot(operation, &open, false, machine)?;
         operation.phase(
             "configure",
             format!("running the maintainer scripts of {} packages", configure.packages.len()),
