@@ -16,6 +16,7 @@ pub mod hex;
 pub mod ids;
 pub mod member;
 pub mod operation;
+pub mod owner;
 pub mod peer;
 pub mod stream;
 pub mod template;

@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::digest::{BadDigest, Digest};
 use crate::ids::{BadName, MemberName};
+use crate::owner::{BoxId, Owned};
 use crate::token::{TokenId, TokenKey, TokenSecret};
 
 /// What a SubjectPublicKeyInfo of a P-256 key has before its point (RFC 5480 §2): SEQUENCE { SEQUENCE { ecPublicKey,
@@ -652,6 +653,8 @@ pub struct UnionView {
     pub members: BTreeMap<MemberId, RosterEntry>,
     /// Its open and used tokens.
     pub tokens: BTreeMap<TokenId, TokenRecord>,
+    /// Its boxes, and whose they are.
+    pub boxes: BTreeMap<BoxId, Owned>,
 }
 
 impl UnionView {

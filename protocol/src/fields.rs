@@ -1,6 +1,7 @@
 //! How values of the model stand in a message: for `#[cbor(with)]`.
 
 use gtvp_model::digest::Digest;
+use gtvp_model::owner::OwnerEpoch;
 use gtvp_model::token::TokenSecret;
 use gtvp_model::union::{Epoch, Hardware, RecordHead, UnixTime};
 use minicbor::decode::Error as DecodeError;
@@ -38,6 +39,22 @@ pub mod epoch {
 
     pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<Epoch, DecodeError> {
         d.u64().map(Epoch)
+    }
+}
+
+pub mod owner_epoch {
+    use super::*;
+
+    pub fn encode<C, W: Write>(
+        v: &OwnerEpoch,
+        e: &mut Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), EncodeError<W::Error>> {
+        e.u64(v.0)?.ok()
+    }
+
+    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<OwnerEpoch, DecodeError> {
+        d.u64().map(OwnerEpoch)
     }
 }
 

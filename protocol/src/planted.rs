@@ -103,6 +103,16 @@ checks! {
     PromiseFloor,
     /// A voter that signed the next entry does not sign that this one is the last.
     LastPromise,
+    /// A box changes hands in the epoch in which it is.
+    OwnerEpoch,
+    /// Only its owner moves, keeps or ends it.
+    OwnerOnly,
+    /// Only one of the two ends has a move written down.
+    MoveEnds,
+    /// Both ends have signed what moves.
+    MoveConsent,
+    /// Who has an owner is not adopted.
+    Ownerless,
     /// What is taken is what the head is of.
     HeadEntries,
     /// A head is not of a time to come.

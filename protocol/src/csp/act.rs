@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 
 use data_encoding::BASE64;
 use gtvp_model::ids::UnionName;
+use gtvp_model::owner::BoxId;
 use gtvp_model::token::TokenId;
 use gtvp_model::union::{Admission, MemberId, RosterEntry, TokenRecord, UnionSettings};
 use serde::{Deserialize, Serialize};
 
+use super::owner::Owning;
 use crate::frame::wire::hex;
 
 /// Most voters: more make every decision slower and no union safer (Raft needs a majority of them for each entry).
@@ -75,6 +77,13 @@ pub enum Act {
     ReferenceRetired {
         /// Their name.
         name: String,
+    },
+    /// A box begins, ends or changes hands.
+    Box {
+        /// Which.
+        id: BoxId,
+        /// What happens to it: `owner.rs` has the rules.
+        does: Owning,
     },
 }
 

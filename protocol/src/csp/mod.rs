@@ -18,6 +18,7 @@ pub mod follow;
 pub mod head;
 pub mod keeper;
 pub mod node;
+pub mod owner;
 pub mod page;
 pub mod record;
 #[cfg(test)]
@@ -28,5 +29,6 @@ pub use entry::{Entry, Signature, Signatures, SignedEntry};
 pub use follow::{Follower, Offer};
 pub use head::{CoSigned, Head, Vote};
 pub use keeper::Keeper;
+pub use owner::Owning;
 pub use page::Committed;
 pub use record::{Record, Refusal};

@@ -13,6 +13,7 @@ use gtvp_model::union::{
 use super::act::{Act, Blob, MAX_NAME, MAX_REASON, MAX_VOTERS};
 use super::budget::{Budgets, OverBudget, Spent};
 use super::entry::{BadEntry, Entry, Signatures, SignedEntry, signed_content};
+use super::owner::{self, BoxRefusal, Situation};
 use crate::planted::{Check, check};
 
 /// Most members: what the software is made for, and some.
@@ -132,6 +133,9 @@ pub enum Refusal {
     /// None of this name count.
     #[error("there are no reference values called {0:?}")]
     Reference(String),
+    /// About a box.
+    #[error(transparent)]
+    Box(#[from] BoxRefusal),
 }
 
 impl Record {
@@ -165,6 +169,7 @@ impl Record {
                 settings,
                 members: [(id, founder)].into(),
                 tokens: Default::default(),
+                boxes: Default::default(),
             },
             voters: [id].into(),
             references: BTreeMap::new(),
@@ -180,7 +185,7 @@ impl Record {
         let entry = self.next(signed, signatures)?;
         self.may(&entry)?;
         let spent = self.affordable(&entry, signed.entry.as_slice().len())?;
-        self.act(&entry)?;
+        self.act(&entry, signatures)?;
         self.budgets.take(spent);
         if let Act::Admitted(admission) = &entry.act {
             self.budgets.joined(admission.member.id(), &entry.author);
@@ -222,7 +227,7 @@ impl Record {
     }
 
     /// Carries an act out, after every rule about it has been looked at.
-    fn act(&mut self, entry: &Entry) -> Result<(), Refusal> {
+    fn act(&mut self, entry: &Entry, signatures: &dyn Signatures) -> Result<(), Refusal> {
         match &entry.act {
             Act::Genesis { .. } => return Err(Refusal::Genesis),
             Act::TokenMade(token) => {
@@ -246,7 +251,11 @@ impl Record {
                 }
             }
             Act::Admitted(admission) => self.admit(entry, admission)?,
-            Act::Left => self.gone(entry.author)?,
+            Act::Left => {
+                self.gone(entry.author)?;
+                // It takes its boxes along. Those of who is removed stay: another member may adopt them.
+                self.view.boxes.retain(|_, b| b.owner != entry.author);
+            }
             Act::Evicted { member, reason } => {
                 if reason.len() > MAX_REASON {
                     return Err(Refusal::Reason(reason.len()));
@@ -274,6 +283,12 @@ impl Record {
                     return Err(Refusal::LastReference(words()));
                 }
                 self.references.remove(name);
+            }
+            Act::Box { id, does } => {
+                let UnionView { union, members, boxes, .. } = &mut self.view;
+                let (author, number) = (entry.author, entry.number);
+                let at = Situation { union: *union, members, author, number, signatures };
+                owner::change(boxes, *id, does, &at)?;
             }
         }
         Ok(())

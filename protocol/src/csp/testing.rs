@@ -266,6 +266,11 @@ impl World {
         CoSigned { head, votes: names.iter().map(vote).collect::<Vec<_>>().try_into().unwrap() }
     }
 
+    /// A member's signature over something else than an entry.
+    pub fn sign(&self, name: &str, content: &[u8]) -> Signature {
+        self.keys.get(name).map_or_else(|| Keys::of(name).sign(content), |k| k.sign(content))
+    }
+
     /// An entry as another member would sign it in its author's name.
     pub fn resigned(&self, entry: &SignedEntry, by: &str) -> SignedEntry {
         let signature = self.keys[by].sign(&signed_content(entry.entry.as_slice()));

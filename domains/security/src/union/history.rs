@@ -6,7 +6,7 @@ use gtvp_model::fault::{Fault, FaultKind};
 use gtvp_model::ids::MemberName;
 use gtvp_model::union::MemberId;
 use gtvp_model::unionview::HistoryRow;
-use gtvp_protocol::csp::{Act, Entry};
+use gtvp_protocol::csp::{Act, Entry, Owning};
 
 use super::{Union, damaged};
 use crate::platform::chain as causes;
@@ -106,5 +106,32 @@ fn told(act: &Act, name: &dyn Fn(&MemberId) -> String) -> (&'static str, String,
         Act::ReferenceRetired { name } => {
             ("reference_retired", format!("reference values {name} count no more"), Vec::new())
         }
+        Act::Box { id, does } => of_box(&id.short(), does, name),
+    }
+}
+
+fn of_box(
+    id: &str,
+    does: &Owning,
+    name: &dyn Fn(&MemberId) -> String,
+) -> (&'static str, String, Vec<MemberId>) {
+    match does {
+        Owning::Placed { name } => ("box_placed", format!("box {name} ({id}) begins"), Vec::new()),
+        Owning::Moved { from, to, epoch, ticket, .. } => {
+            let (source, target, ticket) = (name(from), name(to), ticket.short());
+            let text = format!("box {id} moves from {source} to {target}, epoch {epoch}, ticket {ticket}");
+            ("box_moved", text, vec![*from, *to])
+        }
+        Owning::MoveAborted { epoch, ticket } => {
+            let ticket = ticket.short();
+            let text = format!("box {id} stays: its move is given up, epoch {epoch}, ticket {ticket}");
+            ("box_move_aborted", text, Vec::new())
+        }
+        Owning::Ended { epoch } => ("box_ended", format!("box {id} ends in epoch {epoch}"), Vec::new()),
+        Owning::Adopted { epoch, .. } => (
+            "box_adopted",
+            format!("box {id}, whose owner was removed, is adopted, epoch {epoch}"),
+            Vec::new(),
+        ),
     }
 }

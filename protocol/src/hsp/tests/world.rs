@@ -338,6 +338,7 @@ impl Ledger {
             settings,
             members,
             tokens: BTreeMap::new(),
+            boxes: BTreeMap::new(),
         };
         Self { at: vec![view.clone()], view, payloads: vec![], heads: vec![head], refuses: None, lies: false }
     }
