@@ -75,7 +75,8 @@ impl Outcome {
     /// Of the migration by this ticket, which was made in this epoch of the box. A box that the record does not have has ended.
     pub fn of(held: Option<&Owned>, epoch: OwnerEpoch, ticket: Digest) -> Self {
         match held {
-            Some(held) if held.epoch == epoch => Self::Open,
+            // In an epoch before: this member's record is behind.
+            Some(held) if held.epoch <= epoch => Self::Open,
             Some(Owned { epoch: now, last: Some(last), .. })
                 if *now == epoch.next() && last.ticket == ticket =>
             {
@@ -113,7 +114,7 @@ mod tests {
             (8, settled(other, true), Outcome::Past),
             (8, None, Outcome::Past),
             (9, settled(ticket, true), Outcome::Past),
-            (6, settled(ticket, true), Outcome::Past),
+            (6, settled(ticket, true), Outcome::Open),
         ] {
             assert_eq!(
                 Outcome::of(Some(&held(epoch, last)), OwnerEpoch(7), ticket),

@@ -15,6 +15,7 @@ pub mod neighbour;
 mod planted;
 pub mod results;
 pub mod rota;
+pub mod smp;
 mod untrusted;
 pub mod vouch;
 

@@ -113,6 +113,24 @@ checks! {
     MoveConsent,
     /// Who has an owner is not adopted.
     Ownerless,
+    /// A ticket is of this union.
+    TicketUnion,
+    /// It comes from its source.
+    TicketSource,
+    /// It is for this member.
+    TicketTarget,
+    /// It was signed on this channel.
+    TicketChannel,
+    /// Its source owns the box, in the ticket's epoch.
+    TicketOwner,
+    /// The union is as when it was permitted.
+    TicketPolicy,
+    /// It has not expired, and is not good for too long.
+    TicketExpiry,
+    /// Its ends have signed it.
+    TicketSignature,
+    /// A message is of the migration that it is taken for.
+    MigrationTicket,
     /// What is taken is what the head is of.
     HeadEntries,
     /// A head is not of a time to come.

@@ -567,7 +567,7 @@ fn every_guard_of_hsp_has_an_attack_that_it_stops() {
     let of_csp = |c: &Check| {
         let record =
             ["Entry", "Head", "Voters", "OnePromise", "LastPromise", "Promise", "Recovery", "Author"];
-        let others = ["Gossip", "Owner", "Move"];
+        let others = ["Gossip", "Owner", "Move", "Ticket", "MigrationTicket"];
         record.iter().chain(&others).any(|p| format!("{c:?}").starts_with(p))
     };
     let guarded = |guard: Guard| GUARDS.iter().any(|g| g.contains(&guard));

@@ -1,0 +1,218 @@
+//! What source and target say to each other, on the channel that their ticket names. Each message names its ticket; said twice it means
+//! the same. The state itself does not go through here.
+
+use gtvp_model::digest::Digest;
+use minicbor::{Decode, Encode};
+
+use super::table::Say;
+use super::ticket::Ticket;
+use crate::csp::Signature;
+use crate::fields;
+use crate::frame::wire::{self, BodyFault, Bytes};
+use crate::frame::{Frame, Limits};
+
+/// Longest words to a refusal.
+pub const MAX_WHY: usize = 256;
+/// A ticket's digest, and CBOR around it.
+const NAMED: usize = 40;
+/// A key and a signature, and CBOR around them.
+const SIGNED: usize = 1136;
+
+/// See [`Say::Offer`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Offer {
+    /// What is offered.
+    #[n(0)]
+    pub offered: Box<Ticket>,
+    /// The source's, over it.
+    #[n(1)]
+    pub signature: Signature,
+}
+
+/// See [`Say::Accept`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Accept {
+    /// Digest of the ticket.
+    #[cbor(n(0), with = "fields::digest")]
+    pub ticket: Digest,
+    /// The target's, over it.
+    #[n(1)]
+    pub signature: Signature,
+}
+
+/// See [`Say::Still`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Still {
+    /// Digest of the ticket.
+    #[cbor(n(0), with = "fields::digest")]
+    pub ticket: Digest,
+    /// Digest of the box's state.
+    #[cbor(n(1), with = "fields::digest")]
+    pub state: Digest,
+}
+
+/// See [`Say::Ready`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Ready {
+    /// Digest of the ticket.
+    #[cbor(n(0), with = "fields::digest")]
+    pub ticket: Digest,
+    /// Digest of the state that is there.
+    #[cbor(n(1), with = "fields::digest")]
+    pub state: Digest,
+    /// The target's, over the terms.
+    #[n(2)]
+    pub consent: Signature,
+}
+
+/// See [`Say::Switch`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Switch {
+    /// Digest of the ticket.
+    #[cbor(n(0), with = "fields::digest")]
+    pub ticket: Digest,
+    /// The source's, over the terms.
+    #[n(1)]
+    pub consent: Signature,
+}
+
+/// See [`Say::Abort`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Abort {
+    /// Digest of the ticket.
+    #[cbor(n(0), with = "fields::digest")]
+    pub ticket: Digest,
+    /// Why.
+    #[n(1)]
+    pub code: Why,
+    /// In words, UTF-8. They are the other end's, and shown as such.
+    #[n(2)]
+    pub why: Bytes<MAX_WHY>,
+}
+
+/// Why a ticket moves nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Why {
+    /// The target does not take it.
+    #[n(1)]
+    Refused,
+    /// An administrator, or policy, wants it no more.
+    #[n(2)]
+    Cancelled,
+    /// Something did not work.
+    #[n(3)]
+    Failed,
+    /// It took too long.
+    #[n(4)]
+    Expired,
+    /// The target had another state than the source.
+    #[n(5)]
+    Unlike,
+    /// It was over before.
+    #[n(6)]
+    Over,
+    /// A member was restarted.
+    #[n(7)]
+    Restarted,
+}
+
+macro_rules! named {
+    ($($name:ident)*) => {
+        $(
+            #[doc = concat!("See [`Say::", stringify!($name), "`].")]
+            #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+            pub struct $name {
+                /// Digest of the ticket.
+                #[cbor(n(0), with = "fields::digest")]
+                pub ticket: Digest,
+            }
+        )*
+    };
+}
+
+named! { Built Killed Taken Lost }
+
+macro_rules! messages {
+    ($($name:ident = $kind:literal, $max:expr;)*) => {
+        /// A message of SMP.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum Message {
+            $(#[doc = concat!("See [`", stringify!($name), "`].")] $name($name),)*
+        }
+
+        $(impl From<$name> for Message {
+            fn from(message: $name) -> Self {
+                Self::$name(message)
+            }
+        })*
+
+        impl Message {
+            /// Names, kinds and bounds of all of them.
+            pub const TABLE: &'static [(&'static str, u8, usize)] = &[$((stringify!($name), $kind, $max)),*];
+
+            /// The message that this frame is.
+            ///
+            /// # Errors
+            /// Not of its kind's form, or of a kind that SMP does not have.
+            pub fn decode(frame: &Frame) -> Result<Self, BodyFault> {
+                match frame.kind {
+                    $($kind => wire::decode::<$name>(&frame.body).map(Self::$name),)*
+                    kind => Err(BodyFault::Shape(format!("SMP has no messages of kind {kind}"))),
+                }
+            }
+
+            /// As it is sent.
+            pub fn frame(&self) -> Frame {
+                match self {
+                    $(Self::$name(m) => Frame { kind: $kind, body: wire::encode(m) },)*
+                }
+            }
+
+            /// What it says.
+            pub fn says(&self) -> Say {
+                match self {
+                    $(Self::$name(_) => Say::$name,)*
+                }
+            }
+        }
+    };
+}
+
+messages! {
+    Offer = 80, 1024 + SIGNED;
+    Accept = 81, NAMED + SIGNED;
+    Built = 82, NAMED;
+    Still = 83, NAMED + 40;
+    Ready = 84, NAMED + 40 + SIGNED;
+    Switch = 85, NAMED + SIGNED;
+    Killed = 86, NAMED;
+    Taken = 87, NAMED;
+    Lost = 88, NAMED;
+    Abort = 89, NAMED + MAX_WHY + 8;
+}
+
+impl Message {
+    /// Digest of the ticket that it is about.
+    pub fn ticket(&self) -> Digest {
+        match self {
+            Self::Offer(m) => m.offered.digest(),
+            Self::Accept(m) => m.ticket,
+            Self::Built(m) => m.ticket,
+            Self::Still(m) => m.ticket,
+            Self::Ready(m) => m.ticket,
+            Self::Switch(m) => m.ticket,
+            Self::Killed(m) => m.ticket,
+            Self::Taken(m) => m.ticket,
+            Self::Lost(m) => m.ticket,
+            Self::Abort(m) => m.ticket,
+        }
+    }
+}
+
+/// The longest body of a kind; `None` for one that SMP does not have.
+pub fn limits(kind: u8) -> Option<usize> {
+    Message::TABLE.iter().find(|(_, k, _)| *k == kind).map(|(_, _, max)| *max)
+}
+
+const _: Limits = limits;
