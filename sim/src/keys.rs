@@ -59,7 +59,8 @@ impl Keys {
         self.entry.id()
     }
 
-    fn sign(&self, content: &[u8]) -> Signature {
+    /// Its signature.
+    pub fn sign(&self, content: &[u8]) -> Signature {
         let bounded = "a key of some bytes and a digest are short";
         Signature {
             spki: self.spki.clone().try_into().unwrap_or_else(|_| unreachable!("{bounded}")),

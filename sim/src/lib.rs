@@ -16,6 +16,7 @@ mod keys;
 mod lies;
 mod member;
 mod rng;
+pub mod smp;
 mod work;
 mod world;
 

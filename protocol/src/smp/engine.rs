@@ -220,7 +220,7 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command<S> {
     /// Make it durable before what stands behind it.
-    Journal(Journal<S>),
+    Journal(Box<Journal<S>>),
     /// Say it to the other end.
     Send(Message),
     /// See [`Do::Reserve`].
@@ -387,7 +387,7 @@ impl<S: Side> Machine<S> {
             }
             self.state = to;
             if row.write {
-                step.push(Command::Journal(Journal { state: to, facts: self.facts.clone() }));
+                step.push(Command::Journal(Box::new(Journal { state: to, facts: self.facts.clone() })));
             }
         }
         for what in row.does {
