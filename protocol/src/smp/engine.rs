@@ -228,7 +228,7 @@ pub enum Command<S> {
     /// See [`Do::Build`].
     Build(Request),
     /// See [`Do::Receive`].
-    Receive,
+    Receive(Request),
     /// See [`Do::SendState`].
     SendState(Request),
     /// See [`Do::Pause`].
@@ -414,6 +414,7 @@ impl<S: Side> Machine<S> {
             If::Ticket => self.refusal(ctx).is_none(),
             If::Live => ctx.now < ticket.expires,
             If::Permitted => self.permitted(ctx),
+            If::PeerRemoved => !ctx.view.members.contains_key(&peer),
             If::Same => state.is_some() && state == self.facts.state,
             If::Countersigned => match news {
                 Some(News::Message(Message::Accept(m))) => {
@@ -472,7 +473,7 @@ impl<S: Side> Machine<S> {
             Do::Send(say) => Command::Send(self.message(say, on, news, ctx)?),
             Do::Reserve => Command::Reserve(self.next()),
             Do::Build => Command::Build(self.next()),
-            Do::Receive => Command::Receive,
+            Do::Receive => Command::Receive(self.next()),
             Do::SendState => Command::SendState(self.next()),
             Do::Pause => Command::Pause(self.next()),
             Do::Digest => Command::Digest(self.next(), self.facts.terms()?),

@@ -83,6 +83,8 @@ pub enum If {
     Same,
     /// The other end has signed these terms.
     Agreed,
+    /// The other end is no member any more.
+    PeerRemoved,
 }
 
 /// What is done, in a row's order.
@@ -94,7 +96,7 @@ pub enum Do {
     Reserve,
     /// Builds the identical box, paused and empty. Has an outcome.
     Build,
-    /// Takes state from now on.
+    /// Takes state from now on. Its outcome is only that it failed.
     Receive,
     /// Sends state while the box runs, until little is left. Has an outcome.
     SendState,
@@ -199,8 +201,13 @@ pub(super) const fn go<S: Copy>(
 }
 
 /// A row that stays in the state.
-pub(super) const fn stay<S: Copy>(from: &'static [S], on: &'static [On], does: &'static [Do]) -> Row<S> {
-    Row { from, on, only: &[], write: false, does, to: None }
+pub(super) const fn stay<S: Copy>(
+    from: &'static [S],
+    on: &'static [On],
+    only: &'static [If],
+    does: &'static [Do],
+) -> Row<S> {
+    Row { from, on, only, write: false, does, to: None }
 }
 
 /// One end of a migration.

@@ -24,6 +24,10 @@ pub enum Target {
     Committing,
     /// Promised, and what was received is lost.
     Bare,
+    /// The source was removed: this end takes the box, and hears the source no more.
+    Adopting,
+    /// The same, without a process.
+    AdoptingBare,
     /// The box is this member's; the source's process may still be there.
     Owner,
     /// The same, without a process.
@@ -48,42 +52,50 @@ use Target::*;
 #[rustfmt::skip]
 pub const TABLE: &[Row<Target>] = &[
     // The way of a move.
-    go(&[Idle],                            &[Heard(Offer)],         &[Alone, Ticket, Live, Permitted], &[Reserve, Tell(Told::Began)],       Reserving),
-    go(&[Reserving],                       &[Done],                 &[],                        &[Send(Accept), Build],                     Building),
-    go(&[Building],                        &[Done],                 &[],                        &[Receive, Send(Built)],                    Receiving),
-    go(&[Receiving],                       &[Heard(Still)],         &[],                        &[Digest],                                  Checking),
-    go(&[Checking],                        &[Done],                 &[Same, Permitted],         &[Send(Ready)],                             Promised),
-    go(&[Promised],                        &[Heard(Switch)],        &[Agreed],                  &[ProposeMoved],                            Committing),
-    go(&[Promised, Committing],            &[Moved],                &[],                        &[],                                        Owner),
-    go(&[Owner],                           &[Heard(Killed), Without], &[],                      &[Appraise, ReleaseKey, Resume],            Resuming),
-    go(&[Resuming],                        &[Done],                 &[],                        &[Send(Taken), Tell(Told::Arrived)],        Running),
-    go(&[Resuming],                        &[Failed],               &[],                        &[Send(Taken), Tell(Told::Held)],           Held),
-    go(&[Held],                            &[Retry],                &[],                        &[Appraise, ReleaseKey, Resume],            Resuming),
+    go(  &[Idle],                          &[Heard(Offer)],          &[Alone, Ticket, Live, Permitted], &[Reserve, Tell(Told::Began)],              Reserving),
+    go(  &[Reserving],                     &[Done],                  &[],                        &[Send(Accept), Build],                     Building),
+    go(  &[Building],                      &[Done],                  &[],                        &[Receive, Send(Built)],                    Receiving),
+    go(  &[Receiving],                     &[Heard(Still)],          &[],                        &[Digest],                                  Checking),
+    go(  &[Checking],                      &[Done],                  &[Same, Permitted],         &[Send(Ready)],                             Promised),
+    go(  &[Promised],                      &[Heard(Switch)],         &[Agreed],                  &[ProposeMoved],                            Committing),
+    go(  &[Promised, Committing],          &[Moved],                 &[],                        &[],                                        Owner),
+    go(  &[Owner],                         &[Heard(Killed), Without], &[],                        &[Appraise, ReleaseKey, Resume],            Resuming),
+    go(  &[Resuming],                      &[Done],                  &[],                        &[Send(Taken), Tell(Told::Arrived)],        Running),
+    go(  &[Resuming],                      &[Failed],                &[],                        &[Send(Taken), Tell(Told::Held)],           Held),
+    go(  &[Held],                          &[Retry],                 &[],                        &[Appraise, ReleaseKey, Resume],            Resuming),
     // Any doubt before the promise: it is dropped.
-    stay(&[Idle],                          &[Heard(Offer), Heard(Still)],                       &[Send(Abort)]),
-    go(&[Reserving, Building, Receiving, Checking], &[Cancel, Failed, Expired, Heard(Abort), Past, Restart, RestartBare], &[], &[Send(Abort), Wipe], Dropping),
-    go(&[Checking],                        &[Done],                 &[],                        &[Send(Abort), Wipe],                       Dropping),
-    go(&[Dropping],                        &[Done],                 &[],                        &[Tell(Told::Dropped)],                     Dropped),
+    stay(&[Idle],                          &[Heard(Offer), Heard(Still)], &[],                        &[Send(Abort)]),
+    go(  &[Reserving, Building, Receiving, Checking], &[Cancel, Failed, Expired, Heard(Abort), Past, Restart, RestartBare], &[],                        &[Send(Abort), Wipe],                       Dropping),
+    go(  &[Checking],                      &[Done],                  &[],                        &[Send(Abort), Wipe],                       Dropping),
+    go(  &[Dropping],                      &[Done],                  &[],                        &[Tell(Told::Dropped)],                     Dropped),
     // Behind the promise: the source's last word before its own, and then only the record.
-    go(&[Promised, Bare],                  &[Heard(Abort)],         &[],                        &[Wipe],                                    Dropping),
-    go(&[Promised, Committing, Bare],      &[Aborted, Past],        &[],                        &[Wipe],                                    Dropping),
-    go(&[Promised, Committing],            &[RestartBare],          &[],                        &[Send(Lost), Tell(Told::Lost)],            Bare),
-    go(&[Bare],                            &[Moved],                &[],                        &[Tell(Told::SourceSilent)],                BareOwner),
-    go(&[Owner],                           &[RestartBare],          &[],                        &[Tell(Told::SourceSilent)],                BareOwner),
-    go(&[BareOwner],                       &[Heard(Killed), Without], &[],                      &[Send(Taken), Tell(Told::Down)],           Cold),
-    go(&[Resuming, Held],                  &[RestartBare],          &[],                        &[Send(Taken), Tell(Told::Down)],           Cold),
+    go(  &[Promised, Bare],                &[Heard(Abort)],          &[],                        &[Wipe],                                    Dropping),
+    go(  &[Promised, Committing, Bare],    &[Aborted, Past],         &[],                        &[Wipe],                                    Dropping),
+    go(  &[Promised, Committing],          &[RestartBare],           &[],                        &[Send(Lost), Tell(Told::Lost)],            Bare),
+    go(  &[Bare],                          &[Moved],                 &[],                        &[Tell(Told::SourceSilent)],                BareOwner),
+    go(  &[Owner],                         &[RestartBare],           &[],                        &[Tell(Told::SourceSilent)],                BareOwner),
+    go(  &[BareOwner],                     &[Heard(Killed), Without], &[],                        &[Send(Taken), Tell(Told::Down)],           Cold),
+    go(  &[Resuming, Held],                &[RestartBare],           &[],                        &[Send(Taken), Tell(Told::Down)],           Cold),
+    // The source was removed, and an administrator says that its server is off.
+    go(  &[Promised, Committing],          &[Adopt],                 &[PeerRemoved],             &[ProposeAdopted],                          Adopting),
+    go(  &[Bare],                          &[Adopt],                 &[PeerRemoved],             &[ProposeAdopted],                          AdoptingBare),
+    go(  &[Adopting],                      &[Moved],                 &[],                        &[Appraise, ReleaseKey, Resume],            Resuming),
+    go(  &[AdoptingBare],                  &[Moved],                 &[],                        &[Tell(Told::Down)],                        Cold),
+    go(  &[Adopting, AdoptingBare],        &[Aborted, Past],         &[],                        &[Wipe],                                    Dropping),
+    go(  &[Adopting],                      &[RestartBare],           &[],                        &[ProposeAdopted],                          AdoptingBare),
     // Said and done again, until it is heard.
-    stay(&[Building],                      &[Tick],                                             &[Send(Accept)]),
-    stay(&[Receiving],                     &[Tick],                                             &[Send(Built)]),
-    stay(&[Promised],                      &[Tick, Restart],                                    &[Send(Ready), Tell(Told::Waiting)]),
-    stay(&[Committing],                    &[Tick, Restart],                                    &[ProposeMoved, Tell(Told::Waiting)]),
-    stay(&[Promised, Committing, Bare],    &[Adopt],                                            &[ProposeAdopted]),
-    stay(&[Bare],                          &[Tick, Restart, RestartBare],                       &[Send(Lost)]),
-    stay(&[Owner],                         &[Tick, Restart],                                    &[Tell(Told::SourceSilent)]),
-    stay(&[Resuming],                      &[Restart],                                          &[Appraise, ReleaseKey, Resume]),
-    stay(&[Dropping],                      &[Tick, Restart, RestartBare],               &[Wipe]),
-    stay(&[Held, Running, Cold],           &[Heard(Killed)],                                    &[Send(Taken)]),
-    stay(&[Dropping, Dropped],             &[Heard(Offer), Heard(Still)],                       &[Send(Abort)]),
+    stay(&[Building],                      &[Tick],                  &[],                        &[Send(Accept)]),
+    stay(&[Receiving],                     &[Tick],                  &[],                        &[Send(Built)]),
+    stay(&[Promised],                      &[Tick, Restart],         &[],                        &[Send(Ready), Tell(Told::Waiting)]),
+    stay(&[Committing],                    &[Tick, Restart],         &[],                        &[ProposeMoved, Tell(Told::Waiting)]),
+    stay(&[Adopting, AdoptingBare],        &[Tick, Restart],         &[],                        &[ProposeAdopted]),
+    stay(&[AdoptingBare],                  &[RestartBare],           &[],                        &[ProposeAdopted]),
+    stay(&[Bare],                          &[Tick, Restart, RestartBare], &[],                        &[Send(Lost)]),
+    stay(&[Owner],                         &[Tick, Restart],         &[],                        &[Tell(Told::SourceSilent)]),
+    stay(&[Resuming],                      &[Restart],               &[],                        &[Appraise, ReleaseKey, Resume]),
+    stay(&[Dropping],                      &[Tick, Restart, RestartBare], &[],                        &[Wipe]),
+    stay(&[Held, Running, Cold],           &[Heard(Killed)],         &[],                        &[Send(Taken)]),
+    stay(&[Dropping, Dropped],             &[Heard(Offer), Heard(Still)], &[],                        &[Send(Abort)]),
 ];
 
 impl End for Target {
@@ -92,8 +104,24 @@ impl End for Target {
     }
 
     const ALL: &'static [Self] = &[
-        Idle, Reserving, Building, Receiving, Checking, Promised, Committing, Bare, Owner, BareOwner,
-        Resuming, Held, Running, Cold, Dropping, Dropped,
+        Idle,
+        Reserving,
+        Building,
+        Receiving,
+        Checking,
+        Promised,
+        Committing,
+        Bare,
+        Adopting,
+        AdoptingBare,
+        Owner,
+        BareOwner,
+        Resuming,
+        Held,
+        Running,
+        Cold,
+        Dropping,
+        Dropped,
     ];
 
     fn is_over(self) -> bool {
@@ -109,6 +137,7 @@ impl End for Target {
             Promised | Committing | Bare => {
                 "wait for the source or a majority of voters; a source that is lost: gtvp member evict, then gtvp box adopt"
             }
+            Adopting | AdoptingBare => "wait for a majority of voters; a source that joined again decides",
             Owner | BareOwner => {
                 "wait for the source; its server is off for good: gtvp box resume --without-source"
             }

@@ -121,6 +121,9 @@ fn holds(world: &World) -> Result<(), String> {
     if world.running() > 1 {
         return Err("two copies run".to_owned());
     }
+    if world.owner().is_none_or(|o| world.is_evicted(o)) {
+        return Ok(());
+    }
     let kept = world.members.iter().any(|m| m.files || (m.process != Process::None && m.newest));
     if !kept {
         return Err("the box is lost: no member has its newest state".to_owned());
@@ -210,14 +213,30 @@ fn rank(world: &World, label: Label) -> Option<u8> {
         Label::SourceDoes(..) | Label::TargetDoes(_, _, false) => Some(1),
         Label::Decided(..) => Some(2),
         Label::Reads(_) => Some(2),
-        Label::Evicted(_) => Some(7),
+        Label::Evicted(m) if !world.members[m].alive => Some(7),
         _ => None,
     }
 }
 
 /// A world in which nothing happens by itself.
 fn rests(model: &Model, world: &World) -> Result<(), String> {
-    let owner = world.owner();
+    let Some(owner) = world.owner() else {
+        let left = model.ways.iter().enumerate().any(|(i, (from, to))| {
+            let mv = &world.moves[i];
+            let busy = |state: bool, member: usize| !state && world.members[member].alive;
+            busy(mv.source.now == Source::Idle || mv.source.now.is_over(), *from)
+                || busy(mv.target.now == Target::Idle || mv.target.now.is_over(), *to)
+        });
+        return if left {
+            Err("an end of a box that has ended is left in the middle".to_owned())
+        } else {
+            Ok(())
+        };
+    };
+    if world.is_evicted(owner) {
+        // It is no member's: it may be adopted, or ended.
+        return Ok(());
+    }
     if !world.members[owner].alive {
         // A box goes down with its member, migration or not.
         return if world.running() == 0 { Ok(()) } else { Err("it runs, and its owner is lost".to_owned()) };
@@ -245,6 +264,7 @@ fn rests(model: &Model, world: &World) -> Result<(), String> {
     match m.process {
         Process::Running => Ok(()),
         Process::Paused if held && m.newest => Ok(()),
+        Process::None if m.files && !world.excused => Err("a running state was thrown away".to_owned()),
         Process::None if m.files && may_start(model, world, owner) => Ok(()),
         _ => Err("it neither runs nor can a named command let it run".to_owned()),
     }

@@ -4,7 +4,7 @@ use gtvp_model::owner::Outcome;
 use gtvp_protocol::smp::table::{End as Side, find};
 use gtvp_protocol::smp::{Do, If, On, Row, Say, Source, Target};
 
-use super::world::{DECISIONS, End, Job, Model, NOBODY, Process, Proposal, World};
+use super::world::{Budget, DECISIONS, Decision, End, Job, Model, NOBODY, Process, Proposal, World};
 
 /// The two tables that are explored: the product's, or some with something taken out.
 #[derive(Debug, Clone)]
@@ -59,6 +59,8 @@ pub enum Label {
     Expires(usize),
     /// Somebody lets a source's process go on.
     Stray(usize),
+    /// Somebody ends a box whose owner was removed.
+    Ended,
     /// An administrator starts the box where it is and has no process.
     Starts(usize),
 }
@@ -72,6 +74,7 @@ trait Ends: Side {
     fn end(world: &mut World, mv: usize) -> &mut End<Self>;
     fn label(row: usize, mv: usize, on: On, cut: Option<(usize, Crash)>) -> Label;
     fn member(model: &Model, mv: usize) -> usize;
+    fn peer(model: &Model, mv: usize) -> usize;
     const IDLE: Self;
     const SOURCE: bool;
 }
@@ -89,6 +92,9 @@ impl Ends for Source {
     fn member(model: &Model, mv: usize) -> usize {
         model.ways[mv].0
     }
+    fn peer(model: &Model, mv: usize) -> usize {
+        model.ways[mv].1
+    }
     const IDLE: Self = Self::Idle;
     const SOURCE: bool = true;
 }
@@ -105,6 +111,9 @@ impl Ends for Target {
     }
     fn member(model: &Model, mv: usize) -> usize {
         model.ways[mv].1
+    }
+    fn peer(model: &Model, mv: usize) -> usize {
+        model.ways[mv].0
     }
     const IDLE: Self = Self::Idle;
     const SOURCE: bool = false;
@@ -152,12 +161,24 @@ pub fn steps(model: &Model, tables: &Tables, world: &World) -> Vec<Next> {
     for member in 0..world.members.len() {
         of_member(model, world, member, &mut next);
     }
+    ended(world, &mut next);
     if let Some(denials) = world.budget.denials.checked_sub(1).filter(|_| !world.denied) {
         let mut w = *world;
         (w.denied, w.budget.denials) = (true, denials);
         next.push((Label::Denied, Ok(w)));
     }
     next
+}
+
+/// A box that is nobody's is ended, in the record.
+fn ended(world: &World, next: &mut Vec<Next>) {
+    let ownerless = world.owner().is_some_and(|o| world.is_evicted(o));
+    if ownerless && usize::from(world.epoch) + 1 < DECISIONS {
+        let mut w = *world;
+        w.epoch += 1;
+        w.decisions[usize::from(w.epoch)] = Decision { owner: NOBODY, last: None };
+        next.push((Label::Ended, Ok(w)));
+    }
 }
 
 fn decided(model: &Model, world: &World, mv: usize, proposal: Proposal, next: &mut Vec<Next>) {
@@ -169,7 +190,11 @@ fn decided(model: &Model, world: &World, mv: usize, proposal: Proposal, next: &m
     w.epoch += 1;
     w.decisions[usize::from(w.epoch)] = decision;
     let moved = decision.last.is_some_and(|(_, moved)| moved);
-    let wrong = moved && world.moves[mv].cancelled;
+    if proposal == Proposal::Adopted {
+        // What the lost owner had since is lost with it: this is the newest that there is.
+        w.newest_is_at(model.ways[mv].1);
+    }
+    let wrong = moved && proposal != Proposal::Adopted && world.moves[mv].cancelled;
     let after = if wrong { Err("a box moved after its move was cancelled before the fence") } else { Ok(w) };
     next.push((Label::Decided(mv, proposal), after));
 }
@@ -190,6 +215,7 @@ fn crash(model: &Model, world: &mut World, member: usize, what: Crash) {
     }
     if what == Crash::Power {
         (world.members[member].process, world.members[member].newest) = (Process::None, false);
+        world.excused = true;
     }
 }
 
@@ -204,16 +230,24 @@ fn pay(world: &mut World, what: Crash) -> bool {
     true
 }
 
+fn evict(model: &Model, world: &World, member: usize, budget: Budget, next: &mut Vec<Next>) {
+    let concerned = model.ways.iter().any(|(from, to)| *from == member || *to == member);
+    if concerned && world.evicted == NOBODY {
+        let mut w = *world;
+        w.evicted = u8::try_from(member).unwrap_or(NOBODY);
+        w.budget = budget;
+        next.push((Label::Evicted(member), Ok(w)));
+    }
+}
+
 fn of_member(model: &Model, world: &World, member: usize, next: &mut Vec<Next>) {
     let at = world.members[member];
     if !at.alive {
-        let none = world.evicted == NOBODY;
-        if none && model.ways.iter().any(|(from, to)| *from == member || *to == member) {
-            let mut w = *world;
-            w.evicted = u8::try_from(member).unwrap_or(NOBODY);
-            next.push((Label::Evicted(member), Ok(w)));
-        }
+        evict(model, world, member, world.budget, next);
         return;
+    }
+    if let Some(evictions) = world.budget.evictions.checked_sub(1) {
+        evict(model, world, member, Budget { evictions, ..world.budget }, next);
     }
     if at.seen < world.epoch {
         let mut w = *world;
@@ -245,7 +279,7 @@ fn of_member(model: &Model, world: &World, member: usize, next: &mut Vec<Next>) 
 /// `gtvp box start`: the box is this member's as it has read the record, and no migration is under way.
 pub fn may_start(model: &Model, world: &World, member: usize) -> bool {
     world.members[member].alive
-        && world.evicted != u8::try_from(member).unwrap_or(NOBODY)
+        && !world.is_evicted(member)
         && world.owner_seen(member) == member
         && !busy(model, world, member, (usize::MAX, true))
         && !model.ways.iter().enumerate().any(|(i, (from, to))| {
@@ -259,7 +293,7 @@ fn of_end<S: Ends>(model: &Model, tables: &Tables, world: &World, mv: usize, nex
     let mut copy = *world;
     let end = *S::end(&mut copy, mv);
     let member = S::member(model, mv);
-    if !world.members[member].alive || world.evicted == u8::try_from(member).unwrap_or(NOBODY) {
+    if !world.members[member].alive {
         return;
     }
     let bare = world.members[member].process == Process::None;
@@ -274,8 +308,8 @@ fn of_end<S: Ends>(model: &Model, tables: &Tables, world: &World, mv: usize, nex
         }
         return;
     }
-    let peer = if S::SOURCE { model.ways[mv].1 } else { model.ways[mv].0 };
-    let peer_evicted = world.evicted == u8::try_from(peer).unwrap_or(NOBODY);
+    let peer = S::peer(model, mv);
+    let peer_evicted = world.is_evicted(peer);
     let the_move = &world.moves[mv];
     if end.now == S::IDLE && S::SOURCE && !the_move.expired {
         let mut begun = *world;
@@ -321,8 +355,15 @@ fn of_end<S: Ends>(model: &Model, tables: &Tables, world: &World, mv: usize, nex
     if !world.members[peer].alive {
         fire::<S>(model, tables, world, mv, On::Without, next);
     }
-    if peer_evicted {
+    if !world.members[peer].alive {
         fire::<S>(model, tables, world, mv, On::Adopt, next);
+    } else if let Some(mistakes) = world.budget.mistakes.checked_sub(1).filter(|_| !S::SOURCE) {
+        let mut w = *world;
+        w.budget.mistakes = mistakes;
+        // Who adopts a box says that its owner is off; if that is not so, it is two boxes. The record asks that it was removed.
+        if !peer_evicted {
+            fire::<S>(model, tables, &w, mv, On::Adopt, next);
+        }
     }
     if S::SOURCE && the_move.target.now == Target::Running {
         fire::<S>(model, tables, world, mv, On::Forget, next);
@@ -342,7 +383,9 @@ fn has_effect(what: Do) -> bool {
 
 fn of_job<S: Ends>(model: &Model, tables: &Tables, world: &World, mv: usize, job: Job, next: &mut Vec<Next>) {
     let over = |w: &mut World| S::end(w, mv).job = None;
-    if job.effected || !has_effect(job.what) {
+    if job.what == Do::Receive {
+        // Only a break of the stream is told.
+    } else if job.effected || !has_effect(job.what) {
         let mut w = *world;
         let runs = world.members[S::member(model, mv)].process == Process::Running;
         over(&mut w);
@@ -372,7 +415,7 @@ fn of_job<S: Ends>(model: &Model, tables: &Tables, world: &World, mv: usize, job
     }
     if let Some(failures) = world.budget.failures.checked_sub(1).filter(|_| !job.effected) {
         let mut w = *world;
-        w.budget.failures = failures;
+        (w.budget.failures, w.excused) = (failures, true);
         over(&mut w);
         with_job::<S>(model, tables, &w, mv, On::Failed, None, next);
     }
@@ -445,6 +488,7 @@ fn with_job<S: Ends>(
         If::Live => !the_move.expired,
         If::Permitted => !world.denied,
         If::Same => job.is_none_or(|j| !j.damaged),
+        If::PeerRemoved => world.is_evicted(S::peer(model, mv)),
         If::Countersigned | If::Agreed => true,
     };
     let Some((place, row)) = find(S::rows(tables), state, on, holds) else { return };
@@ -478,20 +522,41 @@ fn with_job<S: Ends>(
         }
     }
     let mut whole = run(all);
-    let early = [Source::Offered, Source::Preparing, Source::Sending, Source::Pausing, Source::Stopped];
-    let mut wrong = None;
-    if S::SOURCE {
-        let now = the_move.source.now;
-        whole.moves[mv].cancelled |= on == On::Cancel && early.contains(&now);
-        let fenced = now != Source::Committing && whole.moves[mv].source.now == Source::Committing;
-        if fenced && world.denied {
-            wrong = Some("a box is moved that may not be moved any more");
-        }
-        if fenced && the_move.expired {
-            wrong = Some("a ticket is used that has expired");
-        }
-    }
+    let wrong = misdeed(model, world, &mut whole, mv, on, S::SOURCE);
     next.push((S::label(place, mv, on, None), wrong.map_or(Ok(whole), Err)));
+}
+
+/// What no member may do, whatever comes of it.
+fn misdeed(
+    model: &Model,
+    before: &World,
+    after: &mut World,
+    mv: usize,
+    on: On,
+    source: bool,
+) -> Option<&'static str> {
+    let (then, now) = (before.moves[mv], &mut after.moves[mv]);
+    let becomes = |state: Source| source && then.source.now != state && now.source.now == state;
+    let comes = |state: Target| !source && then.target.now != state && now.target.now == state;
+    let early = matches!(
+        then.source.now,
+        Source::Offered | Source::Preparing | Source::Sending | Source::Pausing | Source::Stopped
+    );
+    let (from, _) = model.ways[mv];
+    let begins = becomes(Source::Offered) || comes(Target::Reserving);
+    let binds = becomes(Source::Committing) || comes(Target::Promised);
+    let wrong = match () {
+        () if (begins || binds) && before.denied => Some("a box is moved that may not be moved any more"),
+        () if (begins || becomes(Source::Committing)) && then.expired => {
+            Some("a ticket is used that has expired")
+        }
+        () if becomes(Source::Offered) && before.owner_seen(from) != from => {
+            Some("a member offers what it does not own")
+        }
+        () => None,
+    };
+    now.cancelled |= source && on == On::Cancel && early;
+    wrong
 }
 
 fn command<S: Ends>(world: &mut World, mv: usize, what: Do) {
@@ -502,9 +567,10 @@ fn command<S: Ends>(world: &mut World, mv: usize, what: Do) {
         Do::ProposeMoved => propose(world, Proposal::MovedByTarget),
         Do::ProposeAborted => propose(world, Proposal::Aborted),
         Do::ProposeAdopted => propose(world, Proposal::Adopted),
-        Do::Receive | Do::Appraise | Do::ReleaseKey | Do::Tell(_) => {}
+        Do::Appraise | Do::ReleaseKey | Do::Tell(_) => {}
         Do::Reserve
         | Do::Build
+        | Do::Receive
         | Do::SendState
         | Do::Pause
         | Do::Digest

@@ -16,8 +16,8 @@ use crate::keys::Keys;
 pub const MEMBERS: usize = 3;
 /// Migrations of one run.
 pub const MOVES: usize = 2;
-/// Decisions about the box in one run: each move has one at most, and one may be adopted.
-pub const DECISIONS: usize = MOVES + 2;
+/// Decisions about the box in one run: each move has one at most, it may be adopted and end.
+pub const DECISIONS: usize = MOVES + 3;
 /// Nobody.
 pub const NOBODY: u8 = u8::MAX;
 /// The record's number at which the box was placed.
@@ -132,6 +132,10 @@ pub struct Budget {
     pub expiries: u8,
     /// Somebody lets the source's process go on by hand.
     pub strays: u8,
+    /// An administrator wants a box adopted whose source is there.
+    pub mistakes: u8,
+    /// A member is removed that is there.
+    pub evictions: u8,
 }
 
 /// See the module.
@@ -149,6 +153,8 @@ pub struct World {
     pub denied: bool,
     /// Who was removed.
     pub evicted: u8,
+    /// A server lost power, or something failed: a running state may be lost.
+    pub excused: bool,
     /// What may still go wrong.
     pub budget: Budget,
 }
@@ -175,18 +181,25 @@ impl World {
             epoch: 0,
             denied: false,
             evicted: NOBODY,
+            excused: false,
             budget,
         }
     }
 
-    /// Whose the box is.
-    pub fn owner(&self) -> usize {
-        usize::from(self.decisions[usize::from(self.epoch)].owner)
+    /// Whose the box is; none: it has ended.
+    pub fn owner(&self) -> Option<usize> {
+        let owner = self.decisions[usize::from(self.epoch)].owner;
+        (owner != NOBODY).then_some(owner.into())
     }
 
     /// Whose it is as this member has read.
     pub fn owner_seen(&self, member: usize) -> usize {
         usize::from(self.decisions[usize::from(self.members[member].seen)].owner)
+    }
+
+    /// It was removed from the union.
+    pub fn is_evicted(&self, member: usize) -> bool {
+        usize::from(self.evicted) == member
     }
 
     /// How often it runs.
@@ -196,11 +209,16 @@ impl World {
 
     /// It begins to run on a member: all other copies are old from now on.
     pub fn runs(&mut self, member: usize) {
-        for (i, m) in self.members.iter_mut().enumerate() {
-            (m.newest, m.files) = (i == member, i == member);
-        }
         self.members[member].process = Process::Running;
+        self.newest_is_at(member);
         self.moves.iter_mut().for_each(|m| m.newest = false);
+    }
+
+    /// All other copies are old.
+    pub fn newest_is_at(&mut self, member: usize) {
+        for (i, m) in self.members.iter_mut().enumerate() {
+            (m.newest, m.files) = (i == member && m.process != Process::None, i == member);
+        }
     }
 }
 
@@ -263,10 +281,11 @@ impl Model {
     }
 
     fn held(&self, epoch: u8, decision: Decision) -> Option<Owned> {
+        let owner = self.members.get(usize::from(decision.owner))?;
         Some(Owned {
             name: "web".parse().ok()?,
-            owner: self.id(usize::from(decision.owner)),
-            key: self.members.get(usize::from(decision.owner))?.identity.spki(),
+            owner: owner.id(),
+            key: owner.identity.spki(),
             epoch: OwnerEpoch(FIRST + u64::from(epoch)),
             last: decision.last.map(|(mv, moved)| Settled { ticket: ticket(mv), moved }),
         })
