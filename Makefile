@@ -39,6 +39,7 @@ soak:            ## an hour of simulated unions, or MINUTES=N; then gossip, and 
 	@cargo run --locked --release -p gtvp-sim -- soak --minutes $(or $(MINUTES),60)
 	@cargo run --locked --release -p gtvp-sim -- gossip soak --minutes $(or $(MINUTES),10)
 	@cargo run --locked --release -p gtvp-sim -- gossip spread --seeds 10000
+	@cargo run --locked --release -p gtvp-sim -- smp deep
 	@cargo test --locked --release -p gtvp-security --test belief -- --ignored --nocapture
 
 fuzz:            ## every parser on changed bytes for an hour, or MINUTES=N

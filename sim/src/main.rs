@@ -5,13 +5,15 @@ mod gossip;
 
 use std::time::{Duration, Instant};
 
+use gtvp_sim::smp::{self, Run};
 use gtvp_sim::{Config, Outcome, Quiet, Story, quiet, run};
 
 const USAGE: &str = "gtvp-sim run SEED honest|liar|traitor|rollback|union [-v]\n\
 gtvp-sim soak --minutes N [--seed FIRST] [--story NAME]\n\
 gtvp-sim quotes --members N [--periods N]\n\
 gtvp-sim gossip run SEED honest|forger|flooder|replayer\n\
-gtvp-sim gossip spread --seeds N [--members N] [--channels N]\ngtvp-sim gossip busy [--members N]\ngtvp-sim gossip soak --minutes N";
+gtvp-sim gossip spread --seeds N [--members N] [--channels N]\ngtvp-sim gossip busy [--members N]\ngtvp-sim gossip soak --minutes N\n\
+gtvp-sim smp [deep]";
 const STORIES: [(&str, Story); 5] = [
     ("honest", Story::Honest),
     ("liar", Story::Liar),
@@ -32,6 +34,8 @@ fn main() -> std::process::ExitCode {
             }
         }
         ["quotes", rest @ ..] => quotes(rest).unwrap_or_else(usage),
+        ["smp"] => smp::RUNS.iter().all(Run::tell),
+        ["smp", "deep"] => smp::RUNS.iter().chain(smp::DEEP).all(Run::tell),
         ["gossip", rest @ ..] => gossip::command(rest).unwrap_or_else(usage),
         ["soak", "--minutes", minutes, rest @ ..] => {
             let (mut first, mut only) = (Some(0), None);

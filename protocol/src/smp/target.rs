@@ -83,6 +83,7 @@ pub const TABLE: &[Row<Target>] = &[
     go(  &[AdoptingBare],                  &[Moved],                 &[],                        &[Tell(Told::Down)],                        Cold),
     go(  &[Adopting, AdoptingBare],        &[Aborted, Past],         &[],                        &[Wipe],                                    Dropping),
     go(  &[Adopting],                      &[RestartBare],           &[],                        &[ProposeAdopted],                          AdoptingBare),
+    go(  &[Owner, BareOwner],              &[Past],                  &[],                        &[Wipe],                                    Dropping),
     // Said and done again, until it is heard.
     stay(&[Building],                      &[Tick],                  &[],                        &[Send(Accept)]),
     stay(&[Receiving],                     &[Tick],                  &[],                        &[Send(Built)]),

@@ -7,7 +7,7 @@ use gtvp_protocol::smp::table::End as Side;
 use gtvp_protocol::smp::{Do, On, Source, Target};
 
 use super::step::{Label, Tables, may_start, steps};
-use super::world::{Budget, Model, Process, World};
+use super::world::{Budget, Model, NOBODY, Process, World};
 
 /// What an exploration found.
 #[derive(Debug, Default)]
@@ -200,7 +200,7 @@ fn rank(world: &World, label: Label) -> Option<u8> {
         Label::Source(_, _, on, None) | Label::Target(_, _, on, None) => match on {
             On::Restart | On::RestartBare => Some(0),
             On::Heard(_) | On::Done | On::Failed | On::Moved | On::Aborted | On::Past => Some(1),
-            On::Cancel if world.denied => Some(3),
+            On::Cancel if world.denied || world.evicted != NOBODY => Some(3),
             On::Tick => Some(5),
             // Where a member is lost, an administrator does what the state's way out says.
             On::Expired if dead || world.denied => Some(6),

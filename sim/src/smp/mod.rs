@@ -9,9 +9,11 @@
 //! time or stand still. Each reads the record as late as it likes. A crash can cut every row between any two of its commands.
 
 mod explore;
+mod runs;
 mod step;
 mod world;
 
 pub use explore::{Explored, explore};
+pub use runs::{CALM, DEEP, RUNS, Run};
 pub use step::{Crash, Label, Tables};
 pub use world::{Budget, Model, World};

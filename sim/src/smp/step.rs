@@ -235,7 +235,8 @@ fn evict(model: &Model, world: &World, member: usize, budget: Budget, next: &mut
     if concerned && world.evicted == NOBODY {
         let mut w = *world;
         w.evicted = u8::try_from(member).unwrap_or(NOBODY);
-        w.budget = budget;
+        // What it has is given up.
+        (w.budget, w.excused) = (budget, true);
         next.push((Label::Evicted(member), Ok(w)));
     }
 }

@@ -153,7 +153,7 @@ pub struct World {
     pub denied: bool,
     /// Who was removed.
     pub evicted: u8,
-    /// A server lost power, or something failed: a running state may be lost.
+    /// A server lost power or was removed, or something failed: a running state may be lost.
     pub excused: bool,
     /// What may still go wrong.
     pub budget: Budget,
