@@ -22,7 +22,7 @@ pub mod owner;
 pub mod page;
 pub mod record;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use act::Act;
 pub use entry::{Entry, Signature, Signatures, SignedEntry};

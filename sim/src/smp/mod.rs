@@ -13,7 +13,7 @@ mod runs;
 mod step;
 mod world;
 
-pub use explore::{Explored, explore};
+pub use explore::{Explored, Taken, explore};
 pub use runs::{CALM, DEEP, RUNS, Run};
 pub use step::{Crash, Label, Tables};
 pub use world::{Budget, Model, World};

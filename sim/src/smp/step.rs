@@ -402,9 +402,9 @@ fn of_job<S: Ends>(model: &Model, tables: &Tables, world: &World, mv: usize, job
                 w.budget.damage = damage;
             }
             let job = Job { effected: true, damaged, ..job };
-            let wrong = effect(&mut w, S::member(model, mv), mv, job).and_then(|lost| {
+            let wrong = effect(&mut w, S::member(model, mv), mv, job).map(|lost| {
                 S::end(&mut w, mv).job = Some(Job { lost, ..job });
-                Ok(w)
+                w
             });
             let label = if S::SOURCE {
                 Label::SourceDoes(mv, job.what)
