@@ -1,10 +1,14 @@
 //! What another member sends: frames of every kind, entries of the record, whole pages of it, what the TLS key is to sign.
 
-use gtvp_protocol::csp::{Entry, node, page};
+use gtvp_model::digest::Digest;
+use gtvp_model::owner::OwnerEpoch;
+use gtvp_model::union::{Epoch, UnixTime};
+use gtvp_protocol::csp::{Entry, Signature, node, page};
 use gtvp_protocol::frame::wire::encode;
 use gtvp_protocol::frame::{Frame, FrameReader};
 use gtvp_protocol::hsp::signable::CertificateVerify;
 use gtvp_protocol::hsp::{Message, message};
+use gtvp_protocol::smp::{self, Facts, Journal, SignedTicket, Source, Target, Ticket};
 use gtvp_protocol::{neighbour, results, vouch};
 
 use crate::seeds::{files, named};
@@ -23,6 +27,15 @@ pub const TARGETS: &[Row] = &[
         }
         Err(_) => Ok(()),
     }),
+    ("migration-journal", journals, |bytes| {
+        if let Ok(journal) = Journal::<Source>::decode(bytes) {
+            same("a source's journal", bytes, &journal.encode())?;
+        }
+        match Journal::<Target>::decode(bytes) {
+            Ok(journal) => same("a target's journal", bytes, &journal.encode()),
+            Err(_) => Ok(()),
+        }
+    }),
     ("tls-signable", signable, |bytes| {
         let _ = CertificateVerify::parse(bytes);
         Ok(())
@@ -40,14 +53,15 @@ fn frames() -> Vec<Vec<u8>> {
     all.extend(vouch::Answer::frames(7, &[1; 300]));
     all.push(vouch::Answer::refusal(7, "there is no such box"));
     all.push(neighbour::Endpoints::frame(Vec::new()));
+    all.extend(migration().iter().map(smp::Message::frame));
     let mut seeds: Vec<Vec<u8>> = all.iter().filter_map(Frame::encode).collect();
     seeds.push(seeds.concat());
     seeds
 }
 
 fn limits(kind: u8) -> Option<usize> {
-    let all: [fn(u8) -> Option<usize>; 5] =
-        [message::limits, node::limits, results::limits, vouch::limits, neighbour::limits];
+    let all: [fn(u8) -> Option<usize>; 6] =
+        [message::limits, node::limits, results::limits, vouch::limits, neighbour::limits, smp::limits];
     all.into_iter().find_map(|limits| limits(kind))
 }
 
@@ -71,6 +85,7 @@ fn decode(frame: &Frame) -> Result<(), String> {
     let written = match frame.kind {
         k if message::limits(k).is_some() => Message::decode(frame).ok().map(|m| m.frame().body),
         k if node::limits(k).is_some() => node::Message::decode(frame).ok().map(|m| m.encode().body),
+        k if smp::limits(k).is_some() => smp::Message::decode(frame).ok().map(|m| m.frame().body),
         65 => results::Told::decode(frame).ok().map(|m| encode(&m)),
         66 => results::Suspect::decode(frame).ok().map(|m| encode(&m)),
         vouch::ASK => vouch::Ask::decode(frame).ok().map(|m| encode(&m)),
@@ -78,6 +93,64 @@ fn decode(frame: &Frame) -> Result<(), String> {
         _ => neighbour::Endpoints::decode(frame).ok().map(|m| encode(&m)),
     };
     written.map_or(Ok(()), |w| same(&format!("a frame of kind {}", frame.kind), &frame.body, &w))
+}
+
+fn ticket() -> SignedTicket {
+    let hash = smp::ticket::Hash([3; 32]);
+    let ticket = Ticket {
+        version: 1,
+        union: [1; 32].into(),
+        id: [2; 32].into(),
+        epoch: OwnerEpoch(7),
+        source: [4; 32].into(),
+        target: [5; 32].into(),
+        composition: Digest([6; 32]),
+        policy: Epoch(0),
+        channel: Digest([7; 32]),
+        expires: UnixTime(1_900_000_000),
+        template: Some(hash),
+        target_result: Digest([8; 32]),
+        source_result: Digest([9; 32]),
+        nonce: hash,
+    };
+    SignedTicket { ticket, source: signature(), target: Some(signature()) }
+}
+
+fn signature() -> Signature {
+    Signature {
+        spki: vec![1; 91].try_into().unwrap_or_default(),
+        value: vec![2; 71].try_into().unwrap_or_default(),
+    }
+}
+
+/// What the ends of a migration say.
+fn migration() -> Vec<smp::Message> {
+    use smp::message::{Abort, Accept, Built, Offer, Ready, Still, Switch, Why};
+    let SignedTicket { ticket, source, .. } = ticket();
+    let (digest, state, consent) = (ticket.digest(), Digest([9; 32]), signature());
+    let why = b"because".to_vec().try_into().unwrap_or_default();
+    vec![
+        Offer { offered: Box::new(ticket), signature: source }.into(),
+        Accept { ticket: digest, signature: signature() }.into(),
+        Built { ticket: digest }.into(),
+        Still { ticket: digest, state }.into(),
+        Ready { ticket: digest, state, consent: consent.clone() }.into(),
+        Switch { ticket: digest, consent }.into(),
+        Abort { ticket: digest, code: Why::Failed, why }.into(),
+    ]
+}
+
+fn journals() -> Vec<Vec<u8>> {
+    let full = Facts {
+        state: Some(Digest([9; 32])),
+        mine: Some(signature()),
+        theirs: Some(signature()),
+        ..Facts::new(ticket())
+    };
+    vec![
+        Journal { state: Source::Offered, facts: Facts::new(ticket()) }.encode(),
+        Journal { state: Target::Promised, facts: full }.encode(),
+    ]
 }
 
 /// The record that a joiner was sent.

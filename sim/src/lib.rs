@@ -1,4 +1,5 @@
-//! gtvp-sim: the record among members (`gtvp_protocol::csp`) on a seeded network, clock and disk; and gossip (`gossip`).
+//! gtvp-sim: the record among members (`gtvp_protocol::csp`) on a seeded network, clock and disk; gossip (`gossip`); and, exhaustively and
+//! without a seed, how a box changes hands (`smp`).
 //!
 //! The nodes and keepers are the product's, with cheap signatures in place of the TPM's; no check is replaced. One seed is one run,
 //! event for event. Nothing here has a real clock, thread, socket or file. In the story `union` channels come up by HSP's engines, and

@@ -43,6 +43,22 @@ fn each_message_fits_and_comes_back_and_says_what_it_is() {
 }
 
 #[test]
+fn no_other_plane_has_a_kind_of_these() {
+    use crate::{csp, gossip, hsp, neighbour, results, vouch};
+    let others = [
+        hsp::message::limits,
+        csp::node::limits,
+        gossip::limits,
+        neighbour::limits,
+        results::limits,
+        vouch::limits,
+    ];
+    let shared = |kind: &u8| others.iter().any(|limits| limits(*kind).is_some());
+    let shared: Vec<u8> = Message::TABLE.iter().map(|(_, kind, _)| *kind).filter(shared).collect();
+    assert!(shared.is_empty(), "{shared:?}");
+}
+
+#[test]
 fn the_longest_messages_fit_too() {
     let signature = Signature {
         spki: vec![1; crate::csp::entry::MAX_SPKI].try_into().unwrap(),
