@@ -210,6 +210,14 @@ impl Message {
     }
 }
 
+/// What is answered to a message of a ticket that nobody here has a machine for: a target without one has promised nothing, and the
+/// source may go on. Everything else is the record's to answer, or nobody's. (An Offer begins a machine.)
+pub fn to_unknown(message: &Message) -> Option<Message> {
+    let Message::Still(Still { ticket, .. }) = message else { return None };
+    let why = b"this member has no such migration".to_vec();
+    Some(Abort { ticket: *ticket, code: Why::Over, why: why.try_into().ok()? }.into())
+}
+
 /// The longest body of a kind; `None` for one that SMP does not have.
 pub fn limits(kind: u8) -> Option<usize> {
     Message::TABLE.iter().find(|(_, k, _)| *k == kind).map(|(_, _, max)| *max)

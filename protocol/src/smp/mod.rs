@@ -22,7 +22,7 @@ mod tests;
 pub mod ticket;
 
 pub use engine::{Command, Context, Event, Facts, Journal, Machine, Product, Request, Side, Step, Wish};
-pub use message::{Message, limits};
+pub use message::{Message, limits, to_unknown};
 pub use source::Source;
 pub use table::{Do, End, If, On, Row, Say, Told};
 pub use target::Target;

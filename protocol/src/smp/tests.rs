@@ -421,6 +421,30 @@ fn threat_35_36_a_machine_goes_on_from_its_journal() {
 }
 
 #[test]
+fn a_source_whose_target_has_lost_its_journal_goes_on_and_nobody_else_is_answered() {
+    let (mut world, ticket) = world();
+    let (mut a, mut b) = ends(&world, &ticket);
+    let offer = a.on(&mut world, Event::Wish(Wish::Begin));
+    let mut all = Vec::new();
+    let mut lost = None;
+    carry(&mut world, &mut a, &mut b, offer, |m| {
+        all.push(m.clone());
+        // The target forgets all before it hears that the box stands still.
+        match to_unknown(&m) {
+            Some(answer) => {
+                lost = Some(answer);
+                super::message::Built { ticket: m.ticket() }.into()
+            }
+            None => m,
+        }
+    });
+    assert_eq!(a.machine.state(), Source::Stopped);
+    a.on(&mut world, Event::Message(lost.unwrap()));
+    assert_eq!(a.machine.state(), Source::Stayed);
+    assert_eq!(all.iter().filter(|m| to_unknown(m).is_some() && m.says() != Say::Still).count(), 0);
+}
+
+#[test]
 fn every_field_of_a_ticket_is_in_what_is_signed() {
     let (_, base) = world();
     let (digest, hash) = (Digest([77; 32]), Hash([77; 32]));
