@@ -42,6 +42,10 @@ pub enum Mischief {
     Stranger,
     /// Stands between a joiner and a member with both TLS keys.
     RelayedJoin,
+    /// A member's appraisal says again what it said last, before it says what is so.
+    Echo,
+    /// A member's random numbers stand still.
+    Stuck,
 }
 
 impl Mischief {
@@ -78,6 +82,8 @@ impl Mischief {
             Self::Graft => "key in no TPM",
             Self::Stranger => "stranger",
             Self::RelayedJoin => "relayed join",
+            Self::Echo => "an answer twice",
+            Self::Stuck => "a nonce twice",
         }
     }
 }

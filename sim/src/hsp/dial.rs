@@ -116,7 +116,8 @@ impl World {
         let born = if matches!(link.ends[at.1].who, Who::Clone(_)) { 0 } else { life.born };
         let (now, epoch) = (Millis(self.now - born), life.keeper.record().view().epoch);
         let nonce = self.hsp_nonce();
-        let (echoes, stuck) = (self.working && self.rng.permille(100), self.working && self.rng.permille(30));
+        let suffers = |what| self.working && self.config.attack == Some(what);
+        let (echoes, stuck) = (suffers(Mischief::Echo), suffers(Mischief::Stuck) && self.rng.permille(300));
         let Some(life) = &self.members[m].alive else { return };
         let view = life.keeper.record().view();
         let ctx = Context { now, wall: wall(self.now, self.members[m].skew), view };

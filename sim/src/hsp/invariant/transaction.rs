@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use super::{Invariant, Seen};
 
-/// Who was admitted.
+/// Who was admitted, and who has written down that it is a member: by another connection than one that it had given up, perhaps.
 #[derive(Default)]
-pub struct Transaction(BTreeSet<usize>);
+pub struct Transaction(BTreeSet<usize>, BTreeSet<usize>);
 
 impl Invariant for Transaction {
     fn name(&self) -> &'static str {
@@ -22,7 +22,10 @@ impl Invariant for Transaction {
             Seen::Member { server } if !self.0.contains(server) => {
                 return Err(format!("m{server} holds itself a member, and no record has it"));
             }
-            Seen::NotJoined { server, kept: true } => {
+            Seen::Member { server } => {
+                self.1.insert(*server);
+            }
+            Seen::NotJoined { server, kept: true } if !self.1.contains(server) => {
                 return Err(format!("m{server} was not let in, and has the record on its disk"));
             }
             _ => {}
