@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use gtvp_model::boxview::ExitStatus;
-use gtvp_model::guest::{Channel, Frame, GuestState, TerminalSize, ToGuest, ToHost, stream_id};
+use gtvp_model::guest::{Channel, Frame, GuestConfig, GuestState, TerminalSize, ToGuest, ToHost, stream_id};
 use machine::{Event, Machine, Options, config, program};
 
 #[test]
@@ -261,6 +261,20 @@ fn what_cannot_start_says_why() {
         "{reason}"
     );
     host.send(&ToGuest::Shutdown { grace_ms: 1000 });
+    machine.wait_off();
+}
+
+/// Another box may have begun with the same memory.
+#[test]
+fn nothing_starts_without_entropy_of_the_hosts() {
+    let mut machine = Machine::boot("noentropy", Options { root: false, ..Options::default() });
+    let mut host = machine.host();
+    host.hello(1);
+    // Half of what it takes.
+    host.send(&ToGuest::Configure(GuestConfig { entropy: "5a".repeat(16), ..config(&["true"]) }));
+    let failed = host.state(|s| matches!(s, GuestState::Failed { .. }));
+    assert!(matches!(&failed, GuestState::Failed { step, .. } if step == "entropy"), "{failed:?}");
+    host.send(&ToGuest::AckExited);
     machine.wait_off();
 }
 
