@@ -1,6 +1,7 @@
 //! Two machines, a record between them, and whatever may be wrong with a ticket, a message or a journal. What orders of events do is
 //! the exploration's (`sim/tests/smp.rs`).
 
+mod models;
 mod spec;
 mod wire;
 

@@ -207,6 +207,21 @@ fn nobody_fills_the_union_alone_and_who_has_no_tpm_owns_nothing() {
     assert_eq!(w.write("bare", placed), Err(Refusal::WithoutTpm(bare)));
 }
 
+/// The record as one message between domains has members, tokens and these.
+#[test]
+fn all_boxes_are_a_quarter_of_a_message_between_domains() {
+    const MESSAGE: usize = 8 * 1024 * 1024;
+    let largest = Owned {
+        name: "x".repeat(63).parse().unwrap(),
+        owner: [255; 32].into(),
+        key: [255; 32].into(),
+        epoch: OwnerEpoch(u64::MAX),
+        last: Some(gtvp_model::owner::Settled { ticket: TICKET, moved: false }),
+    };
+    let one = serde_json::to_vec(&BTreeMap::from([(id(), largest)])).unwrap().len();
+    assert!(one * MAX_BOXES <= MESSAGE / 4, "{one} bytes a box");
+}
+
 #[test]
 fn every_field_of_the_terms_is_in_what_is_signed() {
     let base = Terms {
