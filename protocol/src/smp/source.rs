@@ -100,7 +100,7 @@ pub const TABLE: &[Row<Source>] = &[
     stay(&[Leaving, Closing, Fencing],     &[Tick, Restart, RestartBare], &[],                        &[Kill]),
     stay(&[Gone],                          &[Tick, Restart, RestartBare], &[],                        &[Send(Killed)]),
     stay(&[Wiping],                        &[Tick, Restart, RestartBare], &[],                        &[Wipe]),
-    stay(&[Returning],                     &[Restart],               &[],                        &[Resume]),
+    stay(&[Returning],                     &[Restart, Retry],        &[],                        &[Resume]),
     stay(&[Returning, Held, Stayed, Down], &[Heard(Accept), Heard(Built), Heard(Ready), Heard(Lost)], &[],                        &[Send(Abort)]),
 ];
 

@@ -93,7 +93,7 @@ pub const TABLE: &[Row<Target>] = &[
     stay(&[AdoptingBare],                  &[RestartBare],           &[],                        &[ProposeAdopted]),
     stay(&[Bare],                          &[Tick, Restart, RestartBare], &[],                        &[Send(Lost)]),
     stay(&[Owner],                         &[Tick, Restart],         &[],                        &[Tell(Told::SourceSilent)]),
-    stay(&[Resuming],                      &[Restart],               &[],                        &[Appraise, ReleaseKey, Resume]),
+    stay(&[Resuming],                      &[Restart, Retry],        &[],                        &[Appraise, ReleaseKey, Resume]),
     stay(&[Dropping],                      &[Tick, Restart, RestartBare], &[],                        &[Wipe]),
     stay(&[Held, Running, Cold],           &[Heard(Killed)],         &[],                        &[Send(Taken)]),
     stay(&[Dropping, Dropped],             &[Heard(Offer), Heard(Still)], &[],                        &[Send(Abort)]),

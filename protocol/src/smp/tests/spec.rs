@@ -108,3 +108,23 @@ fn the_page_has_each_refusal_and_each_event() {
         assert!(SPEC.contains(&format!("`{}`", told.kind())), "{told:?}");
     }
 }
+
+fn somebody_can_do_something<S: End>() {
+    for state in S::ALL.iter().filter(|s| !s.is_over()) {
+        let wish = |on: &On| {
+            use On::*;
+            matches!(on, Begin | Cancel | Retry | Without | Adopt | Forget | Tick)
+        };
+        let from_outside = |on: &On| matches!(on, On::Heard(Say::Offer));
+        let out = S::table()
+            .iter()
+            .any(|r| r.from.contains(state) && r.on.iter().any(|o| wish(o) || from_outside(o)));
+        assert!(out && !state.way_out().is_empty(), "{state:?}");
+    }
+}
+
+#[test]
+fn no_state_is_without_a_way_out() {
+    somebody_can_do_something::<Source>();
+    somebody_can_do_something::<Target>();
+}
