@@ -335,14 +335,16 @@ impl Node {
         }
     }
 
-    /// To the leader, if it is known; else to some voter.
+    /// To the leader, if it is known; else to some voter. Raft says nothing to whom it has removed: what that one holds to be the leader,
+    /// itself perhaps, may be so no more.
     pub(super) fn pass_on(&mut self, entry: SignedEntry) {
         let (Some(head), Some(union)) = (self.head(), self.union.clone()) else { return };
-        if self.leads() {
+        let votes = self.is_voter();
+        if votes && self.leads() {
             self.proposals.queue(entry, head, self.now);
             return;
         }
-        let leader = self.leader().filter(|l| self.peers.is_full(l));
+        let leader = self.leader().filter(|l| votes && self.peers.is_full(l));
         let voters = self.peers.full(&union.voters);
         let any = usize::try_from(self.rng.below(voters.len().max(1) as u64)).unwrap_or(0);
         if let Some(to) = leader.or_else(|| voters.get(any).copied()) {

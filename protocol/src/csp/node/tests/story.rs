@@ -138,6 +138,31 @@ fn voters_go_the_leader_too_and_whoever_is_left_decides() {
     union.agree();
 }
 
+/// Raft has removed them, and told them nothing of what came after: each holds another one to lead, which does not any more.
+#[test]
+fn who_votes_no_more_still_has_its_entries_go_in() {
+    let mut union = three();
+    let leader = union.leader().unwrap();
+    let others: Vec<&'static str> = ["a", "b", "c"].into_iter().filter(|n| *n != leader).collect();
+    let (gone, last) = (others[0], others[1]);
+    union.voters("d", &[leader, last]);
+    union.run(5_000);
+    union.voters("d", &[last]);
+    union.run(5_000);
+    assert_eq!(union.leader(), Some(last), "the control: it led before");
+    for by in [gone, leader, "d", last] {
+        let ticket = union.token(by, &format!("of {by}"));
+        union.run(5_000);
+        assert_eq!(
+            union.outcome(by, ticket),
+            Some(&Proposal::Taken),
+            "{by}: {}",
+            union.members[by].node.raft()
+        );
+    }
+    union.agree();
+}
+
 #[test]
 fn a_head_stays_fresh_everywhere() {
     let mut union = three();
