@@ -255,7 +255,7 @@ impl World {
         self.until(self.now + self.config.faulty_ms);
         self.mend();
         self.until(self.now + SETTLE);
-        let taken = self.last_proposal();
+        let failed = self.last_proposals();
         self.hsp_settled();
         let heads = self.union_heads();
         for m in 0..self.members.len() {
@@ -263,27 +263,39 @@ impl World {
             let voters = self.members[m].alive.as_ref().map(|l| l.keeper.record().voters().len());
             self.note(m, || format!("{voters:?} voters, raft: {raft:?}"));
         }
-        self.see(Seen::Settled { heads, proposal: taken });
+        self.see(Seen::Settled { heads, failed });
     }
 
-    fn last_proposal(&mut self) -> Option<String> {
+    /// Each member has an entry of its own go in. Gives the first that does not, and what became of it.
+    fn last_proposals(&mut self) -> Option<(usize, String)> {
         if !matches!(self.config.story, Story::Honest | Story::Union) {
             return None;
         }
+        let failed = self.in_union().into_iter().find_map(|m| {
+            let outcome = self.last_proposal(m);
+            (outcome != "taken").then_some((m, outcome))
+        });
+        // So that all have what is in.
+        self.until(self.now + LAST);
+        failed
+    }
+
+    fn last_proposal(&mut self, m: usize) -> String {
+        let mut outcome = "no outcome".to_owned();
         for _ in 0..3 {
-            let m = self.rng.pick(&self.in_union())?;
             self.tokens += 1;
-            let act = Act::TokenMade(token(self.tokens));
-            let ticket = self.propose(m, act)?;
+            let Some(ticket) = self.propose(m, Act::TokenMade(token(self.tokens))) else { break };
             self.last = Some((ticket, "no outcome".into()));
-            self.until(self.now + LAST / 3);
-            if self.last.as_ref().is_some_and(|(_, o)| o == "taken") {
+            let end = self.now + LAST / 3;
+            while self.now < end && self.last.as_ref().is_some_and(|(_, o)| o == "no outcome") {
+                self.until(self.now + 100);
+            }
+            outcome = self.last.take().map(|(_, outcome)| outcome).unwrap_or_default();
+            if outcome == "taken" {
                 break;
             }
         }
-        // So that all have it.
-        self.until(self.now + LAST);
-        self.last.take().map(|(_, outcome)| outcome)
+        outcome
     }
 
     // Time.

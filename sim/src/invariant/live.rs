@@ -1,4 +1,4 @@
-//! When faults are over, all members come to have the same record, and a new entry goes in (docs/spec/csp.md, "What a union needs").
+//! When faults are over, all members come to have the same record, and an entry of each goes in (docs/spec/csp.md, "What a union needs").
 
 use super::{Invariant, Seen};
 
@@ -11,14 +11,14 @@ impl Invariant for Live {
     }
 
     fn see(&mut self, seen: &Seen, _: u64) -> Result<(), String> {
-        let Seen::Settled { heads, proposal } = seen else { return Ok(()) };
+        let Seen::Settled { heads, failed } = seen else { return Ok(()) };
         if heads.windows(2).any(|w| w[0].1 != w[1].1) {
             let all: Vec<_> = heads.iter().map(|(m, h)| format!("m{m}: {}", h.number)).collect();
             return Err(format!("members end with different records: {}", all.join(", ")));
         }
-        match proposal.as_deref() {
-            Some("taken") => Ok(()),
-            other => Err(format!("a new entry does not go in: {}", other.unwrap_or("no outcome"))),
+        match failed {
+            None => Ok(()),
+            Some((m, outcome)) => Err(format!("an entry of m{m} does not go in: {outcome}")),
         }
     }
 }

@@ -50,8 +50,8 @@ pub enum Seen {
     Settled {
         /// Members of the union and their last entries.
         heads: Vec<(usize, RecordHead)>,
-        /// What became of an entry that was proposed after that.
-        proposal: Option<String>,
+        /// A member of which no entry went in after that, and what became of it.
+        failed: Option<(usize, String)>,
     },
 }
 
