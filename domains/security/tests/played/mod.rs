@@ -92,9 +92,9 @@ impl SoftwareTpm {
 
     /// It answers nothing from now on, or answers again.
     pub fn sleeps(&self, sleeps: bool) {
-        let pid = self.child.as_ref().unwrap().id().to_string();
-        let signal = if sleeps { "-STOP" } else { "-CONT" };
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        let pid = rustix::process::Pid::from_child(self.child.as_ref().unwrap());
+        let signal = if sleeps { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// Kills it and starts it again.
