@@ -84,7 +84,7 @@ fn stream(bytes: &[u8]) -> Result<(), String> {
 fn decode(frame: &Frame) -> Result<(), String> {
     let written = match frame.kind {
         k if message::limits(k).is_some() => Message::decode(frame).ok().map(|m| m.frame().body),
-        k if node::limits(k).is_some() => node::Message::decode(frame).ok().map(|m| m.encode().body),
+        k if node::limits(k).is_some() => node::Message::decode(frame).ok().map(|m| m.frame().body),
         k if smp::limits(k).is_some() => smp::Message::decode(frame).ok().map(|m| m.frame().body),
         65 => results::Told::decode(frame).ok().map(|m| encode(&m)),
         66 => results::Suspect::decode(frame).ok().map(|m| encode(&m)),

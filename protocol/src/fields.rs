@@ -10,6 +10,31 @@ use minicbor::{Decoder, Encoder};
 
 use crate::frame::wire;
 
+/// A number of the model's.
+macro_rules! number {
+    ($name:ident: $of:ident) => {
+        pub mod $name {
+            use super::*;
+
+            pub fn encode<C, W: Write>(
+                v: &$of,
+                e: &mut Encoder<W>,
+                _: &mut C,
+            ) -> Result<(), EncodeError<W::Error>> {
+                e.u64(v.0)?.ok()
+            }
+
+            pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<$of, DecodeError> {
+                d.u64().map($of)
+            }
+        }
+    };
+}
+
+number!(epoch: Epoch);
+number!(owner_epoch: OwnerEpoch);
+number!(time: UnixTime);
+
 pub mod digest {
     use super::*;
 
@@ -23,38 +48,6 @@ pub mod digest {
 
     pub fn decode<C>(d: &mut Decoder<'_>, c: &mut C) -> Result<Digest, DecodeError> {
         wire::id::decode::<[u8; 32], C>(d, c).map(Digest)
-    }
-}
-
-pub mod epoch {
-    use super::*;
-
-    pub fn encode<C, W: Write>(
-        v: &Epoch,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), EncodeError<W::Error>> {
-        e.u64(v.0)?.ok()
-    }
-
-    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<Epoch, DecodeError> {
-        d.u64().map(Epoch)
-    }
-}
-
-pub mod owner_epoch {
-    use super::*;
-
-    pub fn encode<C, W: Write>(
-        v: &OwnerEpoch,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), EncodeError<W::Error>> {
-        e.u64(v.0)?.ok()
-    }
-
-    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<OwnerEpoch, DecodeError> {
-        d.u64().map(OwnerEpoch)
     }
 }
 
@@ -111,21 +104,5 @@ pub mod secret {
     pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<TokenSecret, DecodeError> {
         let bytes = d.bytes()?.try_into().map_err(|_| DecodeError::message("a secret of another length"))?;
         Ok(TokenSecret::new(bytes))
-    }
-}
-
-pub mod time {
-    use super::*;
-
-    pub fn encode<C, W: Write>(
-        t: &UnixTime,
-        e: &mut Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), EncodeError<W::Error>> {
-        e.u64(t.0)?.ok()
-    }
-
-    pub fn decode<C>(d: &mut Decoder<'_>, _: &mut C) -> Result<UnixTime, DecodeError> {
-        d.u64().map(UnixTime)
     }
 }

@@ -16,6 +16,8 @@ mod planted;
 pub mod results;
 pub mod rota;
 pub mod smp;
+#[cfg(test)]
+mod spec;
 mod untrusted;
 pub mod vouch;
 

@@ -35,7 +35,7 @@ impl World {
                 if let Some(hash) = same {
                     voted.head.at.hash = hash;
                     voted.vote = keys.vote(&voted.head);
-                    return vec![frame, message.encode()];
+                    return vec![frame, message.frame()];
                 }
             }
             Message::Announce(announce) => match self.rng.between(0, 3) {
@@ -76,7 +76,7 @@ impl World {
             }
             _ => {}
         }
-        std::iter::once(message.encode()).chain(second).collect()
+        std::iter::once(message.frame()).chain(second).collect()
     }
 
     /// Its own `security` is asked to promise the other entry as well, and does if it has forgotten that it promised one.
@@ -97,7 +97,7 @@ impl World {
             member.counter = member.counter.max(head.at.number);
         }
         let vote = member.keys.vote(&head);
-        Some(Message::from(Voted { head, vote }).encode())
+        Some(Message::from(Voted { head, vote }).frame())
     }
 
     /// An entry by the liar in the place of this one.

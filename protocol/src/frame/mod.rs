@@ -3,6 +3,7 @@
 //! A frame's length is refused before a byte of its body is taken, by a bound of its own kind. Nothing here decodes
 //! bodies; [`wire`] has the encoding.
 
+pub(crate) mod messages;
 pub mod wire;
 
 /// Bytes before the body.

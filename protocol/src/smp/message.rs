@@ -8,8 +8,8 @@ use super::table::Say;
 use super::ticket::Ticket;
 use crate::csp::Signature;
 use crate::fields;
-use crate::frame::wire::{self, BodyFault, Bytes};
-use crate::frame::{Frame, Limits};
+use crate::frame::messages::messages;
+use crate::frame::wire::Bytes;
 
 /// Longest words to a refusal.
 pub const MAX_WHY: usize = 256;
@@ -133,53 +133,9 @@ macro_rules! named {
 
 named! { Built Killed Taken Lost }
 
-macro_rules! messages {
-    ($($name:ident = $kind:literal, $max:expr;)*) => {
-        /// A message of SMP.
-        #[derive(Debug, Clone, PartialEq, Eq)]
-        pub enum Message {
-            $(#[doc = concat!("See [`", stringify!($name), "`].")] $name($name),)*
-        }
-
-        $(impl From<$name> for Message {
-            fn from(message: $name) -> Self {
-                Self::$name(message)
-            }
-        })*
-
-        impl Message {
-            /// Names, kinds and bounds of all of them.
-            pub const TABLE: &'static [(&'static str, u8, usize)] = &[$((stringify!($name), $kind, $max)),*];
-
-            /// The message that this frame is.
-            ///
-            /// # Errors
-            /// Not of its kind's form, or of a kind that SMP does not have.
-            pub fn decode(frame: &Frame) -> Result<Self, BodyFault> {
-                match frame.kind {
-                    $($kind => wire::decode::<$name>(&frame.body).map(Self::$name),)*
-                    kind => Err(BodyFault::Shape(format!("SMP has no messages of kind {kind}"))),
-                }
-            }
-
-            /// As it is sent.
-            pub fn frame(&self) -> Frame {
-                match self {
-                    $(Self::$name(m) => Frame { kind: $kind, body: wire::encode(m) },)*
-                }
-            }
-
-            /// What it says.
-            pub fn says(&self) -> Say {
-                match self {
-                    $(Self::$name(_) => Say::$name,)*
-                }
-            }
-        }
-    };
-}
-
 messages! {
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    "SMP":
     Offer = 80, 1024 + SIGNED;
     Accept = 81, NAMED + SIGNED;
     Built = 82, NAMED;
@@ -193,6 +149,22 @@ messages! {
 }
 
 impl Message {
+    /// What it says.
+    pub fn says(&self) -> Say {
+        match self {
+            Self::Offer(_) => Say::Offer,
+            Self::Accept(_) => Say::Accept,
+            Self::Built(_) => Say::Built,
+            Self::Still(_) => Say::Still,
+            Self::Ready(_) => Say::Ready,
+            Self::Switch(_) => Say::Switch,
+            Self::Killed(_) => Say::Killed,
+            Self::Taken(_) => Say::Taken,
+            Self::Lost(_) => Say::Lost,
+            Self::Abort(_) => Say::Abort,
+        }
+    }
+
     /// Digest of the ticket that it is about.
     pub fn ticket(&self) -> Digest {
         match self {
@@ -217,10 +189,3 @@ pub fn to_unknown(message: &Message) -> Option<Message> {
     let why = b"this member has no such migration".to_vec();
     Some(Abort { ticket: *ticket, code: Why::Over, why: why.try_into().ok()? }.into())
 }
-
-/// The longest body of a kind; `None` for one that SMP does not have.
-pub fn limits(kind: u8) -> Option<usize> {
-    Message::TABLE.iter().find(|(_, k, _)| *k == kind).map(|(_, _, max)| *max)
-}
-
-const _: Limits = limits;

@@ -11,8 +11,8 @@ use crate::csp::follow::{MAX_ENTRIES, MAX_OFFER};
 use crate::csp::record::MAX_MEMBERS;
 use crate::csp::{CoSigned, Head, Offer, SignedEntry, Vote};
 use crate::fields::digest;
-use crate::frame::wire::{self, BodyFault, List};
-use crate::frame::{Frame, Limits};
+use crate::frame::messages::messages;
+use crate::frame::wire::List;
 
 /// Kinds of frames that are CSP's.
 pub const KINDS: std::ops::RangeInclusive<u8> = 32..=63;
@@ -220,46 +220,9 @@ pub struct Snapshot {
     pub voters: List<u64, MAX_CONF>,
 }
 
-macro_rules! messages {
-    ($($name:ident = $kind:literal, $max:expr;)*) => {
-        /// A message of CSP.
-        #[derive(Debug, Clone, PartialEq)]
-        pub enum Message {
-            $(#[doc = concat!("See [`", stringify!($name), "`].")] $name($name),)*
-        }
-
-        $(impl From<$name> for Message {
-            fn from(message: $name) -> Self {
-                Self::$name(message)
-            }
-        })*
-
-        impl Message {
-            /// Names, kinds and bounds of all of them.
-            pub const TABLE: &'static [(&'static str, u8, usize)] = &[$((stringify!($name), $kind, $max)),*];
-
-            /// The message that this frame is.
-            ///
-            /// # Errors
-            /// Not of its kind's form, or of a kind that CSP does not have.
-            pub fn decode(frame: &Frame) -> Result<Self, BodyFault> {
-                match frame.kind {
-                    $($kind => wire::decode::<$name>(&frame.body).map(Self::$name),)*
-                    kind => Err(BodyFault::Shape(format!("CSP has no messages of kind {kind}"))),
-                }
-            }
-
-            /// As it is sent.
-            pub fn encode(&self) -> Frame {
-                match self {
-                    $(Self::$name(m) => Frame { kind: $kind, body: wire::encode(m) },)*
-                }
-            }
-        }
-    };
-}
-
 messages! {
+    #[derive(Debug, Clone, PartialEq)]
+    "CSP":
     Announce = 32, MAX_CO_SIGNED + 16;
     Pull = 33, 16;
     Offered = 34, MAX_OFFER + MAX_ENTRIES * (MAX_SIGNED + 16) + MAX_CO_SIGNED;
@@ -271,10 +234,4 @@ messages! {
     Lost = 40, 1;
 }
 
-/// The longest body of a kind; `None` for one that CSP does not have.
-pub fn limits(kind: u8) -> Option<usize> {
-    Message::TABLE.iter().find(|(_, k, _)| *k == kind).map(|(_, _, max)| *max)
-}
-
-const _: Limits = limits;
 const _: () = assert!(MAX_MEMBERS <= 4096, "announcements go to all members");

@@ -465,6 +465,6 @@ impl Node {
 
 /// A message as it is sent; one that nobody would take is not.
 pub(super) fn frame(message: &Message) -> Option<Frame> {
-    let frame = message.encode();
+    let frame = message.frame();
     limits(frame.kind).is_some_and(|max| frame.body.len() <= max).then_some(frame)
 }

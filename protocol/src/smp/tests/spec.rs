@@ -2,6 +2,7 @@
 
 use super::super::table::{End, Told, render};
 use super::super::*;
+use crate::spec::has_messages;
 
 const SPEC: &str = include_str!("../../../../docs/spec/smp.md");
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/spec/smp.md");
@@ -41,13 +42,7 @@ fn the_page_has_the_tables_as_they_are() {
 
 #[test]
 fn the_page_has_each_message_with_its_kind_and_bound() {
-    let table = SPEC.lines().skip_while(|l| !l.starts_with("| kind | message |")).skip(2);
-    let cells = |l: &str| l.split('|').map(|c| c.trim().to_owned()).collect::<Vec<_>>();
-    let want: Vec<_> = table.take_while(|l| l.starts_with('|')).map(cells).collect();
-    let want: Vec<_> = want.iter().map(|r| (r[1].clone(), r[2].clone(), r[4].clone())).collect();
-    let have: Vec<_> =
-        Message::TABLE.iter().map(|(n, k, max)| (k.to_string(), (*n).to_owned(), max.to_string())).collect();
-    assert_eq!(have, want);
+    has_messages(SPEC, Message::TABLE);
 }
 
 #[test]

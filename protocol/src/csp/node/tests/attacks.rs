@@ -14,7 +14,7 @@ use gtvp_model::union::RecordHead;
 const SEEDS: u64 = 60;
 
 fn from(union: &mut Union, liar: &'static str, to: &'static str, message: impl Into<Message>) {
-    let frame = message.into().encode();
+    let frame = message.into().frame();
     let id = union.world.id(liar);
     union.event(to, Event::Frame(id, frame));
 }
@@ -160,7 +160,7 @@ fn messages_have_a_kind_a_bound_and_one_form() {
     ];
     let mut kinds: Vec<u8> = Vec::new();
     for message in all {
-        let frame = message.encode();
+        let frame = message.frame();
         assert!(frame.body.len() <= limits(frame.kind).unwrap(), "{message:?}");
         assert_eq!(Message::decode(&frame).as_ref(), Ok(&message));
         kinds.push(frame.kind);

@@ -1,6 +1,7 @@
 //! docs/spec/csp.md has the messages with their kinds, bounds and fields, and what people are told, as the code has them.
 
 use super::super::message::Message;
+use crate::spec::has_messages;
 
 const SPEC: &str = include_str!("../../../../../docs/spec/csp.md");
 const CODE: &str = include_str!("../message.rs");
@@ -8,13 +9,7 @@ const RUN: [&str; 3] = [include_str!("../run.rs"), include_str!("../heard.rs"), 
 
 #[test]
 fn the_page_has_each_message_with_its_kind_and_bound() {
-    let table = SPEC.lines().skip_while(|l| !l.starts_with("| kind | message |")).skip(2);
-    let cells = |l: &str| l.split('|').map(|c| c.trim().to_owned()).collect::<Vec<_>>();
-    let want: Vec<_> = table.take_while(|l| l.starts_with('|')).map(cells).collect();
-    let want: Vec<_> = want.iter().map(|r| (r[1].clone(), r[2].clone(), r[4].clone())).collect();
-    let have: Vec<_> =
-        Message::TABLE.iter().map(|(n, k, max)| (k.to_string(), (*n).to_owned(), max.to_string())).collect();
-    assert_eq!(have, want);
+    has_messages(SPEC, Message::TABLE);
 }
 
 #[test]
