@@ -98,9 +98,13 @@ impl Chooser {
         self.found().map_or_else(|| "unknown".into(), |a| a.to_string())
     }
 
-    /// The device, for a machine that uses it.
-    pub fn device(&self) -> std::io::Result<File> {
+    fn device(&self) -> std::io::Result<File> {
         OpenOptions::new().read(true).write(true).open(&self.device)
+    }
+
+    /// The device, for a machine that runs on it.
+    pub fn device_of(&self, accelerator: &Accelerator) -> std::io::Result<Option<File>> {
+        (*accelerator == Accelerator::Kvm).then(|| self.device()).transpose()
     }
 
     /// What a box with this kernel runs on; `true` when that was not known before. `probing` is told when a guest has to be

@@ -4,9 +4,8 @@
 //! key or program is ever told to it.
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -20,6 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::accelerator::Accelerator;
 use crate::agent::{Agent, Said};
 use crate::engine::BOOT;
+use crate::handed::{self, Handed};
 use crate::link::QEMU;
 use crate::service::Shared;
 use crate::start::{self, Given};
@@ -85,31 +85,18 @@ fn machine(
     let cannot = failed("the template's machine cannot be prepared");
     let slot = asked.slot;
     let sockets = shared.folders.sockets(slot);
-    record::remove(&sockets).and_then(|()| record::private_dir(&sockets)).map_err(cannot)?;
-    let listen = |name: &str| UnixListener::bind(sockets.join(name)).map_err(cannot);
-    let (qmp, agent) = (listen("qmp")?, listen("agent")?);
-    let said = console::create(&console::path(workshop)).map_err(cannot)?;
-    let stderr = console::create(&console::stderr_path(workshop)).map_err(cannot)?;
-    let disk = disk(workshop).map_err(cannot)?;
-    let tap = asked.shape.network.then(|| tap::open(slot)).transpose().map_err(cannot)?;
-    let kvm = match accelerator {
-        Accelerator::Kvm => Some(shared.chooser.device().map_err(failed("/dev/kvm cannot be opened"))?),
-        Accelerator::Tcg(_) => None,
+    let [qmp, agent] = handed::listen(&sockets).map_err(cannot)?;
+    let handed = Handed {
+        qmp,
+        agent,
+        console: console::create(&console::path(workshop)).map_err(cannot)?,
+        stderr: console::create(&console::stderr_path(workshop)).map_err(cannot)?,
+        disk: disk(workshop).map_err(cannot)?,
+        tap: asked.shape.network.then(|| tap::open(slot)).transpose().map_err(cannot)?,
+        kvm: shared.chooser.device_of(accelerator).map_err(failed("/dev/kvm cannot be opened"))?,
     };
-    let mut fds: Vec<(&str, BorrowedFd<'_>)> = vec![
-        ("root", given.root.as_fd()),
-        ("disk", disk.as_fd()),
-        ("qmp", qmp.as_fd()),
-        ("agent", agent.as_fd()),
-        ("console", said.as_fd()),
-        ("kernel", given.kernel.as_fd()),
-        ("initrd", given.initrd.as_fd()),
-        ("stderr", stderr.as_fd()),
-    ];
-    fds.extend(tap.as_ref().map(|t| ("tap", t.as_fd())));
-    fds.extend(kvm.as_ref().map(|k| ("kvm", k.as_fd())));
     let params = start::parameters(shared, "template", slot, &asked.shape, accelerator, false);
-    shared.link.spawn(QEMU, slot, params, &fds)?;
+    shared.link.spawn(QEMU, slot, params, &handed.descriptors(given))?;
     let agent = Agent::connect(&sockets.join("agent")).map_err(failed("QEMU cannot be reached"))?;
     let _host = until_waiting(agent, session).map_err(|fault| {
         let (console, stderr) =

@@ -12,6 +12,7 @@ mod disk;
 mod engine;
 mod exec;
 mod follow;
+mod handed;
 mod hub;
 mod image;
 mod inbox;

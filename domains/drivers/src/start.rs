@@ -5,8 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixListener;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +24,7 @@ use crate::accelerator::Accelerator;
 use crate::agent::Agent;
 use crate::applog::AppLog;
 use crate::engine::{Life, Phase};
+use crate::handed::{self, Handed};
 use crate::inbox::Inbox;
 use crate::link::{Params, QEMU};
 use crate::monitor::Monitor;
@@ -129,17 +129,8 @@ pub fn machine(
     let template = start.template.map(|digest| template(shared, start, &accelerator, &digest)).transpose()?;
     let how = if template.is_some() { "loading its template" } else { "starting the virtual machine" };
     say(session, "boot", how)?;
-    let kvm = match accelerator {
-        Accelerator::Kvm => Some(shared.chooser.device().map_err(failed("/dev/kvm cannot be opened"))?),
-        Accelerator::Tcg(_) => None,
-    };
-    record::remove(&sockets)
-        .and_then(|()| record::private_dir(&sockets))
-        .map_err(failed("the box's sockets cannot be made"))?;
-    let listen = |name: &str| {
-        UnixListener::bind(sockets.join(name)).map_err(failed("the box's sockets cannot be made"))
-    };
-    let (qmp, agent) = (listen("qmp")?, listen("agent")?);
+    let kvm = shared.chooser.device_of(&accelerator).map_err(failed("/dev/kvm cannot be opened"))?;
+    let [qmp, agent] = handed::listen(&sockets).map_err(failed("the box's sockets cannot be made"))?;
     let tap = start
         .network
         .then(|| tap::open(slot))
@@ -151,7 +142,7 @@ pub fn machine(
         std::io::Result::Ok(file)
     };
     let logs = |e| failed("the box's logs cannot be made")(e);
-    let (said, stderr): (File, File) =
+    let (console, stderr): (File, File) =
         (keep(&console::path(&folder)).map_err(logs)?, keep(&console::stderr_path(&folder)).map_err(logs)?);
     let mut log = AppLog::open(&folder).map_err(logs)?;
     log.mark_start().map_err(logs)?;
@@ -171,21 +162,10 @@ pub fn machine(
     };
     record.save(&folder).map_err(failed("the box's record cannot be written"))?;
     let starter = Arc::new(Inbox::new().map_err(failed("out of descriptors"))?);
-    let mut fds: Vec<(&str, BorrowedFd<'_>)> = vec![
-        ("root", given.root.as_fd()),
-        ("disk", disk.as_fd()),
-        ("qmp", qmp.as_fd()),
-        ("agent", agent.as_fd()),
-        ("console", said.as_fd()),
-        ("kernel", given.kernel.as_fd()),
-        ("initrd", given.initrd.as_fd()),
-        ("stderr", stderr.as_fd()),
-    ];
-    fds.extend(tap.as_ref().map(|t| ("tap", t.as_fd())));
-    fds.extend(kvm.as_ref().map(|k| ("kvm", k.as_fd())));
+    let handed = Handed { disk, qmp, agent, console, stderr, tap, kvm };
     let params =
         parameters(shared, start.name.as_str(), slot, &shape(start), &accelerator, template.is_some());
-    let spawned = shared.link.spawn(QEMU, slot, params, &fds)?;
+    let spawned = shared.link.spawn(QEMU, slot, params, &handed.descriptors(given))?;
 
     // From here on the machine is there, and its thread gives everything back.
     let reached = || -> Result<(Agent, Monitor), Fault> {
